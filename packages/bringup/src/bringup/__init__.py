@@ -1,0 +1,8 @@
+"""bringup: facts → findings → plan → steps → proof, for research code on new NVIDIA GPUs.
+
+Nothing here imports torch: the package must run where torch is broken or absent.
+"""
+
+from importlib.metadata import version
+
+__version__ = version("bringup")

@@ -1,0 +1,1 @@
+"""Reading a pickled model without running it; converting and rebuilding it."""

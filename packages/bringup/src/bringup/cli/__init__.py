@@ -1,0 +1,1 @@
+"""One verb, one file. Arguments in, rooms called, report out."""

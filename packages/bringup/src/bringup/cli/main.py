@@ -1,0 +1,79 @@
+"""The entry point: global options, and one clean line for every error."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import typer
+from typer.exceptions import TyperException
+
+from bringup.errors import BringupError
+from bringup.report import console, messages
+
+
+def _take_global_options(arguments: list[str]) -> tuple[list[str], str | None, bool]:
+    """`--lang X` and `--debug` are accepted anywhere before a bare `--`."""
+    kept: list[str] = []
+    language: str | None = None
+    debug = False
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            kept += [argument, *rest]
+        elif argument == "--debug":
+            debug = True
+        elif argument == "--lang":
+            language = next(rest, "")
+        elif argument.startswith("--lang="):
+            language = argument.removeprefix("--lang=")
+        else:
+            kept.append(argument)
+    return kept, language, debug
+
+
+def _report(error: BringupError, as_json: bool) -> int:
+    text = messages.say_error(error)
+    if as_json:
+        facts = {name: str(value) for name, value in error.parameters.items()}
+        console.print_json(
+            {"schema": "bringup/error/1", "id": error.id, "text": text, "parameters": facts}
+        )
+    console.remarks().print(text, style="red", markup=False)
+    return error.exit_code
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code (0 done, 1 failed, 2 usage, 3 tool failure)."""
+    kept, language, debug = _take_global_options(arguments)
+    as_json = "--json" in kept
+    try:
+        messages.choose_language(language)
+        from bringup.cli.app import app
+
+        result = app(args=kept, prog_name="bringup", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except BringupError as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error, as_json)
+    except typer.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _report(BringupError("interrupted", exit_code=130), as_json)
+    except TyperException as error:
+        error.show()
+        return 2
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        return _report(BringupError("internal", exit_code=3, kind=kind, text=error), as_json)
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run(sys.argv[1:]))

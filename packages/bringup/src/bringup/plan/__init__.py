@@ -1,0 +1,1 @@
+"""Recipe + facts + catalog → an ordered plan file that a person can read, diff, edit and commit."""

@@ -1,0 +1,1 @@
+"""All words and pictures: console, JSON, HTML; English and Chinese."""

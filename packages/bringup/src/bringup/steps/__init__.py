@@ -1,0 +1,1 @@
+"""Carrying a plan out: small, idempotent steps on a Target, with a journal and a proof."""

@@ -1,0 +1,1 @@
+"""Self-supervised pre-training (DINO + iBOT + KoLeo) on multi-parametric prostate MRI."""
