@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-VERBS = ()
-GROUPS = ()
+VERBS: tuple[str, ...] = ()
+GROUPS: tuple[str, ...] = ()
 
 app = typer.Typer(
     name="bringup",

@@ -36,9 +36,7 @@ def _report(error: BringupError, as_json: bool) -> int:
     text = messages.say_error(error)
     if as_json:
         facts = {name: str(value) for name, value in error.parameters.items()}
-        console.print_json(
-            {"schema": "bringup/error/1", "id": error.id, "text": text, "parameters": facts}
-        )
+        console.print_json({"schema": "bringup/error/1", "id": error.id, "text": text, "parameters": facts})
     console.remarks().print(text, style="red", markup=False)
     return error.exit_code
 
@@ -62,7 +60,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _report(BringupError("interrupted", exit_code=130), as_json)
     except TyperException as error:
-        error.show()
+        console.remarks().print(f"{error.format_message()} (bringup --help)", style="red", markup=False)
         return 2
     except BrokenPipeError:
         sys.stderr.close()

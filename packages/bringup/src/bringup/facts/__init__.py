@@ -1,1 +1,1 @@
-"""What is here: GPUs, driver, host memory, toolkits, Python environments, images. Read, never guessed, never imported."""
+"""What is here: GPUs, driver, host memory, toolkits, environments, images. Read, never imported."""

@@ -29,9 +29,7 @@ def choose_language(language: str | None) -> None:
     """Fix the language of this process; `None` returns to the locale's."""
     global _chosen
     if language is not None and language not in LANGUAGES:
-        raise BringupError(
-            "unknown-language", exit_code=2, given=language, known=", ".join(LANGUAGES)
-        )
+        raise BringupError("unknown-language", exit_code=2, given=language, known=", ".join(LANGUAGES))
     _chosen = language
 
 
