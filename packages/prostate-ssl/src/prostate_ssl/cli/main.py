@@ -1,0 +1,110 @@
+"""The table of verbs. Each stands in its own file with a function `command` (a group: a typer `group`)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import typer
+import typer.main
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from prostate_ssl.errors import ProstateError
+
+# verb -> (module below prostate_ssl.cli, one line of help). Imported only when the verb is called, so that
+# `--help` is quick and a broken optional package cannot take the other verbs with it.
+VERBS: dict[str, tuple[str, str]] = {
+    "phantom": ("phantom", "Write synthetic cases with gland, lesions and a label."),
+    "import": ("import_", "Turn DICOM, .mha, BIDS or loose NIfTI into the published folder layout."),
+    "check": ("check", "Check a data folder: files, geometry, intensities, masks, duplicates."),
+    "split": ("split", "Write train, validation and test lists (70/15/15)."),
+    "cache": ("cache", "Decode, resample and clip every case once into memory-mapped arrays."),
+}
+
+
+class _LazyGroup(TyperGroup):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: Any, name: str) -> Any:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"prostate_ssl.cli.{VERBS[name][0]}")
+        if hasattr(module, "group"):
+            command: Any = typer.main.get_command(module.group)
+        else:
+            single = typer.Typer(add_completion=False, rich_markup_mode=None)
+            single.command(name, context_settings=getattr(module, "CONTEXT", None))(module.command)
+            command = typer.main.get_command(single)
+        command.name = name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in VERBS.items()])
+
+
+app = typer.Typer(
+    name="prostate-ssl",
+    cls=_LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    help="Self-supervised pre-training (DINO, iBOT, KoLeo) on multi-parametric prostate MRI.",
+    epilog="Everywhere: --debug (show tracebacks).",
+)
+
+
+@app.callback()
+def _root() -> None:
+    pass
+
+
+def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
+    """Run one command line; return the exit code.
+
+    A `ProstateError` becomes one paragraph on stderr and its exit code; `--debug`, anywhere before `--`,
+    shows the traceback instead.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]
+    arguments = [word for at, word in enumerate(arguments) if at >= end or word != "--debug"]
+    command = typer.main.get_command(app)
+    try:
+        result: Any = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Exit as leaving:
+        return leaving.exit_code
+    except TyperException as wrong:
+        print(f"error: {wrong.format_message()} (prostate-ssl --help)", file=sys.stderr)
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except ProstateError as error:
+        if debug:
+            raise
+        print(f"error: {error.message}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the edge: a person sees a paragraph, never a traceback
+        if debug:
+            raise
+        print(
+            f"error: {type(error).__name__}: {error}. This is a fault of prostate-ssl itself; "
+            "the same command with --debug shows where.",
+            file=sys.stderr,
+        )
+        return 3
+
+
+def main() -> None:
+    """Entry point of the console script `prostate-ssl`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
