@@ -1,0 +1,94 @@
+"""Python interpreters on this machine: on PATH, in conda's and uv's own places."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_QUESTION = (
+    "import importlib.util as u, json, platform, sys, sysconfig;"
+    "print(json.dumps([platform.python_version(), platform.python_implementation(), sys.executable,"
+    " sys.maxsize > 2**32, bool(u.find_spec('ensurepip')), bool(u.find_spec('venv')),"
+    " sysconfig.get_platform()]))"
+)
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python that answered.
+
+    Attributes:
+        version: "3.11.7".
+        makes_environments: it has `venv` and `ensurepip`; Debian's python3 without python3-venv does not.
+        platform: `sysconfig.get_platform()`, for example "linux-x86_64".
+    """
+
+    path: str
+    version: str
+    implementation: str
+    makes_environments: bool
+    platform: str
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        """(3, 11) of "3.11.7"."""
+        major, minor = self.version.split(".")[:2]
+        return int(major), int(minor)
+
+
+def ask(path: Path | str) -> Interpreter | None:
+    """Ask one interpreter about itself; None if it does not answer as CPython of 64 bits."""
+    try:
+        answer = subprocess.run(
+            [str(path), "-I", "-c", _QUESTION], capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+        version, implementation, executable, wide, ensurepip, venv, platform = json.loads(answer)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    if implementation != "CPython" or not wide:
+        return None
+    return Interpreter(executable or str(path), version, implementation, ensurepip and venv, platform)
+
+
+def _candidates() -> Iterator[Path]:
+    yield Path(sys.executable)
+    names = ["python3", "python", *(f"python3.{minor}" for minor in range(20, 7, -1))]
+    for name in names:
+        found = shutil.which(name)
+        if found:
+            yield Path(found)
+    conda = os.environ.get("CONDA_PREFIX")
+    if conda:
+        yield Path(conda) / ("python.exe" if os.name == "nt" else "bin/python")
+    uv_home = os.environ.get("UV_PYTHON_INSTALL_DIR")
+    uv = Path(uv_home) if uv_home else Path.home() / ".local/share/uv/python"
+    if uv.is_dir():
+        yield from sorted(uv.glob("cpython-*/bin/python3.*[0-9]"), reverse=True)
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
+    if pyenv.is_dir():
+        yield from sorted(pyenv.glob("*/bin/python"), reverse=True)
+
+
+def base_of(interpreter: Path) -> Path:
+    """The interpreter that a virtual environment was made from: new environments stand on that one."""
+    if interpreter == Path(sys.executable) and sys.prefix != sys.base_prefix:
+        base = getattr(sys, "_base_executable", None)
+        if base:
+            return Path(base)
+    return interpreter
+
+
+def find_interpreters() -> tuple[Interpreter, ...]:
+    """All that answer, each once, this process's own base interpreter first."""
+    found: dict[str, Interpreter] = {}
+    for candidate in _candidates():
+        answer = ask(base_of(candidate))
+        if answer:
+            found.setdefault(str(Path(answer.path).resolve()), answer)
+    return tuple(found.values())
