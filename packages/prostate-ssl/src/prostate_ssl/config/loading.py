@@ -1,0 +1,270 @@
+"""Reading a configuration: defaults ← file or preset ← `key=value`, checked key by key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from prostate_ssl.config.schema import Config
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import write_atomically
+
+_CHOICES = {
+    "precision": ("fp32", "bf16"),
+    "train.centering": ("centering", "sinkhorn_knopp"),
+    "train.compile": ("auto", "true", "false"),
+    "train.attention": ("auto", "sdpa", "flex"),
+    "student.ffn_layer": ("mlp", "swiglu", "swiglufused"),
+    "optim.scaling_rule": ("sqrt_wrt_1024", "identity"),
+    "crops.intensity_aug": ("rc", "color_jittering", "none", "bspline", "histogram", "None", ""),
+}
+_SHARDING = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD")
+_POSITIVE = (
+    "train.batch_size_per_gpu",
+    "train.saveckp_freq",
+    "train.max_to_keep",
+    "train.log_every",
+    "student.patch_size",
+    "optim.epochs",
+    "dino.head_n_prototypes",
+    "ibot.head_n_prototypes",
+    "crops.global_crops_size",
+    "crops.local_crops_size",
+)
+
+
+def defaults() -> DictConfig:
+    """All keys with the defaults of the published base file."""
+    cfg: DictConfig = OmegaConf.structured(Config)
+    return cfg
+
+
+def known_keys() -> list[str]:
+    """Every key, dotted, leaves only."""
+    return list(_leaves(defaults()))
+
+
+def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
+    for name in map(str, node):
+        child = node._get_node(name)
+        if isinstance(child, DictConfig):
+            yield from _leaves(child, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def preset_names() -> list[str]:
+    """Names that `--config-file` takes beside a path."""
+    folders = (_packaged("train"), _packaged("presets"))
+    return sorted(f.name[:-5] for folder in folders for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def _packaged(folder: str) -> Any:
+    return resources.files("prostate_ssl.config").joinpath(folder)
+
+
+def read_layer(name_or_path: str | Path) -> DictConfig:
+    """The keys of one file or packaged preset, unchecked.
+
+    Raises:
+        ProstateError: no such file or preset; not YAML.
+    """
+    path = Path(name_or_path)
+    text = None
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        for folder in ("train", "presets"):
+            packaged = _packaged(folder).joinpath(f"{Path(name_or_path).name.removesuffix('.yaml')}.yaml")
+            if packaged.is_file():
+                text = packaged.read_text(encoding="utf-8")
+    if text is None:
+        raise ProstateError(
+            f"No configuration file {name_or_path}, and no preset of that name. "
+            f"Presets: {', '.join(preset_names())}.",
+            2,
+        )
+    try:
+        layer = OmegaConf.create(text)
+    except Exception as error:  # the YAML library has many errors for one thing
+        raise ProstateError(f"{name_or_path} is not valid YAML: {error}", 2) from error
+    if not isinstance(layer, DictConfig):
+        raise ProstateError(f"{name_or_path} is not a configuration: sections with keys were expected.", 2)
+    return layer
+
+
+def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> DictConfig:
+    """The complete, checked configuration.
+
+    Args:
+        config_file: path of a YAML file, or the name of a preset; empty: the published preset.
+        overrides: `section.key=value`, the last one wins.
+
+    Raises:
+        ProstateError: unknown key (with the nearest known one), wrong type, contradiction, missing file.
+    """
+    layer = read_layer(config_file or "prostate_vitb14_mm-dino")
+    bad = [text for text in overrides if "=" not in text]
+    if bad:
+        raise ProstateError(
+            f"{bad[0]!r} is no override: write section.key=value, such as optim.epochs=50.", 2
+        )
+    cfg = complete_config(OmegaConf.merge(layer, OmegaConf.from_dotlist(list(overrides))))
+    check(cfg)
+    return cfg
+
+
+def complete_config(partial: Any) -> DictConfig:
+    """A full or partial configuration (OmegaConf, mapping) with the defaults under it; keys are checked."""
+    layer = partial if isinstance(partial, DictConfig) else OmegaConf.create(partial)
+    assert isinstance(layer, DictConfig)
+    plain = OmegaConf.create(OmegaConf.to_container(layer, resolve=True))
+    assert isinstance(plain, DictConfig)
+    _refuse_unknown_keys(plain)
+    try:
+        cfg = OmegaConf.merge(defaults(), plain)
+    except OmegaConfBaseException as error:
+        raise ProstateError(
+            f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}", 2
+        ) from error
+    assert isinstance(cfg, DictConfig)
+    return cfg
+
+
+def _refuse_unknown_keys(layer: DictConfig) -> None:
+    known = known_keys()
+    sections = {name.rsplit(".", depth)[0] for name in known for depth in range(1, name.count(".") + 1)}
+    for name in _leaves(layer):
+        if name in known or name in sections:
+            continue
+        parents = [name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)]
+        if any(parent in known for parent in parents):
+            raise ProstateError(f"{name}: {parents[0]} is a value, not a section.", 2)
+        raise ProstateError(f"Unknown key {name}. {_nearest(name, known)}", 2)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    leaf = name.rsplit(".", 1)[-1]
+    by_leaf = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
+    near = by_leaf[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"The nearest known key is {near[0]}; `prostate-ssl config --explain {near[0]}` says what it does."
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse values that no training can run with.
+
+    Raises:
+        ProstateError: the key, its value and what it may be.
+    """
+    for name, choices in _CHOICES.items():
+        value = OmegaConf.select(cfg, name)
+        shown = str(value).lower() if isinstance(value, bool) else value
+        if shown is not None and shown not in choices:
+            raise ProstateError(f"{name} is {shown!r}; it may be {', '.join(c for c in choices if c)}.", 2)
+    for name in _POSITIVE:
+        if OmegaConf.select(cfg, name) < 1:
+            raise ProstateError(f"{name} is {OmegaConf.select(cfg, name)}; it must be at least 1.", 2)
+    for network in ("student", "teacher"):
+        for module, settings in cfg.compute_precision[network].items():
+            if settings.sharding_strategy not in _SHARDING:
+                raise ProstateError(
+                    f"compute_precision.{network}.{module}.sharding_strategy: {settings.sharding_strategy!r}; "
+                    f"it may be {', '.join(_SHARDING)}.",
+                    2,
+                )
+    _check_crops(cfg)
+    _check_contradictions(cfg)
+
+
+def _check_crops(cfg: DictConfig) -> None:
+    patch = cfg.student.patch_size
+    for name in ("global_crops_size", "local_crops_size"):
+        size = cfg.crops[name]
+        if size % patch:
+            lower, upper = size // patch * patch, -(-size // patch) * patch
+            raise ProstateError(
+                f"crops.{name} is {size}, no multiple of the patch size {patch}: use "
+                + (f"{lower} or {upper}." if lower else f"{upper}."),
+                2,
+            )
+    for name in ("global_crops_scale", "local_crops_scale"):
+        low, high = _pair(cfg, f"crops.{name}")
+        if not 0 < low <= high <= 1:
+            raise ProstateError(
+                f"crops.{name} is [{low}, {high}]; two shares of the area in (0, 1], rising.", 2
+            )
+    low, high = _pair(cfg, "crops.gamma_range")
+    if not 0 < low <= high:
+        raise ProstateError(f"crops.gamma_range is [{low}, {high}]; two positive exponents, rising.", 2)
+
+
+def _pair(cfg: DictConfig, name: str) -> tuple[float, float]:
+    value: ListConfig = OmegaConf.select(cfg, name)
+    if len(value) != 2:
+        raise ProstateError(f"{name} has {len(value)} values; two are needed, from – to.", 2)
+    return value[0], value[1]
+
+
+def _check_contradictions(cfg: DictConfig) -> None:
+    low, high = _pair(cfg, "ibot.mask_ratio_min_max")
+    rules = (
+        (not 0 <= low <= high <= 1, f"ibot.mask_ratio_min_max is [{low}, {high}]: two shares in 0–1, rising"),
+        (cfg.ibot.loss_weight > 0 and high <= 0, "ibot.loss_weight > 0 needs a mask ratio above 0"),
+        (
+            cfg.ibot.loss_weight > 0 and cfg.ibot.mask_sample_probability <= 0,
+            "ibot.loss_weight > 0 needs ibot.mask_sample_probability above 0",
+        ),
+        (
+            cfg.dino.loss_weight <= 0 and cfg.ibot.loss_weight <= 0,
+            "dino.loss_weight and ibot.loss_weight are both 0: nothing would be learned",
+        ),
+        (
+            cfg.optim.warmup_epochs > cfg.optim.epochs,
+            f"optim.warmup_epochs is {cfg.optim.warmup_epochs}, longer than optim.epochs, {cfg.optim.epochs}",
+        ),
+        (not 0 <= cfg.train.percentage_labels <= 1, "train.percentage_labels must lie in 0–1"),
+        (not 0 <= cfg.student.drop_path_rate < 1, "student.drop_path_rate must lie in [0, 1)"),
+        (
+            not epoch_length_is_valid(cfg),
+            "train.OFFICIAL_EPOCH_LENGTH must be a positive whole number or auto",
+        ),
+        (
+            cfg.semi_supervised.loss_weight > 0 and cfg.dino.loss_weight <= 0,
+            "semi_supervised.loss_weight > 0 needs the DINO head, so dino.loss_weight > 0",
+        ),
+    )
+    for broken, message in rules:
+        if broken:
+            raise ProstateError(f"The configuration contradicts itself: {message}.", 2)
+
+
+def epoch_length_is_valid(cfg: DictConfig) -> bool:
+    """Whether `OFFICIAL_EPOCH_LENGTH` is a positive integer or `auto`."""
+    value: object = cfg.train.OFFICIAL_EPOCH_LENGTH
+    return value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+def epoch_length(cfg: DictConfig, cases: int, world_size: int) -> int:
+    """Iterations an epoch: the configured number, or ceil(cases / total batch)."""
+    if cfg.train.OFFICIAL_EPOCH_LENGTH == "auto":
+        return max(1, math.ceil(cases / (cfg.train.batch_size_per_gpu * world_size)))
+    return int(cfg.train.OFFICIAL_EPOCH_LENGTH)
+
+
+def scaled_learning_rate(cfg: DictConfig, world_size: int) -> float:
+    """base_lr after the scaling rule: × √(total batch / 1024), or as it is."""
+    if cfg.optim.scaling_rule == "identity":
+        return float(cfg.optim.base_lr)
+    return float(cfg.optim.base_lr * math.sqrt(cfg.train.batch_size_per_gpu * world_size / 1024))
+
+
+def save_config(cfg: DictConfig, path: Path) -> None:
+    """Write the configuration as YAML, atomically."""
+    write_atomically(path, OmegaConf.to_yaml(cfg).encode())
