@@ -90,7 +90,7 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
             raise
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
-    except Exception as error:  # noqa: BLE001 - the edge: a person sees a paragraph, never a traceback
+    except Exception as error:
         if debug:
             raise
         print(

@@ -1,0 +1,73 @@
+"""GIN: global intensity non-linear augmentation by a shallow random network.
+
+Ouyang et al., "Causality-inspired single-source domain generalization for medical image segmentation"
+(IEEE TMI 2022): four convolutions with N(0, 1) weights and leaky ReLUs between them, each with a kernel of
+1 or 3 by chance, mixed with the image by a random share α ~ U(0, 1). One network a crop, the same for all its
+modalities. The output is brought to 0–1 over the crop (min–max) before the mixing.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from prostate_ssl.randomness import Draw, fold, normal, uniform
+
+HIDDEN = 4
+LAYERS = 4
+_NEGATIVE_SLOPE = 0.01
+_CHANNELS = (1, *([HIDDEN] * (LAYERS - 1)), 1)
+
+
+def random_kernels(keys: torch.Tensor) -> list[torch.Tensor]:
+    """Weights of the random networks.
+
+    Args:
+        keys: (n,) int64, one a crop.
+
+    Returns:
+        LAYERS tensors (n, out, in, 3, 3) float32; a kernel of size 1 has zeros around its centre.
+    """
+    sizes = [_CHANNELS[layer] * _CHANNELS[layer + 1] * 9 for layer in range(LAYERS)]
+    own = fold(keys, int(Draw.CONVOLUTION))
+    numbers = normal(own, sum(sizes)).split(sizes, dim=-1)
+    pointwise = uniform(fold(own, 1), LAYERS) < 0.5
+    centre = torch.zeros(3, 3, dtype=torch.bool, device=keys.device)
+    centre[1, 1] = True
+    kernels = []
+    for layer, weights in enumerate(numbers):
+        weights = weights.reshape(-1, _CHANNELS[layer + 1], _CHANNELS[layer], 3, 3)
+        drop = pointwise[:, layer, None, None, None, None] & ~centre
+        kernels.append(weights.masked_fill(drop, 0.0))
+    return kernels
+
+
+def apply_network(images: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
+    """Pass each crop through its own network: images (n, M, S, S) in 0–1 → (n, M, S, S) of any range."""
+    n = images.shape[0]
+    # Modalities are the batch and crops the groups: one grouped convolution a layer serves every crop.
+    x = (images.transpose(0, 1) - 0.5) * 2.0
+    for layer, weights in enumerate(kernels):
+        x = functional.pad(x, (1, 1, 1, 1), mode="replicate")
+        x = functional.conv2d(x, weights.flatten(0, 1), groups=n)
+        if layer + 1 < len(kernels):
+            x = functional.leaky_relu(x, _NEGATIVE_SLOPE)
+    return x.transpose(0, 1)
+
+
+def random_convolution(images: torch.Tensor, keys: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """GIN for n crops; pixels that are 0 (air, absent modalities) stay 0.
+
+    Args:
+        images: (n, M, S, S) float32 in 0–1.
+        keys: (n,) int64.
+        present: (n, M) bool; absent modalities do not take part in the min–max.
+    """
+    changed = apply_network(images, random_kernels(keys))
+    there = present[:, :, None, None]
+    infinity = float("inf")
+    low = changed.masked_fill(~there, infinity).amin(dim=(1, 2, 3), keepdim=True)
+    high = changed.masked_fill(~there, -infinity).amax(dim=(1, 2, 3), keepdim=True)
+    changed = (changed - low) / (high - low).clamp(min=1e-6)
+    alpha = uniform(fold(keys, int(Draw.MIXING)), 1)[:, :, None, None]
+    return torch.where(images == 0, images, alpha * changed + (1.0 - alpha) * images)

@@ -1,0 +1,153 @@
+"""The published folder layout: one folder a patient, one NIfTI file a sequence."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from prostate_ssl.errors import ProstateError
+
+REQUIRED_SEQUENCES = ("ax_t2wi", "ax_adc", "ax_dwi")
+REFERENCE_SEQUENCE = "ax_t2wi"
+MASK_NAME = "roi_Prostate"
+DIAGNOSTIC_B_VALUE = 800
+"""An acquired image at this b-value (s/mm²) or above is preferred to a computed one."""
+
+_SUFFIXES = (".nii", ".nii.gz")
+_DWI = re.compile(r"(?:ax_)?dwi(?:[_-]?b?(?P<b>\d+))?(?P<calc>_calc)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class DwiFile:
+    """One diffusion-weighted file: its b-value in s/mm² (None: not in the name) and whether it is computed."""
+
+    path: Path
+    b_value: int | None
+    computed: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The file chosen for a sequence.
+
+    Attributes:
+        path: None where the case lacks the sequence.
+        notes: what is worth telling: which b-value was taken, which twin was passed over.
+    """
+
+    path: Path | None
+    notes: tuple[str, ...] = ()
+    b_value: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A patient's folder."""
+
+    case_id: str
+    folder: Path
+
+
+def stem_of(path: Path) -> str | None:
+    """File name without `.nii` or `.nii.gz`; None for other files."""
+    for suffix in reversed(_SUFFIXES):
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def nifti_files(folder: Path) -> dict[str, Path]:
+    """Stem → file. Of two with one stem the uncompressed is taken: it is read without decoding."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = stem_of(path)
+        if stem is None or path.name.startswith(".") or not path.is_file():
+            continue
+        if stem not in found or path.name.endswith(".nii"):
+            found[stem] = path
+    return found
+
+
+def _twin_note(path: Path) -> tuple[str, ...]:
+    if path.name.endswith(".nii") and path.with_name(path.name + ".gz").is_file():
+        return (f"both {path.name} and {path.name}.gz: the uncompressed one is read",)
+    return ()
+
+
+def dwi_files(folder: Path) -> list[DwiFile]:
+    """Every diffusion file of a case: `ax_dwi*` and `dwi*`, with or without a b-value in the name."""
+    found = []
+    for stem, path in nifti_files(folder).items():
+        match = _DWI.fullmatch(stem)
+        if match:
+            b_value = int(match["b"]) if match["b"] else None
+            found.append(DwiFile(path, b_value, match["calc"] is not None))
+    return found
+
+
+def choose_dwi(files: list[DwiFile], prefer_computed: bool = False) -> DwiFile | None:
+    """The highest b-value; a computed one only if no acquired image reaches b 800, or on request."""
+
+    def rank(file: DwiFile) -> tuple[int, str]:
+        return (-1 if file.b_value is None else file.b_value, file.path.name)
+
+    acquired = sorted((file for file in files if not file.computed), key=rank)
+    computed = sorted((file for file in files if file.computed), key=rank)
+    if computed and prefer_computed:
+        return computed[-1]
+    if acquired and (not computed or (acquired[-1].b_value or 0) >= DIAGNOSTIC_B_VALUE):
+        return acquired[-1]
+    return computed[-1] if computed else None
+
+
+def choose_sequence(folder: Path, name: str, prefer_computed: bool = False) -> Choice:
+    """The file of one sequence.
+
+    Args:
+        folder: the patient's folder.
+        name: `ax_dwi` (or `dwi`) means the highest b-value; any other name is a file's stem.
+        prefer_computed: take a computed high-b image even where b ≥ 800 was acquired.
+    """
+    if not folder.is_dir():
+        return Choice(None)
+    if name in ("ax_dwi", "dwi"):
+        files = dwi_files(folder)
+        chosen = choose_dwi(files, prefer_computed)
+        if chosen is None:
+            return Choice(None)
+        notes = _twin_note(chosen.path)
+        if len(files) > 1:
+            notes += (f"{chosen.path.name} taken of {len(files)} diffusion files",)
+        return Choice(chosen.path, notes, chosen.b_value)
+    path = nifti_files(folder).get(name)
+    return Choice(path, _twin_note(path) if path else ())
+
+
+def _is_case_folder(folder: Path) -> bool:
+    """Lists (`split/train.csv`) may stand in the root beside the patients; they are no patient."""
+    if folder.name.startswith(".") or not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    return any(stem_of(Path(name)) for name in names) or not any(name.endswith(".csv") for name in names)
+
+
+def discover_cases(root: Path) -> list[Case]:
+    """Every patient's folder below the root, by name.
+
+    Raises:
+        ProstateError: the root is missing, is a file, or has no patient's folder.
+    """
+    if not root.is_dir():
+        raise ProstateError(
+            f"The data folder {root} does not exist or is not a folder. Name the folder that holds one folder a "
+            "patient, make one from DICOM with `prostate-ssl import dicom SRC --out DATA`, or make synthetic "
+            "cases with `prostate-ssl phantom DATA --cases 12`."
+        )
+    cases = [Case(folder.name, folder) for folder in sorted(root.iterdir()) if _is_case_folder(folder)]
+    if not cases:
+        raise ProstateError(
+            f"The data folder {root} has no patient in it. It should hold one folder a patient with "
+            f"{', '.join(REQUIRED_SEQUENCES)} as .nii or .nii.gz; `prostate-ssl import` makes that from DICOM."
+        )
+    return cases

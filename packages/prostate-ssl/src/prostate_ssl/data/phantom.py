@@ -1,0 +1,290 @@
+"""Synthetic multi-parametric prostate MRI: T2, ADC, diffusion images, a gland mask and a label.
+
+Anatomy is drawn in millimetres and sampled on two grids, as a scanner does: T2 finely, diffusion coarsely and
+a little displaced. Diffusion images follow S(b) = S(0) · exp(-b · ADC) with Rician noise.
+
+The label is 1 for a clinically significant lesion: one focal, compact mass, dark on T2 and ADC and bright at
+high b. Cases of label 0 show the same change of signal over about the same volume, but scattered over many
+small foci (the pattern of inflammation). Grey values alone therefore say little; their arrangement does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from prostate_ssl.data.layout import MASK_NAME
+from prostate_ssl.data.tables import write_patient_table
+from prostate_ssl.data.volumes import write_volume
+from prostate_ssl.errors import ProstateError
+
+B_VALUES = (50, 400, 1000)
+GLAND_MM = (24.0, 18.0, 22.0)
+"""Half axes of a middling gland: left–right, front–back, head–foot."""
+
+
+@dataclass(frozen=True)
+class PhantomSettings:
+    """Shape of the T2 image: pixels a side, slices, field of view and slice distance in millimetres."""
+
+    size: int = 192
+    slices: int = 16
+    field_of_view: float = 180.0
+    slice_distance: float = 3.6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 32 or self.slices < 4:
+            raise ProstateError("A phantom needs at least 32 pixels a side and 4 slices.", exit_code=2)
+
+
+@dataclass(frozen=True)
+class Tissue:
+    """Ideal signals on one grid, each (D, H, W) float32: T2 signal, S(0) of the diffusion, ADC in 1e-6 mm²/s."""
+
+    t2: np.ndarray
+    diffusion: np.ndarray
+    adc: np.ndarray
+    gland: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Focus:
+    centre: np.ndarray
+    radius: np.ndarray
+    strength: float
+
+
+@dataclass(frozen=True)
+class _Anatomy:
+    gland_axes: np.ndarray
+    gland_centre: np.ndarray
+    body_axes: np.ndarray
+    foci: tuple[_Focus, ...]
+    nodules: tuple[_Focus, ...]
+    waves: np.ndarray
+    bladder: float
+
+
+def _grid(
+    shape: tuple[int, int, int], spacing: np.ndarray, shift: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Axis positions are centred on the gland; returns the affine (w, h, d) → RAS and the LPS origin."""
+    extent = (np.array(shape[::-1]) - 1) * spacing
+    origin = -extent / 2 + shift
+    affine = np.diag([-spacing[0], -spacing[1], spacing[2], 1.0])
+    affine[:3, 3] = [-origin[0], -origin[1], origin[2]]
+    return affine, origin
+
+
+def _axes(shape: tuple[int, int, int], spacing: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, ...]:
+    d, h, w = shape
+    x = (origin[0] + spacing[0] * np.arange(w, dtype=np.float32))[None, None, :]
+    y = (origin[1] + spacing[1] * np.arange(h, dtype=np.float32))[None, :, None]
+    z = (origin[2] + spacing[2] * np.arange(d, dtype=np.float32))[:, None, None]
+    return x.astype(np.float32), y.astype(np.float32), z.astype(np.float32)
+
+
+def _inside(axes: tuple[np.ndarray, ...], centre: np.ndarray, radius: np.ndarray, edge: float) -> np.ndarray:
+    """Soft ellipsoid: 1 inside, 0 outside, `edge` of the radius wide."""
+    x, y, z = (
+        ((axis - np.float32(c)) / np.float32(r)) ** 2 for axis, c, r in zip(axes, centre, radius, strict=True)
+    )
+    distance = np.sqrt(x + y + z)
+    return np.clip((1.0 - distance) / np.float32(edge) + 0.5, 0.0, 1.0)
+
+
+def _draw_anatomy(rng: np.random.Generator, label: int) -> _Anatomy:
+    axes = np.array(GLAND_MM) * rng.uniform(0.85, 1.2, size=3)
+    centre = rng.uniform(-4, 4, size=3) * [1, 1, 0.5]
+    waves = np.concatenate(
+        [rng.normal(0, 0.35, size=(10, 3)), rng.uniform(0, 2 * np.pi, (10, 1)), rng.uniform(0.3, 1, (10, 1))],
+        axis=1,
+    )
+    strength = rng.uniform(0.6, 1.0)
+    radius = rng.uniform(5.5, 8.0)
+    place = _place_in_gland(rng, axes, centre, 0.25, 0.62)
+    focal = _Focus(place, np.array([radius, radius * rng.uniform(0.75, 1.1), radius * 1.3]), strength)
+    foci = (focal,) if label else _scattered(rng, axes, centre, focal)
+    nodules = tuple(
+        _Focus(_place_in_gland(rng, axes, centre, 0.0, 0.5), rng.uniform(3, 7, size=3), rng.uniform(-1, 1))
+        for _ in range(rng.integers(2, 6))
+    )
+    body = np.array([rng.uniform(0.40, 0.46), rng.uniform(0.34, 0.42), 10.0])
+    return _Anatomy(axes, centre, body, foci, nodules, waves, rng.uniform(0.5, 0.9))
+
+
+def _place_in_gland(
+    rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, low: float, high: float
+) -> np.ndarray:
+    """A point of the middle third of the gland, in the back half for the larger part."""
+    angle = rng.uniform(-0.2, 1.2) * np.pi
+    reach = rng.uniform(low, high)
+    return np.asarray(
+        centre + axes * [reach * np.cos(angle), reach * np.sin(angle), rng.uniform(-0.12, 0.12)]
+    )
+
+
+def _scattered(
+    rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, like: _Focus
+) -> tuple[_Focus, ...]:
+    """Many small foci with the volume and the strength of one focal lesion, over the same slices."""
+    foci = []
+    volume = float(np.prod(like.radius))
+    while volume > 0:
+        small = rng.uniform(1.8, 2.6)
+        radius = np.array([small, small, like.radius[2] * rng.uniform(0.5, 1.0)])
+        foci.append(_Focus(_place_in_gland(rng, axes, centre, 0.05, 0.85), radius, like.strength))
+        volume -= float(np.prod(radius))
+    return tuple(foci)
+
+
+def _texture(axes: tuple[np.ndarray, ...], waves: np.ndarray) -> np.ndarray:
+    x, y, z = axes
+    total: np.ndarray = np.zeros(np.broadcast_shapes(x.shape, y.shape, z.shape), dtype=np.float32)
+    for kx, ky, kz, phase, weight in waves.astype(np.float32):
+        total += weight * np.sin(kx * x + ky * y + kz * z * np.float32(0.5) + phase)
+    return total / np.float32(3.0)
+
+
+def _sample_tissue(anatomy: _Anatomy, axes: tuple[np.ndarray, ...], field_of_view: float) -> Tissue:
+    x, y, z = axes
+    body = _inside((x, y, z * 0), np.zeros(3), anatomy.body_axes * [field_of_view, field_of_view, 1.0], 0.03)
+    inner = _inside(
+        (x, y, z * 0),
+        np.zeros(3),
+        anatomy.body_axes * [field_of_view * 0.86, field_of_view * 0.84, 1.0],
+        0.04,
+    )
+    texture = _texture(axes, anatomy.waves)
+    t2 = body * 0.75 - inner * 0.42 + inner * 0.05 * texture
+    s0 = body * 0.25 + inner * 0.2
+    adc = inner * 1300 + (body - inner) * 150
+    centre, half = anatomy.gland_centre, anatomy.gland_axes
+    parts = [
+        # centre, half axes, T2, S0, ADC: rectum wall, rectum content, bladder
+        (centre + [0, half[1] + 14, 0], np.array([15.0, 12.0, 90.0]), 0.35, 0.4, 1200.0),
+        (centre + [0, half[1] + 14, 0], np.array([12.0, 9.0, 90.0]), 0.08, 0.05, 400.0),
+        (centre + [0, -6, half[2] + 16], np.array([30.0, 24.0, 20.0]), anatomy.bladder, 0.8, 2700.0),
+    ]
+    for place, radius, signal, spin, diffusivity in parts:
+        weight = _inside(axes, np.asarray(place), radius, 0.08)
+        t2, s0, adc = (
+            _blend(v, weight, value) for v, value in ((t2, signal), (s0, spin), (adc, diffusivity))
+        )
+    gland = _inside(axes, centre, half, 0.10)
+    zone = _inside(axes, centre - [0, 0.22 * half[1], 0], half * [0.66, 0.62, 0.75], 0.15)
+    t2 = _blend(t2, gland, 0.72 + 0.06 * texture - 0.27 * zone + 0.10 * zone * texture)
+    s0 = _blend(s0, gland, 0.55 - 0.08 * zone)
+    adc = _blend(adc, gland, 1650 - 350 * zone + 90 * texture)
+    for nodule in anatomy.nodules:
+        weight = _inside(axes, nodule.centre, nodule.radius, 0.25) * zone
+        t2 = t2 + weight * np.float32(0.16 * nodule.strength)
+        adc = adc + weight * np.float32(120 * nodule.strength)
+    change = np.zeros_like(t2)
+    for focus in anatomy.foci:
+        change = np.maximum(
+            change, _inside(axes, focus.centre, focus.radius, 0.3) * np.float32(focus.strength)
+        )
+    change *= gland
+    return Tissue(t2 * (1 - 0.42 * change), s0 * (1 + 0.15 * change), adc * (1 - 0.52 * change), gland > 0.5)
+
+
+def _blend(below: np.ndarray, weight: np.ndarray, above: np.ndarray | float) -> np.ndarray:
+    return np.asarray(below + weight * (above - below), dtype=np.float32)
+
+
+def _bias_field(rng: np.random.Generator, axes: tuple[np.ndarray, ...], field_of_view: float) -> np.ndarray:
+    """Smooth gain of the coil, up to about ±25%."""
+    x, y, z = (axis / np.float32(field_of_view) for axis in axes)
+    a = rng.normal(0, 1, size=5).astype(np.float32)
+    return np.exp(0.22 * (a[0] * x + a[1] * y + a[2] * z + 1.5 * a[3] * x * y + 1.5 * a[4] * (x * x - y * y)))
+
+
+def _rician(rng: np.random.Generator, signal: np.ndarray, sigma: float) -> np.ndarray:
+    real = signal + sigma * rng.standard_normal(signal.shape, dtype=np.float32)
+    imaginary = sigma * rng.standard_normal(signal.shape, dtype=np.float32)
+    return np.sqrt(real * real + imaginary * imaginary)
+
+
+def make_phantom_case(settings: PhantomSettings, index: int, label: int, folder: Path) -> None:
+    """Write the files of one case into an existing folder; the same arguments give the same bytes."""
+    rng = np.random.default_rng([settings.seed, index])
+    anatomy = _draw_anatomy(rng, label)
+    view = settings.field_of_view
+    fine_spacing = np.array([view / settings.size] * 2 + [settings.slice_distance])
+    fine_shape = (settings.slices, settings.size, settings.size)
+    affine, origin = _grid(fine_shape, fine_spacing, np.zeros(3))
+    axes = _axes(fine_shape, fine_spacing, origin)
+    tissue = _sample_tissue(anatomy, axes, view)
+    gain = 600 * rng.uniform(0.7, 1.4)
+    t2 = gain * _rician(rng, tissue.t2 * _bias_field(rng, axes, view), 0.025)
+    write_volume(folder / "ax_t2wi.nii.gz", t2, affine, np.int16)
+    write_volume(folder / f"{MASK_NAME}.nii.gz", tissue.gland, affine, np.uint8)
+
+    coarse_size = max(16, round(view * 0.9 / 2.0 * min(1.0, settings.size / 96)))
+    coarse_spacing = np.array([view * 0.9 / coarse_size] * 2 + [settings.slice_distance])
+    coarse_shape = (settings.slices, coarse_size, coarse_size)
+    affine, origin = _grid(coarse_shape, coarse_spacing, rng.uniform(-1.5, 1.5, size=3) * [1, 1, 0])
+    axes = _axes(coarse_shape, coarse_spacing, origin)
+    tissue = _sample_tissue(anatomy, axes, view)
+    adc = tissue.adc + 60 * rng.standard_normal(tissue.adc.shape, dtype=np.float32) * (tissue.adc > 50)
+    write_volume(folder / "ax_adc.nii.gz", np.clip(adc, 0, 4000), affine, np.int16)
+    bias, gain = _bias_field(rng, axes, view), 500 * rng.uniform(0.7, 1.4)
+    for b in B_VALUES:
+        signal = tissue.diffusion * bias * np.exp(-np.float32(b * 1e-6) * tissue.adc)
+        write_volume(folder / f"ax_dwi_b{b}.nii.gz", gain * _rician(rng, signal, 0.012), affine, np.int16)
+
+
+def phantom_label(seed: int, index: int) -> int:
+    """Labels alternate, so that every list of cases is balanced."""
+    return (index + seed) % 2
+
+
+def write_phantoms(out: Path, cases: int, settings: PhantomSettings) -> list[str]:
+    """Write cases that are not there yet, and `labels.csv` for all of them.
+
+    A case that stands there with the same settings is left alone; one with other settings is an error. Each
+    case is made in a hidden folder and renamed: a killed run leaves no half case.
+
+    Returns:
+        IDs of the cases that were written now.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written, names = [], []
+    for index in range(cases):
+        name = f"phantom_{index + 1:04d}"
+        names.append(name)
+        description = {
+            **asdict(settings),
+            "index": index,
+            "label": phantom_label(settings.seed, index),
+            "version": 1,
+        }
+        if (out / name).exists():
+            _check_same(out / name, description)
+            continue
+        beside = out / f".making-{name}"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        make_phantom_case(settings, index, int(description["label"]), beside)
+        (beside / "phantom.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+        beside.rename(out / name)
+        written.append(name)
+    labels = [str(phantom_label(settings.seed, index)) for index in range(cases)]
+    write_patient_table(out / "labels.csv", names, labels)
+    return written
+
+
+def _check_same(folder: Path, description: dict[str, object]) -> None:
+    path = folder / "phantom.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if found != description:
+        raise ProstateError(
+            f"{folder} is there already and was made with other settings (or is no phantom). Choose another "
+            "folder, or remove that one."
+        )

@@ -1,0 +1,101 @@
+"""CSV lists of patients: split files and labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import write_atomically
+
+ID_COLUMNS = ("patient_id", "case_id", "id", "ID", "subject", "name")
+LABEL_COLUMN = "label"
+
+
+@dataclass(frozen=True)
+class PatientTable:
+    """A CSV list, in file order.
+
+    Attributes:
+        ids: patients, exactly as written (leading zeros are kept).
+        labels: the label column as text ("" where empty), or None without such a column.
+        warnings: repeated or empty IDs, an unknown ID column.
+    """
+
+    path: Path
+    ids: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    warnings: tuple[str, ...]
+
+
+def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientTable:
+    """Read a UTF-8 CSV with a header; a byte-order mark and ; or tab separators are accepted.
+
+    Raises:
+        ProstateError: the file is missing, empty, not UTF-8, or has no row.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ProstateError(
+            f"The list {path} does not exist. `prostate-ssl split DATA --out DIR` writes lists."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProstateError(f"The list {path} cannot be read as UTF-8 text: {error}.") from error
+    header_line = text.splitlines()[0] if text.strip() else ""
+    delimiter = max(",;\t", key=header_line.count)
+    rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+    columns = [column.strip() for column in header_line.split(delimiter)] if header_line else []
+    if not rows or not columns:
+        raise ProstateError(
+            f"The list {path} has no patients: a header line and one line a patient are needed."
+        )
+    rows = [{(key or "").strip(): (value or "") for key, value in row.items() if key} for row in rows]
+    warnings = []
+    column = next((name for name in ID_COLUMNS if name in columns), columns[0])
+    if column not in ID_COLUMNS:
+        warnings.append(
+            f"{path.name}: no known ID column ({', '.join(ID_COLUMNS)}); the first, '{column}', is used"
+        )
+    kept: dict[str, str] = {}
+    for row in rows:
+        name = row.get(column, "").strip()
+        if not name:
+            warnings.append(f"{path.name}: a row without an ID is passed over")
+        elif name in kept:
+            warnings.append(f"{path.name}: {name} is listed twice")
+        else:
+            kept[name] = row.get(label_column, "").strip()
+    labels = tuple(kept.values()) if label_column in columns else None
+    return PatientTable(path, tuple(kept), labels, tuple(warnings))
+
+
+def write_patient_table(path: Path, ids: list[str], labels: list[str] | None = None) -> None:
+    """Write `patient_id[,label]`, UTF-8, atomically."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["patient_id"] if labels is None else ["patient_id", LABEL_COLUMN])
+    rows = (
+        [[name] for name in ids] if labels is None else [list(pair) for pair in zip(ids, labels, strict=True)]
+    )
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text.getvalue().encode())
+
+
+def find_split_csv(text: str, root: Path, beside: Path | None = None) -> Path:
+    """A list is looked for as given, then beside the configuration, then in the data root."""
+    places = [Path(text)]
+    if beside is not None:
+        places.append(beside / text)
+    places.append(root / text)
+    for place in places:
+        if place.is_file():
+            return place
+    looked = ", ".join(str(place) for place in dict.fromkeys(places))
+    raise ProstateError(
+        f"The list {text} was not found (looked at: {looked}). `prostate-ssl split {root} --out DIR` writes "
+        "train.csv, val.csv and test.csv; without split_csv every patient of the root is used."
+    )

@@ -1,0 +1,184 @@
+"""Volumes in millimetres: reading NIfTI, orientation, resampling onto another grid."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+from scipy import ndimage
+
+from prostate_ssl.errors import ProstateError
+
+GRID_TOLERANCE_MM = 1e-2
+"""Two grids whose corners lie closer than this are one grid."""
+
+
+class UnreadableVolumeError(ProstateError):
+    """A file that cannot be used; the message names the file and the reason."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """An image in space.
+
+    Attributes:
+        array: (D, H, W) float32; D runs to the head, H to the back, W to the patient's left.
+        affine: (4, 4) float64, voxel index (w, h, d) → RAS millimetres.
+        notes: what was mended while reading (NaN replaced, a 4-D file of one volume, …).
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size (D, H, W) in millimetres."""
+        w, h, d = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(d), float(h), float(w)
+
+
+def to_lps_order(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Flip and transpose voxels, so that the axes run nearest to left, back, head.
+
+    Args:
+        data: (i, j, k), any order of axes.
+        affine: (4, 4) index → RAS millimetres.
+
+    Returns:
+        (D, H, W) view and the affine of its (w, h, d) index.
+    """
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt(("L", "P", "S")))
+    turned = apply_orientation(data, turn)
+    return turned.transpose(2, 1, 0), affine @ inv_ornt_aff(turn, data.shape)
+
+
+def _three_dimensional(data: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    while data.ndim > 3 and data.shape[-1] == 1:
+        data = data[..., 0]
+    if data.ndim == 3 and min(data.shape) >= 1:
+        return data, ()
+    if data.ndim == 4:
+        note = f"{path.name} is 4-D with {data.shape[3]} volumes: the last is used"
+        return data[..., -1], (note,)
+    raise UnreadableVolumeError(f"{path}: expected a 3-D image, found shape {data.shape}.")
+
+
+def _finite(array: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    finite = np.isfinite(array)
+    if finite.all():
+        return array, ()
+    bad = int(array.size - finite.sum())
+    if bad == array.size:
+        raise UnreadableVolumeError(f"{path}: no finite voxel.")
+    array = np.where(finite, array, np.float32(0))
+    return array, (f"{path.name}: {bad} NaN or infinite voxels set to 0",)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read `.nii` or `.nii.gz`.
+
+    A 4-D file gives its last volume (of a b-value series the highest b), NaN and infinities become 0; both
+    are noted. Values are scaled with the header's slope and intercept.
+
+    Raises:
+        UnreadableVolumeError: missing, empty, truncated, not NIfTI, complex or RGB, without a usable
+            orientation, or without one finite voxel.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableVolumeError(f"{path}: the file is empty (0 bytes).")
+        image = nibabel.load(path)
+        if np.dtype(image.get_data_dtype()).kind not in "iufb":
+            raise UnreadableVolumeError(
+                f"{path}: voxels of type {image.get_data_dtype()} are not intensities."
+            )
+        data = np.asarray(image.dataobj, dtype=np.float32)
+    except UnreadableVolumeError:
+        raise
+    except (ImageFileError, HeaderDataError) as error:
+        raise UnreadableVolumeError(f"{path}: not a readable NIfTI file ({error}).") from error
+    except (OSError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, MemoryError) as error:
+        raise UnreadableVolumeError(f"{path}: truncated or damaged ({error}).") from error
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UnreadableVolumeError(f"{path}: its orientation matrix is singular or not finite.")
+    data, notes = _three_dimensional(data, path)
+    data, mended = _finite(data, path)
+    ordered, ordered_affine = to_lps_order(data, affine)
+    return Volume(np.ascontiguousarray(ordered), ordered_affine, notes + mended)
+
+
+def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, dtype: type = np.float32) -> None:
+    """Write a fresh NIfTI-1 file: nothing but geometry stands in its header.
+
+    Args:
+        path: `.nii` or `.nii.gz`; written beside first, then renamed.
+        array: (D, H, W).
+        affine: (4, 4), index (w, h, d) → RAS millimetres.
+        dtype: voxel type of the file.
+    """
+    image = nibabel.Nifti1Image(np.ascontiguousarray(array.transpose(2, 1, 0), dtype=dtype), affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    beside = path.with_name(f".tmp-{path.name}")
+    nibabel.save(image, beside)
+    beside.replace(path)
+
+
+def same_grid(first: Volume, second: Volume) -> bool:
+    """Equal shapes and corners within `GRID_TOLERANCE_MM`."""
+    if first.array.shape != second.array.shape:
+        return False
+    d, h, w = first.array.shape
+    corners = np.array(
+        [[0, 0, 0, 1], [w, 0, 0, 1], [0, h, 0, 1], [0, 0, d, 1], [w, h, d, 1]], dtype=np.float64
+    )
+    return bool(np.abs((first.affine - second.affine) @ corners.T).max() < GRID_TOLERANCE_MM)
+
+
+def resample(volume: Volume, grid: Volume, nearest: bool = False) -> tuple[np.ndarray, float]:
+    """Bring a volume onto another grid by its position in space.
+
+    Args:
+        volume: what is resampled; linear interpolation between voxel centres, the border is held for half
+            a voxel, and 0 beyond it.
+        grid: its shape and affine are taken.
+        nearest: nearest neighbour, for masks.
+
+    Returns:
+        (D, H, W) float32 on the grid, and the share of the grid that the volume covers (0–1).
+    """
+    to_source = np.linalg.inv(volume.affine) @ grid.affine
+    # scipy indexes arrays as (d, h, w): the reverse of the affine's (w, h, d).
+    matrix, offset = to_source[:3, :3][::-1, ::-1], to_source[:3, 3][::-1]
+    matrix = np.where(np.abs(matrix) < 1e-9, 0.0, matrix)
+    shape = grid.array.shape
+    if np.array_equal(matrix, np.diag(np.diag(matrix))):
+        matrix = np.diag(matrix)
+    array = ndimage.affine_transform(
+        volume.array, matrix, offset, output_shape=shape, order=0 if nearest else 1, mode="nearest",
+        output=np.float32, prefilter=False,
+    )  # fmt: skip
+    inside = _inside(to_source[:3][::-1], volume.array.shape, shape)
+    return np.where(inside, array, np.float32(0)), float(inside.mean())
+
+
+def _inside(rows: np.ndarray, source: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """(D, H, W) bool: voxels of the grid whose centre lies in the source's field of view."""
+    d, h, w = (np.arange(size, dtype=np.float32) for size in shape)
+    inside = np.ones(shape, dtype=bool)
+    for row, size in zip(rows.astype(np.float32), source, strict=True):
+        position = (
+            (row[0] * w)[None, None, :] + (row[1] * h)[None, :, None] + (row[2] * d)[:, None, None] + row[3]
+        )
+        inside &= (position >= -0.5) & (position <= size - 0.5)
+    return inside
