@@ -13,7 +13,7 @@ _TRIES = 10
 
 
 def window_room(plane: tuple[int, int], scale: tuple[float, float], foreground: bool) -> tuple[int, int]:
-    """Upper bound of (height, width) of the boxes that the functions below return for planes up to `plane`."""
+    """Upper bound of (height, width) of the boxes below, for planes up to `plane`."""
     height, width = plane
     if foreground:
         return max(1, math.ceil(height * scale[1])), max(1, math.ceil(min(1.0, scale[1] * ASPECT[1]) * width))

@@ -84,7 +84,7 @@ def spline_curve(images: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 
 def bspline(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-    """A random spline curve (0 → 0, 1 → 1, three random values between), for three crops of four; air stays 0."""
+    """A random spline curve (0 → 0, 1 → 1, three values between), for three crops of four; air stays 0."""
     draws = uniform(fold(keys, int(Draw.SPLINE)), SPLINE_KNOTS)
     inner = draws[:, 1 : SPLINE_KNOTS - 1]
     ends = torch.zeros_like(inner[:, :1])

@@ -13,7 +13,7 @@ def command(
     seed: int = typer.Option(0, "--seed", help="Another seed, other patients."),
     size: str = typer.Option("192x16", "--size", help="Pixels a side and slices of the T2 image, as 384x24."),
 ) -> None:
-    """Write synthetic multi-parametric cases with gland, lesions and labels.csv. Running it again does nothing twice."""
+    """Write synthetic multi-parametric cases with gland, lesions and labels.csv; existing ones stay."""
     from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
     from prostate_ssl.errors import ProstateError
 

@@ -109,8 +109,8 @@ class ProstateDataset:
         missing = [name for name in table.ids if name not in found]
         if len(missing) == len(table.ids):
             raise ProstateError(
-                f"None of the {len(missing)} patients of {table.path} has a folder in {root} (first: {missing[0]}). "
-                "IDs must match folder names exactly."
+                f"None of the {len(missing)} patients of {table.path} has a folder in {root} "
+                f"(first: {missing[0]}). IDs must match folder names exactly."
             )
         if missing:
             named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
@@ -236,7 +236,7 @@ def _parse_label(text: str, case_id: str, path: Path) -> int:
         value = -1.0
     if value < 0 or value != int(value):
         raise ProstateError(
-            f"{path}: the label '{text}' of {case_id} is not a class number (0, 1, 2, …; empty means unknown)."
+            f"{path}: the label '{text}' of {case_id} is no class number (0, 1, 2, …; empty: unknown)."
         )
     return int(value)
 

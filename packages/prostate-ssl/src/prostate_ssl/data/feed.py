@@ -125,7 +125,7 @@ class Feed:
         return HostPlanes(planes, torch.tensor([index for *_, index in chosen], dtype=torch.int64))
 
     def _slice_of(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """(plane (C, h, w) float16, present (M,), key, case) of a slot; a bad case is replaced by the next good."""
+        """(plane (C, h, w) float16, present (M,), key, case) of a slot; the next good case for a bad one."""
         epoch, index = self._order.at(slot)
         for attempt in range(len(self._dataset)):
             loaded = self._store.get(index)

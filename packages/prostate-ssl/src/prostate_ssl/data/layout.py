@@ -20,7 +20,7 @@ _DWI = re.compile(r"(?:ax_)?dwi(?:[_-]?b?(?P<b>\d+))?(?P<calc>_calc)?", re.IGNOR
 
 @dataclass(frozen=True)
 class DwiFile:
-    """One diffusion-weighted file: its b-value in s/mm² (None: not in the name) and whether it is computed."""
+    """One diffusion file: its b-value in s/mm² (None: not in the name) and whether it is computed."""
 
     path: Path
     b_value: int | None
@@ -140,14 +140,14 @@ def discover_cases(root: Path) -> list[Case]:
     """
     if not root.is_dir():
         raise ProstateError(
-            f"The data folder {root} does not exist or is not a folder. Name the folder that holds one folder a "
-            "patient, make one from DICOM with `prostate-ssl import dicom SRC --out DATA`, or make synthetic "
-            "cases with `prostate-ssl phantom DATA --cases 12`."
+            f"The data folder {root} does not exist or is not a folder. Name the folder that holds one "
+            "folder a patient, make one from DICOM with `prostate-ssl import dicom SRC --out DATA`, or make "
+            "synthetic cases with `prostate-ssl phantom DATA --cases 12`."
         )
     cases = [Case(folder.name, folder) for folder in sorted(root.iterdir()) if _is_case_folder(folder)]
     if not cases:
         raise ProstateError(
             f"The data folder {root} has no patient in it. It should hold one folder a patient with "
-            f"{', '.join(REQUIRED_SEQUENCES)} as .nii or .nii.gz; `prostate-ssl import` makes that from DICOM."
+            f"{', '.join(REQUIRED_SEQUENCES)} as .nii or .nii.gz; `prostate-ssl import` makes it from DICOM."
         )
     return cases

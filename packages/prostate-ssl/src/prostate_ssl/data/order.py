@@ -92,7 +92,7 @@ def choose_slice(facts: CaseFacts, rules: SliceRules, seed: int, epoch: int, cas
 
 
 def cut_plane(array: np.ndarray, axis: int, index: int) -> np.ndarray:
-    """A slice of a (C, D, H, W) array as (C, rows, columns): axial as it lies, the others with the head up."""
+    """A slice of a (C, D, H, W) array as (C, rows, columns): axial as it lies, the others head up."""
     if axis == AXIAL:
         return array[:, index]
     if axis == CORONAL:

@@ -44,7 +44,7 @@ class PhantomSettings:
 
 @dataclass(frozen=True)
 class Tissue:
-    """Ideal signals on one grid, each (D, H, W) float32: T2 signal, S(0) of the diffusion, ADC in 1e-6 mm²/s."""
+    """Ideal signals on one grid, (D, H, W) float32: T2 signal, S(0) of diffusion, ADC in 1e-6 mm²/s."""
 
     t2: np.ndarray
     diffusion: np.ndarray
@@ -167,9 +167,15 @@ def _sample_tissue(anatomy: _Anatomy, axes: tuple[np.ndarray, ...], field_of_vie
     centre, half = anatomy.gland_centre, anatomy.gland_axes
     parts = [
         # centre, half axes, T2, S0, ADC: rectum wall, rectum content, bladder
-        (centre + [0, half[1] + 14, 0], np.array([15.0, 12.0, 90.0]), 0.35, 0.4, 1200.0),
-        (centre + [0, half[1] + 14, 0], np.array([12.0, 9.0, 90.0]), 0.08, 0.05, 400.0),
-        (centre + [0, -6, half[2] + 16], np.array([30.0, 24.0, 20.0]), anatomy.bladder, 0.8, 2700.0),
+        (centre + np.array([0, half[1] + 14, 0]), np.array([15.0, 12.0, 90.0]), 0.35, 0.4, 1200.0),
+        (centre + np.array([0, half[1] + 14, 0]), np.array([12.0, 9.0, 90.0]), 0.08, 0.05, 400.0),
+        (
+            centre + np.array([0, -6, half[2] + 16]),
+            np.array([30.0, 24.0, 20.0]),
+            anatomy.bladder,
+            0.8,
+            2700.0,
+        ),
     ]
     for place, radius, signal, spin, diffusivity in parts:
         weight = _inside(axes, np.asarray(place), radius, 0.08)

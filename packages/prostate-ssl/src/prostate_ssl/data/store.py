@@ -100,6 +100,6 @@ class CaseStore:
         if share > self._max_bad_share:
             named = "; ".join(f"{bad.case_id} ({bad.reason})" for bad in list(self.bad.values())[:10])
             raise ProstateError(
-                f"{len(self.bad)} of {len(self.case_ids)} cases cannot be used, more than the allowed share of "
-                f"{self._max_bad_share:.0%}: {named}. Look at them with `prostate-ssl check`, mend or remove them."
+                f"{len(self.bad)} of {len(self.case_ids)} cases cannot be used, more than the allowed "
+                f"share of {self._max_bad_share:.0%}: {named}. Look at them with `prostate-ssl check`."
             )

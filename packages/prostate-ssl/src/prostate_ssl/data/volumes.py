@@ -6,6 +6,7 @@ import gzip
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -95,7 +96,7 @@ def read_volume(path: Path) -> Volume:
     try:
         if path.stat().st_size == 0:
             raise UnreadableVolumeError(f"{path}: the file is empty (0 bytes).")
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         if np.dtype(image.get_data_dtype()).kind not in "iufb":
             raise UnreadableVolumeError(
                 f"{path}: voxels of type {image.get_data_dtype()} are not intensities."

@@ -1,0 +1,84 @@
+"""`prostate-ssl split ROOT --out DIR`: train.csv, val.csv, test.csv."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import typer
+
+
+def command(
+    root: Path = typer.Argument(..., help="Data folder: one folder a patient."),
+    out: Path = typer.Option(..., "--out", help="Folder for train.csv, val.csv and test.csv."),
+    labels: Path | None = typer.Option(
+        None, "--labels", help="CSV with patient_id and label; default: labels.csv in ROOT, if there."
+    ),
+    label_column: str = typer.Option("label", "--label-column", help="Column to stratify by."),
+    shares: str = typer.Option("70,15,15", "--shares", help="Of train, validation, test."),
+    seed: int = typer.Option(0, "--seed"),
+    if_labelled: bool = typer.Option(
+        False, "--if-labelled", help="Do nothing where there are no labels (two patients need no lists)."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print the result as JSON."),
+) -> None:
+    """Deal patients to train, validation and test: 70/15/15, stratified by label."""
+    from prostate_ssl.data.splitting import LISTS, split_patients
+    from prostate_ssl.data.tables import write_patient_table
+    from prostate_ssl.errors import ProstateError
+
+    names, known = _patients(root, labels, label_column)
+    if not known and if_labelled:
+        note = f"No labels for {root}: no lists were written, every patient is used."
+        print(
+            json.dumps({"schema": "prostate-ssl/split/1", "written": [], "note": note}) if as_json else note
+        )
+        return
+    try:
+        parts = tuple(float(part) / 100.0 for part in shares.split(","))
+    except ValueError:
+        raise ProstateError(f"--shares {shares} should be three numbers, as 70,15,15.", exit_code=2) from None
+    split = split_patients(names, [known.get(name, "") for name in names] if known else None, seed, parts)
+    counts = {}
+    for name in LISTS:
+        ids = list(getattr(split, name))
+        try:
+            write_patient_table(out / f"{name}.csv", ids, [known.get(i, "") for i in ids] if known else None)
+        except OSError as error:
+            raise ProstateError(f"{out / name}.csv could not be written: {error}.") from error
+        counts[name] = len(ids)
+    _report(out, counts, as_json, stratified=bool(known))
+
+
+def _patients(root: Path, labels: Path | None, column: str) -> tuple[list[str], dict[str, str]]:
+    """Names below the root, and the labels of those that have one."""
+    from prostate_ssl.data.layout import discover_cases
+    from prostate_ssl.data.tables import read_patient_table
+    from prostate_ssl.errors import ProstateError
+
+    names = [case.case_id for case in discover_cases(root)]
+    path = labels or (root / "labels.csv" if (root / "labels.csv").is_file() else None)
+    if path is None:
+        return names, {}
+    table = read_patient_table(path, column)
+    if table.labels is None:
+        if labels is None:
+            return names, {}
+        raise ProstateError(
+            f"{path} has no column '{column}'; name another with --label-column.", exit_code=2
+        )
+    return names, {name: label for name, label in zip(table.ids, table.labels, strict=True) if label}
+
+
+def _report(out: Path, counts: dict[str, int], as_json: bool, stratified: bool) -> None:
+    if as_json:
+        document = {
+            "schema": "prostate-ssl/split/1",
+            "counts": counts,
+            "stratified": stratified,
+            "out": str(out),
+        }
+        print(json.dumps(document))
+        return
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    print(f"{listed}{' (stratified by label)' if stratified else ''}: {out}")
