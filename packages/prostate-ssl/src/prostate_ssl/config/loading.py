@@ -175,7 +175,7 @@ def check(cfg: DictConfig) -> None:
         for module, settings in cfg.compute_precision[network].items():
             if settings.sharding_strategy not in _SHARDING:
                 raise ProstateError(
-                    f"compute_precision.{network}.{module}.sharding_strategy: {settings.sharding_strategy!r}; "
+                    f"compute_precision.{network}.{module}.sharding_strategy is {settings.sharding_strategy}; "
                     f"it may be {', '.join(_SHARDING)}.",
                     2,
                 )
@@ -254,7 +254,8 @@ def epoch_length_is_valid(cfg: DictConfig) -> bool:
 def epoch_length(cfg: DictConfig, cases: int, world_size: int) -> int:
     """Iterations an epoch: the configured number, or ceil(cases / total batch)."""
     if cfg.train.OFFICIAL_EPOCH_LENGTH == "auto":
-        return max(1, math.ceil(cases / (cfg.train.batch_size_per_gpu * world_size)))
+        batch: int = cfg.train.batch_size_per_gpu * world_size
+        return max(1, math.ceil(cases / batch))
     return int(cfg.train.OFFICIAL_EPOCH_LENGTH)
 
 

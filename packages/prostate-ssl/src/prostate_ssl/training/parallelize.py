@@ -1,0 +1,120 @@
+"""Everything that is done to the networks from outside, in the order in which it has to be done."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
+
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.models.attention import use_kernel
+from prostate_ssl.training.networks import SelfDistillation
+from prostate_ssl.training.session import Session, attention_kernel, wants_compile
+
+
+def parallelize(networks: SelfDistillation, cfg: DictConfig, session: Session) -> None:
+    """Attention kernel → activation checkpointing → compile → sharding or replication → precision.
+
+    Checkpointing goes inside what is compiled; compiled blocks go inside the sharding, so that gathering
+    weights stays outside of the graphs.
+
+    Raises:
+        ProstateError: a student module is sharded and its teacher is not, or the other way round.
+    """
+    kernel = attention_kernel(cfg, session.device)
+    for network in (networks.student, networks.teacher):
+        use_kernel(network, kernel)
+    networks.student_backbone.activation_checkpointing = cfg.train.activation_checkpointing
+    if wants_compile(cfg, session.device):
+        compile_blocks(networks)
+    if session.world_size > 1:
+        distribute(networks, cfg, session)
+    networks.autocast = partial(autocast, cfg.precision, session.device.type)
+
+
+def autocast(precision: str, device_type: str) -> torch.autocast:
+    """bf16 products with fp32 weights, or nothing."""
+    return torch.autocast(device_type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def compile_blocks(networks: SelfDistillation) -> None:
+    """Compile each block and head in place: names stay, and equal blocks share one compilation."""
+    # Student global, student local, teacher, evaluation, each with and without stochastic depth.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+    for backbone in (networks.student_backbone, networks.teacher_backbone):
+        for block in backbone.blocks:
+            block.compile(dynamic=False)
+
+
+def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) -> None:
+    """Shard (FSDP2) or replicate (DDP) each module as `compute_precision` says."""
+    mesh = init_device_mesh(session.device.type, (session.world_size,))
+    for name in networks.student:
+        strategy = {n: cfg.compute_precision[n][name].sharding_strategy for n in ("student", "teacher")}
+        if (strategy["student"] == "NO_SHARD") != (strategy["teacher"] == "NO_SHARD"):
+            raise ProstateError(
+                f"compute_precision: {name} is {strategy['student']} in the student, {strategy['teacher']} "
+                "in the teacher. The moving average runs over equal shards: shard both or neither.",
+                2,
+            )
+        if strategy["student"] == "NO_SHARD":
+            networks.student_call[name] = replicate(networks.student[name], session)
+        else:
+            shard(networks.student[name], mesh, strategy["student"])
+            shard(networks.teacher[name], mesh, strategy["teacher"])
+    networks.gradient_sync = partial(gradient_sync, networks)
+
+
+def shard(module: nn.Module, mesh: DeviceMesh, strategy: str) -> None:
+    """FSDP2: every block is a unit; FULL_SHARD frees gathered weights after the forward pass."""
+    reshard = strategy == "FULL_SHARD"
+    for block in getattr(module, "blocks", []):
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshard)
+    if hasattr(module, "forward_features"):
+        register_fsdp_forward_method(module, "forward_features")
+
+
+class _Features(nn.Module):
+    """DDP reaches its module through `forward`; the student's backbone is called for all its tokens."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.backbone.forward_features(*args, **kwargs)
+
+
+def replicate(module: nn.Module, session: Session) -> DistributedDataParallel:
+    """DDP around one module. The networks hold the module itself, so names in state dicts stay."""
+    ids = [session.device.index] if session.device.type == "cuda" else None
+    called = _Features(module) if hasattr(module, "forward_features") else module
+    return DistributedDataParallel(
+        called,
+        device_ids=ids,
+        gradient_as_bucket_view=True,
+        broadcast_buffers=False,
+        find_unused_parameters=True,
+    )
+
+
+@contextmanager
+def gradient_sync(networks: SelfDistillation, sync: bool) -> Iterator[None]:
+    """Within it, backward passes exchange gradients between ranks (True) or only add them up here (False)."""
+    with ExitStack() as stack:
+        for name, module in networks.student.items():
+            if isinstance(module, FSDPModule):
+                module.set_requires_gradient_sync(sync)
+            call = networks.student_call[name]
+            if isinstance(call, DistributedDataParallel) and not sync:
+                stack.enter_context(call.no_sync())
+        yield

@@ -1,0 +1,282 @@
+"""The training, from the configuration to the last checkpoint. Start reading here.
+
+open the session → build and parallelize the networks → resume → for every batch:
+schedules → teacher targets, local and global losses, backward → clip → AdamW → move the teacher →
+log, evaluate, save.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from prostate_ssl.batch import CropBatch
+from prostate_ssl.config import save_config
+from prostate_ssl.config.loading import scaled_learning_rate
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.models.weights import load_pretrained_weights
+from prostate_ssl.training.checkpoint import Checkpointer, read_checkpoint
+from prostate_ssl.training.feed import TrainingData, open_training_data
+from prostate_ssl.training.metrics import MetricsLog, setup_logging
+from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
+from prostate_ssl.training.optimizer import apply_settings, build_optimizer, clip_gradients, update_teacher
+from prostate_ssl.training.parallelize import parallelize
+from prostate_ssl.training.randomness import drop_path_scales
+from prostate_ssl.training.schedules import Schedules, StepSettings, build_schedules
+from prostate_ssl.training.session import Session, open_session
+from prostate_ssl.training.stopping import StopRequest
+from prostate_ssl.training.watch import LossWatch, Pending, refuse_nan
+
+log = logging.getLogger("prostate_ssl")
+_HISTOGRAM_EVERY = 50  # log lines
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How a call of `train` ended.
+
+    Attributes:
+        completed: iterations done so far, over all calls.
+        total: iterations that the configuration asks for.
+        stopped_by: number of the signal that ended it early, or None.
+        did_nothing: the run was finished before.
+    """
+
+    completed: int
+    total: int
+    stopped_by: int | None = None
+    did_nothing: bool = False
+
+
+@dataclass
+class Run:
+    """Everything that a running training holds."""
+
+    cfg: DictConfig
+    session: Session
+    folder: Path
+    data: TrainingData
+    networks: SelfDistillation
+    optimizer: torch.optim.AdamW
+    schedules: Schedules
+    checkpointer: Checkpointer
+    first: int = 0
+    watch: LossWatch = field(default_factory=lambda: LossWatch(0))
+    waited: float = 0.0
+
+
+def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
+    """Pre-train as configured into `cfg.train.output_dir`, going on from its last checkpoint.
+
+    Args:
+        cfg: complete configuration.
+        resume: False starts anew (the old checkpoints are removed).
+
+    Raises:
+        ProstateError: unusable data or weights, a NaN loss, a checkpoint that cannot be written.
+    """
+    with open_session(cfg) as session:
+        folder = Path(cfg.train.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        setup_logging(folder, session.is_main)
+        run = prepare(cfg, session, folder, resume)
+        if run.first >= run.schedules.total:
+            log.info("Already finished: %d of %d iterations are done.", run.first, run.schedules.total)
+            return TrainingOutcome(run.first, run.schedules.total, did_nothing=True)
+        return run_iterations(run)
+
+
+def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool) -> Run:
+    """Data, networks, optimiser and schedules, restored from the last checkpoint if there is one."""
+    data = open_training_data(cfg, session)
+    schedules = build_schedules(cfg, scaled_learning_rate(cfg, session.world_size), data.epoch_length)
+    # Every rank draws the same weights, so sharding and replication begin with equal networks.
+    torch.manual_seed(cfg.train.seed)
+    networks = SelfDistillation(cfg).to(session.device)
+    if cfg.student.pretrained_weights:
+        report = load_pretrained_weights(networks.student_backbone, cfg.student.pretrained_weights)
+        log.info("Pretrained weights %s: %s", cfg.student.pretrained_weights, report)
+        if cfg.teacher.init_with_student_weights:
+            networks.teacher.load_state_dict(networks.student.state_dict())
+    networks.train()
+    networks.teacher.eval()
+    parallelize(networks, cfg, session)
+    optimizer = build_optimizer(networks.student, cfg)
+    checkpointer = Checkpointer(folder, networks, optimizer, session, cfg.train.max_to_keep)
+    run = Run(cfg, session, folder, data, networks, optimizer, schedules, checkpointer)
+    run.watch.lag = 1 if session.device.type == "cuda" else 0
+    run.first = restore(run, resume)
+    if session.is_main:
+        save_config(cfg, folder / "config.yaml")
+    _announce(run)
+    return run
+
+
+def restore(run: Run, resume: bool) -> int:
+    """Load the last checkpoint, or the weights to start from. Returns the first iteration to do."""
+    if not resume and run.session.is_main:
+        for old in run.checkpointer.candidates():
+            old.unlink()
+    state = run.checkpointer.resume() if resume else None
+    if state is not None:
+        first = int(state["iteration"]) + 1
+        _keep_global_batch(run, state)
+        log.info("Resuming after iteration %d.", first)
+        return first
+    if run.cfg.MODEL.WEIGHTS:
+        path = Path(run.cfg.MODEL.WEIGHTS)
+        run.checkpointer.restore({"model": read_checkpoint(path)["model"]}, path)
+        log.info("Starting from the weights of %s.", path)
+    return 0
+
+
+def _keep_global_batch(run: Run, state: dict[str, object]) -> None:
+    before, now = state.get("global_batch"), run.data.global_batch
+    if before not in (None, now):
+        raise ProstateError(
+            f"The run was trained with a total batch of {before}, and this start has {now}. Set "
+            f"train.batch_size_per_gpu={int(str(before)) // run.session.world_size} to keep it, or use "
+            "another --output-dir."
+        )
+
+
+def _announce(run: Run) -> None:
+    cfg, data = run.cfg, run.data
+    log.info(
+        "%s, %s on %s × %d; %d cases, total batch %d, %d iterations an epoch, %d in all; lr %.3g after %s.",
+        cfg.student.arch,
+        cfg.precision,
+        run.session.device.type,
+        run.session.world_size,
+        len(data.case_names),
+        data.global_batch,
+        data.epoch_length,
+        run.schedules.total,
+        scaled_learning_rate(cfg, run.session.world_size),
+        cfg.optim.scaling_rule,
+    )
+    if cfg.compute_precision.grad_scaler:
+        log.info(
+            "compute_precision asks for fp16 with a gradient scaler: trained in %s without one.",
+            cfg.precision,
+        )
+
+
+def run_iterations(run: Run) -> TrainingOutcome:
+    """The loop."""
+    cfg, total = run.cfg, run.schedules.total
+    metrics = MetricsLog(run.folder, run.first, total, cfg.train.log_every) if run.session.is_main else None
+    histogram_period = cfg.train.log_every * _HISTOGRAM_EVERY
+    stop = StopRequest(run.session)
+    iteration = run.first - 1
+    batches = run.data.batches(run.first)
+    try:
+        for iteration in range(run.first, total):
+            asked = time.perf_counter()
+            batch = next(batches)
+            run.waited += time.perf_counter() - asked
+            values = step(run, iteration, batch)
+            run.watch.push(iteration, values, batch)
+            report(run, metrics, run.watch.pop())
+            if metrics and run.session.world_size == 1 and iteration % histogram_period == 0:
+                metrics.histograms(iteration, named_gradients(run.networks))
+            evaluate(run, iteration)
+            stopping = stop.agreed(iteration, cfg.train.log_every)
+            if stopping or save_is_due(run, iteration):
+                save(run, metrics, iteration + 1)
+            if stopping:
+                log.info("Stopped by a signal after iteration %d; the same command goes on.", iteration + 1)
+                return TrainingOutcome(iteration + 1, total, stop.received or 15)
+    finally:
+        stop.restore()
+        if metrics:
+            metrics.close()
+    return TrainingOutcome(iteration + 1, total)
+
+
+def step(run: Run, iteration: int, batch: CropBatch) -> dict[str, torch.Tensor]:
+    """One iteration: forward, backward, clip, AdamW, teacher. Returns scalars on the device."""
+    settings = run.schedules.at(iteration)
+    apply_settings(run.optimizer, settings)
+    run.optimizer.zero_grad(set_to_none=True)
+    values = run.networks.forward_backward(batch, step_inputs(run, iteration, batch, settings))
+    norms = clip_gradients(run.networks.student, run.cfg.optim.clip_grad)
+    run.optimizer.step()
+    update_teacher(run.networks.student, run.networks.teacher, settings.momentum)
+    return values | {f"grad_norm_{name}": norm for name, norm in norms.items()}
+
+
+def step_inputs(run: Run, iteration: int, batch: CropBatch, settings: StepSettings) -> StepInputs:
+    """The scheduled and the drawn quantities of an iteration."""
+    cfg, device = run.cfg, run.session.device
+    depth, rate = run.networks.student_backbone.n_blocks, cfg.student.drop_path_rate
+    rates = (
+        [rate] * depth
+        if cfg.student.drop_path_uniform
+        else [rate * i / max(depth - 1, 1) for i in range(depth)]
+    )
+    scales = {}
+    for kind, crops in (("global", GLOBAL_CROPS), ("local", cfg.crops.local_crops_number)):
+        drawn = drop_path_scales(
+            rates, crops, run.data.global_batch, run.data.positions, (cfg.train.seed, iteration, kind)
+        )
+        scales[kind] = None if drawn is None else drawn.to(device, non_blocking=True)
+    labels = run.data.labels(batch.case_index) if cfg.semi_supervised.loss_weight > 0 else None
+    return StepInputs(
+        settings.teacher_temperature, scales["global"], scales["local"], labels, settings.backbone_frozen
+    )
+
+
+def report(run: Run, metrics: MetricsLog | None, due: list[tuple[Pending, dict[str, float]]]) -> None:
+    """Check and log the iterations whose values have reached the host."""
+    for entry, values in due:
+        refuse_nan(entry, values, run.data.case_names, run.folder, run.session.rank)
+        if metrics is None:
+            continue
+        at = run.schedules.at(entry.iteration)
+        scheduled = {
+            "lr": at.lr,
+            "wd": at.weight_decay,
+            "mom": at.momentum,
+            "last_layer_lr": at.last_layer_lr,
+            "teacher_temp": at.teacher_temperature,
+            "backbone_frozen": float(at.backbone_frozen),
+            "current_batch_size": float(len(entry.batch.case_index)),
+        }
+        metrics.add(entry.iteration, values, scheduled)
+
+
+def named_gradients(networks: SelfDistillation) -> dict[str, torch.Tensor]:
+    """Gradients of the student by name, for histograms."""
+    return {
+        name: p.grad.detach().float().cpu()
+        for name, p in networks.student.named_parameters()
+        if p.grad is not None
+    }
+
+
+def save_is_due(run: Run, iteration: int) -> bool:
+    """Every `saveckp_iterations`, or every `saveckp_freq` epochs, and at the end."""
+    period = run.cfg.train.saveckp_iterations or run.cfg.train.saveckp_freq * run.schedules.epoch_length
+    return (iteration + 1) % period == 0 or iteration + 1 == run.schedules.total
+
+
+def save(run: Run, metrics: MetricsLog | None, completed: int) -> None:
+    """Write a checkpoint, after every loss up to here has been seen to be finite."""
+    report(run, metrics, run.watch.pop(everything=True))
+    run.checkpointer.save(completed, {"global_batch": run.data.global_batch, "seed": run.cfg.train.seed})
+
+
+def evaluate(run: Run, iteration: int) -> None:
+    """Probe the teacher every `eval_period_iterations`, and keep the best one."""
+    period = run.cfg.evaluation.eval_period_iterations
+    if period <= 0 or (iteration + 1) % period:
+        return
+    from prostate_ssl.evaluation.periodic import evaluate_teacher
+
+    evaluate_teacher(run.cfg, run.networks, run.session, run.folder, iteration)
