@@ -1,0 +1,136 @@
+"""`prostate-ssl import dicom|mha|bids|nifti SRC --out DATA`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from prostate_ssl.data.importing.outcome import CaseOutcome
+
+group = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    help="Turn DICOM, .mha, BIDS or loose NIfTI into one folder a patient, everything on the T2 grid.",
+)  # fmt: skip
+
+_SOURCE = typer.Argument(..., help="Where the images are; never changed.")
+_OUT = typer.Option(..., "--out", help="Data folder to write; cases that are there and whole are left alone.")
+_WORKERS = typer.Option(0, "--workers", min=0, help="Processes; 0: as many as there are cores, up to 8.")
+_SOURCES = typer.Option(
+    None,
+    "--sources",
+    help="Also write which source became what to this file. It names patients: keep it safe.",
+)
+_KEEP = typer.Option(False, "--keep-ids", help="Name folders after the source's IDs instead of pseudonyms.")
+_JSON = typer.Option(False, "--json", help="Print the manifest as JSON.")
+
+
+@group.callback()
+def _root() -> None:
+    pass
+
+
+@group.command("dicom")
+def dicom(
+    source: Path = _SOURCE,
+    out: Path = _OUT,
+    workers: int = _WORKERS,
+    sources: Path | None = _SOURCES,
+    keep_ids: bool = _KEEP,
+    as_json: bool = _JSON,
+) -> int:
+    """A tree of DICOM files: axial T2, ADC and every b-value, recognised by their tags."""
+    from prostate_ssl.data.importing.dicom import import_dicom
+
+    with _bars() as progress:
+        result = import_dicom(source, out, _count(workers), keep_ids, progress)
+    for damaged in result.unreadable:
+        typer.echo(f"warning: {damaged.file}: {damaged.problem}", err=True)
+    return _finish("dicom", out, result.outcomes, result.source_ids, sources, len(result.unreadable), as_json)
+
+
+def _count(workers: int) -> int:
+    import os
+
+    return workers or min(
+        8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    from contextlib import ExitStack
+
+    from prostate_ssl.cli.progress import progress_bar
+
+    with ExitStack() as stack:
+
+        def start(title: str, total: int) -> Callable[[], None]:
+            stack.close()
+            return stack.enter_context(progress_bar(title, total))
+
+        yield start
+
+
+def _finish(
+    kind: str,
+    out: Path,
+    outcomes: Sequence[CaseOutcome],
+    source_ids: dict[str, str],
+    sources: Path | None,
+    unread: int,
+    as_json: bool,
+) -> int:
+    """Write the manifest, print the table, choose the exit code: 1 if a patient or a file failed."""
+    import json
+
+    from prostate_ssl.data.importing.outcome import REPORT_NAME, write_manifest, write_sources
+    from prostate_ssl.errors import ProstateError
+
+    write_manifest(out, kind, outcomes, unread)
+    if sources is not None:
+        write_sources(sources, outcomes, source_ids)
+    if as_json:
+        print(json.dumps(json.loads((out / REPORT_NAME).read_text(encoding="utf-8")), indent=2))
+    else:
+        _print_outcomes(outcomes)
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    if failed or unread:
+        faults = [f"{outcome.case_id}: {outcome.reason}" for outcome in failed[:5]]
+        if unread:
+            faults.append(f"{unread} damaged files, named above")
+        raise ProstateError(
+            f"{len(outcomes) - len(failed)} of {len(outcomes)} patients were imported to {out}. Not in order: "
+            + "; ".join(faults)
+            + ". Mend or remove these and run the same command again: what is imported stays."
+        )
+    return 0
+
+
+def _print_outcomes(outcomes: Sequence[CaseOutcome]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    table = Table(Column("case", no_wrap=True), "series", "description", "is", "taken", "why")
+    for outcome in outcomes:
+        for line in outcome.series:
+            why = "; ".join((line.reason, *line.notes))
+            label = outcome.labels.get(line.number, "")
+            table.add_row(
+                outcome.case_id, str(line.number), label, line.kind, "yes" if line.taken else "no", why
+            )
+        if not outcome.series:
+            table.add_row(outcome.case_id, "", "", "", "no", outcome.reason)
+    console.print(table)
+    tally = {
+        name: sum(outcome.status == name for outcome in outcomes)
+        for name in ("imported", "unchanged", "failed")
+    }
+    console.print(", ".join(f"{count} {name}" for name, count in tally.items()), highlight=False)

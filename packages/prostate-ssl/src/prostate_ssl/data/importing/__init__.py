@@ -1,0 +1,1 @@
+"""Importing: DICOM, .mha, BIDS and loose NIfTI into the published folder layout."""

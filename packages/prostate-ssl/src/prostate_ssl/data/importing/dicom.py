@@ -1,0 +1,273 @@
+"""DICOM trees → the published layout. Series are recognised by their tags, never by folder names."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from prostate_ssl.data.importing.dicom_headers import (
+    Frame,
+    HeaderResult,
+    SeriesFacts,
+    SeriesKey,
+    list_files,
+    read_headers,
+)
+from prostate_ssl.data.importing.dicom_series import (
+    ADC,
+    COMPUTED,
+    DWI,
+    OTHER,
+    T2,
+    Judgement,
+    Series,
+    choose,
+    computed_b_value,
+    judge,
+)
+from prostate_ssl.data.importing.dicom_volumes import read_stack, stack_frames
+from prostate_ssl.data.importing.outcome import (
+    CaseOutcome,
+    NamedImage,
+    SeriesLine,
+    hash_of,
+    is_complete,
+    known_cases,
+    next_pseudonyms,
+    write_case,
+)
+from prostate_ssl.data.importing.parallel import parallel_map
+from prostate_ssl.data.volumes import UnreadableVolumeError
+from prostate_ssl.errors import ProstateError
+
+
+@dataclass(frozen=True)
+class ImportResult:
+    """Outcomes in order, original IDs by case (personal), damaged files."""
+
+    outcomes: tuple[CaseOutcome, ...]
+    source_ids: dict[str, str]
+    unreadable: tuple[HeaderResult, ...]
+
+
+@dataclass(frozen=True)
+class _Study:
+    patient: str
+    judgements: tuple[Judgement, ...]
+    case_id: str = ""
+    source_key: str = ""
+
+
+def import_dicom(
+    source: Path,
+    out: Path,
+    workers: int = 2,
+    keep_ids: bool = False,
+    progress: Callable[[str, int], Callable[[], None]] = lambda _title, _total: lambda: None,
+) -> ImportResult:
+    """Import every patient of a DICOM tree.
+
+    Args:
+        source: folder (or one file).
+        out: data folder; cases that were imported before and are whole are left alone.
+        workers: processes.
+        keep_ids: name folders after the PatientID instead of a pseudonym.
+        progress: (title, total) → a function that is called once an item.
+
+    Raises:
+        ProstateError: nothing there, no DICOM image in it, or the output cannot be written.
+    """
+    if not source.exists():
+        raise ProstateError(f"{source} does not exist. Name a folder of DICOM files.")
+    files = [source] if source.is_file() else list(list_files(source))
+    if not files:
+        raise ProstateError(f"{source} has no file in it. Name a folder of DICOM files.")
+    advance = progress("Reading headers", len(files))
+    results = []
+    for result in parallel_map(read_headers, files, workers, chunk=64):
+        results.append(result)
+        advance()
+    unreadable = tuple(result for result in results if result.is_dicom and not result.frames)
+    studies = _choose_studies(_sort_into_series(results))
+    if not studies:
+        raise ProstateError(_nothing_found(source, len(files), unreadable))
+    studies = _name_studies(studies, out, keep_ids)
+    out.mkdir(parents=True, exist_ok=True)
+    advance = progress("Importing", len(studies))
+    outcomes = []
+    for outcome in parallel_map(partial(import_study, out=out), studies, workers):
+        outcomes.append(outcome)
+        advance()
+    return ImportResult(tuple(outcomes), {study.case_id: study.patient for study in studies}, unreadable)
+
+
+def _nothing_found(source: Path, count: int, unreadable: Sequence[HeaderResult]) -> str:
+    if unreadable:
+        first = unreadable[0]
+        return (
+            f"None of the {count} files below {source} is a readable DICOM image; {len(unreadable)} are damaged "
+            f"(first: {first.file}: {first.problem}). Copy them anew from the archive."
+        )
+    return (
+        f"None of the {count} files below {source} is a DICOM image. Name the folder that holds the series."
+    )
+
+
+def _sort_into_series(results: Sequence[HeaderResult]) -> list[Series]:
+    frames: dict[SeriesKey, list[Frame]] = defaultdict(list)
+    facts: dict[SeriesKey, SeriesFacts] = {}
+    for result in results:
+        for key, fact, frame in result.frames:
+            frames[key].append(frame)
+            facts.setdefault(key, fact)
+    return [Series(key, facts[key], tuple(group)) for key, group in frames.items()]
+
+
+def _choose_studies(series: Sequence[Series]) -> list[_Study]:
+    """One study a patient: the one with most of T2, ADC and diffusion, of equals the latest."""
+    by_study: dict[tuple[str, str], list[Judgement]] = defaultdict(list)
+    for one in series:
+        by_study[one.key.patient, one.key.study].append(judge(one))
+    by_patient: dict[str, list[list[Judgement]]] = defaultdict(list)
+    for (patient, _), judgements in sorted(by_study.items()):
+        by_patient[patient].append(judgements)
+
+    def worth(judgements: list[Judgement]) -> tuple[int, str]:
+        kinds = {judgement.kind for judgement in judgements}
+        score = 4 * (T2 in kinds) + 2 * (DWI in kinds or COMPUTED in kinds) + (ADC in kinds)
+        return score, max(judgement.series.facts.study_date for judgement in judgements)
+
+    studies = []
+    for patient, candidates in sorted(by_patient.items()):
+        best = max(candidates, key=worth)
+        left = [
+            Judgement(judgement.series, OTHER, "another examination of this patient was taken")
+            for judgements in candidates
+            if judgements is not best
+            for judgement in judgements
+        ]
+        studies.append(_Study(patient, (*best, *left)))
+    return studies
+
+
+def _name_studies(studies: Sequence[_Study], out: Path, keep_ids: bool) -> list[_Study]:
+    """Give each study its old pseudonym if it was imported before, else the next free one."""
+    known = known_cases(out)
+    keys = [hash_of([frame.uid for j in study.judgements for frame in j.series.frames]) for study in studies]
+    taken = {str(document["case_id"]) for document in known.values()}
+    fresh = iter(next_pseudonyms(out, len(studies), taken))
+    named = []
+    for study, key in zip(studies, keys, strict=True):
+        if key in known:
+            name = str(known[key]["case_id"])
+        elif keep_ids:
+            name = _safe_folder(study.patient)
+        else:
+            name = next(fresh)
+        named.append(_Study(study.patient, study.judgements, name, key))
+    return named
+
+
+def _safe_folder(patient: str) -> str:
+    cleaned = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in patient).strip(".")
+    return cleaned or "unknown"
+
+
+def import_study(study: _Study, out: Path) -> CaseOutcome:
+    """Import one patient; what goes wrong with it is its outcome, not an exception."""
+    outcome = CaseOutcome(study.case_id, study.source_key)
+    outcome.labels = {j.series.facts.number: j.series.facts.description for j in study.judgements}
+    before = known_cases_of(out, study.case_id)
+    if before is not None and before["source_key"] == study.source_key and is_complete(out, before):
+        outcome.status, outcome.files = "unchanged", dict(before["files"])
+        outcome.series = [SeriesLine(**line) for line in before["series"]]
+        return outcome
+    if (out / study.case_id).exists():
+        outcome.status = "failed"
+        outcome.reason = f"{out / study.case_id} is there already and holds something else; remove it first"
+        return outcome
+    try:
+        images = _read_images(study.judgements, outcome)
+        write_case(out, outcome, images)
+    except ProstateError as error:
+        outcome.status, outcome.reason = "failed", error.message
+    return outcome
+
+
+def known_cases_of(out: Path, case_id: str) -> dict | None:  # type: ignore[type-arg]
+    """Manifest of one case in the output folder, or None."""
+    return next((doc for doc in known_cases(out).values() if doc["case_id"] == case_id), None)
+
+
+def _read_images(judgements: Sequence[Judgement], outcome: CaseOutcome) -> list[NamedImage]:
+    chosen: dict[str, Series] = {}
+    left: list[tuple[Series, str, str]] = [
+        (j.series, j.kind, j.reason) for j in judgements if j.kind == OTHER
+    ]
+    reasons = {id(j.series): j.reason for j in judgements}
+    for kind in (T2, ADC, DWI):
+        candidates = [j.series for j in judgements if j.kind == kind]
+        if not candidates:
+            continue
+        best, others = choose(candidates, kind, chosen.get(T2))
+        chosen[kind] = best
+        left += [(series, kind, reason) for series, reason in others]
+    computed = [j.series for j in judgements if j.kind == COMPUTED]
+    for series in computed:
+        chosen[f"{COMPUTED}-{computed_b_value(series):g}"] = series
+    if T2 not in chosen:
+        kinds = sorted({j.kind for j in judgements} - {OTHER}) or ["nothing of use"]
+        raise UnreadableVolumeError(
+            f"no axial T2 series (found: {', '.join(kinds)}), and every case needs one"
+        )
+    images = []
+    for kind, series in chosen.items():
+        images += _images_of(kind, series)
+    _say_series(outcome, chosen, left, reasons, images)
+    return images
+
+
+def _images_of(kind: str, series: Series) -> list[NamedImage]:
+    number = series.facts.number
+    if kind in (T2, ADC) or kind.startswith(COMPUTED):
+        stem = {T2: "ax_t2wi", ADC: "ax_adc"}.get(kind) or f"ax_dwi_b{kind.rsplit('-', 1)[1]}_calc"
+        return [_image(stem, series.frames, number)]
+    values = sorted({frame.b_value for frame in series.frames if frame.b_value is not None})
+    return [
+        _image(
+            f"ax_dwi_b{round(value)}", [frame for frame in series.frames if frame.b_value == value], number
+        )
+        for value in values
+    ]
+
+
+def _image(stem: str, frames: Sequence[Frame], number: int) -> NamedImage:
+    stack = stack_frames(frames, f"series {number} ({stem})")
+    files = tuple(dict.fromkeys(str(frame.file) for group in stack.places for frame in group))
+    return NamedImage(stem, read_stack(stack), number, files)
+
+
+def _say_series(
+    outcome: CaseOutcome,
+    chosen: dict[str, Series],
+    left: Sequence[tuple[Series, str, str]],
+    reasons: dict[int, str],
+    images: Sequence[NamedImage],
+) -> None:
+    for kind, series in chosen.items():
+        notes = tuple(
+            note for image in images if image.number == series.facts.number for note in image.volume.notes
+        )
+        plain = COMPUTED if kind.startswith(COMPUTED) else kind
+        outcome.series.append(_line(series, plain, True, reasons[id(series)], tuple(dict.fromkeys(notes))))
+    outcome.series += [_line(series, kind, False, reason) for series, kind, reason in left]
+    outcome.series.sort(key=lambda line: line.number)
+
+
+def _line(series: Series, kind: str, taken: bool, reason: str, notes: tuple[str, ...] = ()) -> SeriesLine:
+    values = tuple(sorted({frame.b_value for frame in series.frames if frame.b_value is not None}))
+    places = len({tuple(round(c, 2) for c in frame.position) for frame in series.frames})
+    return SeriesLine(series.facts.number, kind, taken, reason, places, values, notes)

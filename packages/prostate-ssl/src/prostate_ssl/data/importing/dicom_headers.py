@@ -1,0 +1,255 @@
+"""Reading DICOM headers: every file of a tree, classic or enhanced multi-frame, as frames of series."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+
+from prostate_ssl.data.importing.b_values import b_value_of, private_b_value
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One slice as its header describes it.
+
+    Attributes:
+        file, index: where its pixels are; index None for a single-frame file.
+        uid: SOP instance (with the frame's index): equal uids are copies.
+        position: (x, y, z) mm of the first pixel's centre, LPS. orientation: row and column cosines.
+        spacing: between rows, between columns, mm.
+        b_value: s/mm², or None. directional: a single diffusion direction, not a trace image.
+        acquisition: acquisition number, 0 where absent.
+        slope, intercept: stored value → intensity.
+    """
+
+    file: Path
+    index: int | None
+    uid: str
+    position: tuple[float, float, float]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, float]
+    b_value: float | None
+    directional: bool
+    acquisition: int
+    slope: float
+    intercept: float
+    thickness: float
+
+
+@dataclass(frozen=True)
+class SeriesKey:
+    """What sorts frames into series: an enhanced object may hold ADC and trace images in one file."""
+
+    patient: str
+    study: str
+    series: str
+    rows: int
+    columns: int
+    is_adc: bool
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What classification reads, in the standard's terms. Texts are lower case."""
+
+    number: int
+    description: str
+    image_type: tuple[str, ...]
+    modality: str
+    sequence: str
+    scanning_sequence: tuple[str, ...]
+    echo_time: float
+    repetition_time: float
+    study_date: str
+    frame_of_reference: str
+
+
+@dataclass(frozen=True)
+class HeaderResult:
+    """Of one file: its frames, or why there are none (`not-dicom` is no fault, `unreadable` is one)."""
+
+    file: Path
+    frames: tuple[tuple[SeriesKey, SeriesFacts, Frame], ...] = ()
+    problem: str = ""
+    is_dicom: bool = True
+
+
+def list_files(root: Path) -> Iterator[Path]:
+    """Every file below the root, hidden ones excepted, in a fixed order."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.upper() != "DICOMDIR":
+                yield Path(folder) / name
+
+
+def _looks_like_dicom(file: Path) -> bool:
+    try:
+        with file.open("rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return True
+
+
+def read_headers(file: Path) -> HeaderResult:
+    """Read one file's header; never raises: a damaged file is a result."""
+    marked = _looks_like_dicom(file) or file.suffix.lower() in (".dcm", ".ima")
+    try:
+        image = pydicom.dcmread(file, stop_before_pixels=True, force=marked)
+        if "SOPClassUID" not in image and "Rows" not in image:
+            return HeaderResult(file, problem="no DICOM image in it", is_dicom=marked)
+        if "Rows" not in image:
+            return HeaderResult(file, problem="not an image", is_dicom=False)
+        return HeaderResult(file, tuple(_frames_of(image, file)))
+    except InvalidDicomError:
+        return HeaderResult(file, problem="not DICOM", is_dicom=False)
+    except Exception as error:  # pydicom raises many kinds on damaged files
+        return HeaderResult(file, problem=f"{type(error).__name__}: {error}", is_dicom=marked)
+
+
+def _numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in (value if value is not None else ()))
+    if len(numbers) != count:
+        raise ValueError(f"{what} is missing")
+    return numbers
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    parts = [value] if isinstance(value, str) else list(value)
+    return tuple(str(part).upper() for part in parts)
+
+
+def _facts(image: Dataset, image_type: tuple[str, ...], echo: Any, repetition: Any) -> SeriesFacts:
+    words = f"{image.get('SeriesDescription', '')} {image.get('ProtocolName', '')}"
+    return SeriesFacts(
+        int(image.get("SeriesNumber") or 0),
+        words.strip().lower(),
+        image_type,
+        str(image.get("Modality", "")),
+        f"{image.get('SequenceName', '')} {image.get('PulseSequenceName', '')}".strip().lower(),
+        _texts(image.get("ScanningSequence")) or _enhanced_sequence(image),
+        float(echo or 0.0),
+        float(repetition or 0.0),
+        f"{image.get('StudyDate', '')}{image.get('StudyTime', '')}",
+        str(image.get("FrameOfReferenceUID", "")),
+    )
+
+
+def _enhanced_sequence(image: Dataset) -> tuple[str, ...]:
+    """Enhanced objects say it in other words: EchoPulseSequence SPIN | GRADIENT, EchoPlanarPulseSequence."""
+    kinds = []
+    if str(image.get("EchoPlanarPulseSequence", "")).upper() == "YES":
+        kinds.append("EP")
+    echo = str(image.get("EchoPulseSequence", "")).upper()
+    if echo:
+        kinds.append({"SPIN": "SE", "GRADIENT": "GR"}.get(echo, echo))
+    return tuple(kinds)
+
+
+def _key(image: Dataset, is_adc: bool) -> SeriesKey:
+    return SeriesKey(
+        str(image.get("PatientID", "")) or str(image.get("PatientName", "")) or "unknown",
+        str(image.get("StudyInstanceUID", "")),
+        str(image.get("SeriesInstanceUID", "")),
+        int(image.Rows),
+        int(image.Columns),
+        is_adc,
+    )
+
+
+def names_adc(image_type: tuple[str, ...], description: str) -> bool:
+    """Whether type or description call an image an ADC map (an exponential ADC map is none)."""
+    words = set(description.replace("_", " ").replace("-", " ").split())
+    if {"eadc", "exponential"} & words or "EADC" in image_type or "e-adc" in description:
+        return False
+    return "ADC" in image_type or "ADC_UNSPECIFIED" in image_type or description.endswith("adc") or (
+        "adc" in words or "_adc" in description or "apparent diffusion" in description
+    )  # fmt: skip
+
+
+def _frames_of(image: Dataset, file: Path) -> Iterator[tuple[SeriesKey, SeriesFacts, Frame]]:
+    if "PerFrameFunctionalGroupsSequence" in image:
+        yield from _enhanced_frames(image, file)
+        return
+    image_type = _texts(image.get("ImageType"))
+    facts = _facts(image, image_type, image.get("EchoTime"), image.get("RepetitionTime"))
+    spacing = _numbers(image.get("PixelSpacing"), 2, "PixelSpacing")
+    frame = Frame(
+        file,
+        None,
+        str(image.get("SOPInstanceUID", file)),
+        _numbers(image.get("ImagePositionPatient"), 3, "ImagePositionPatient"),  # type: ignore[arg-type]
+        _numbers(image.get("ImageOrientationPatient"), 6, "ImageOrientationPatient"),
+        (spacing[0], spacing[1]),
+        b_value_of(image),
+        _is_directional(image),
+        int(image.get("AcquisitionNumber") or 0),
+        float(image.get("RescaleSlope", 1) or 1),
+        float(image.get("RescaleIntercept", 0) or 0),
+        float(image.get("SliceThickness") or 0),
+    )
+    yield _key(image, names_adc(image_type, facts.description)), facts, frame
+
+
+def _is_directional(image: Dataset) -> bool:
+    said = str(image.get("DiffusionDirectionality", "")).upper()
+    if said:
+        return said in ("DIRECTIONAL", "BMATRIX")
+    if 0x0019100D in image:  # Siemens: DIRECTIONAL, ISOTROPIC, NONE
+        value = image[0x0019100D].value
+        return (value.decode("ascii", "ignore") if isinstance(value, bytes) else str(value)).startswith(
+            "DIRECT"
+        )
+    return False
+
+
+def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
+    """A functional group of a frame: its own, else the shared one, else empty."""
+    for functional in (own, shared):
+        sequence = functional.get(name)
+        if sequence:
+            return sequence[0]  # type: ignore[no-any-return]
+    return Dataset()
+
+
+def _enhanced_frames(image: Dataset, file: Path) -> Iterator[tuple[SeriesKey, SeriesFacts, Frame]]:
+    """Frames of an Enhanced MR object (PS3.3 A.36), each with its functional groups."""
+    shared = (image.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    for index, own in enumerate(image.PerFrameFunctionalGroupsSequence):
+        frame_type = _group(shared, own, "MRImageFrameTypeSequence").get("FrameType")
+        image_type = _texts(frame_type or image.get("ImageType"))
+        measures = _group(shared, own, "PixelMeasuresSequence")
+        diffusion = _group(shared, own, "MRDiffusionSequence")
+        values = _group(shared, own, "PixelValueTransformationSequence")
+        echo = _group(shared, own, "MREchoSequence").get("EffectiveEchoTime")
+        timing = _group(shared, own, "MRTimingAndRelatedParametersSequence").get("RepetitionTime")
+        facts = _facts(image, image_type, echo, timing)
+        b_value = diffusion.get("DiffusionBValue")
+        spacing = _numbers(measures.get("PixelSpacing"), 2, "PixelSpacing")
+        position = _group(shared, own, "PlanePositionSequence").get("ImagePositionPatient")
+        orientation = _group(shared, own, "PlaneOrientationSequence").get("ImageOrientationPatient")
+        content = _group(shared, own, "FrameContentSequence")
+        frame = Frame(
+            file,
+            index,
+            f"{image.get('SOPInstanceUID', file)}#{index}",
+            _numbers(position, 3, "ImagePositionPatient"),  # type: ignore[arg-type]
+            _numbers(orientation, 6, "ImageOrientationPatient"),
+            (spacing[0], spacing[1]),
+            private_b_value(own) if b_value is None else float(b_value),
+            str(diffusion.get("DiffusionDirectionality", "")).upper() in ("DIRECTIONAL", "BMATRIX"),
+            int(content.get("FrameAcquisitionNumber") or 0),
+            float(values.get("RescaleSlope", 1) or 1),
+            float(values.get("RescaleIntercept", 0) or 0),
+            float(measures.get("SliceThickness") or 0),
+        )
+        yield _key(image, names_adc(image_type, facts.description)), facts, frame

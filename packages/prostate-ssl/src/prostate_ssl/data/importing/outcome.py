@@ -1,0 +1,202 @@
+"""What an import did, case by case: the manifest, and writing a case all or nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from prostate_ssl.data.volumes import Volume, resample, same_grid, write_volume
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import write_json
+
+REPORT_NAME = "import_report.json"
+CASE_REPORT_NAME = "import.json"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SeriesLine:
+    """One source series (or file) and what became of it. Holds no free text of the source's header.
+
+    Attributes:
+        number: the series' number, or the place of the file in its folder.
+        kind: t2, adc, dwi, computed-b, mask or other.
+        taken: whether it is among the outputs.
+        reason: why it was taken or left.
+        slices, b_values: what it holds.
+    """
+
+    number: int
+    kind: str
+    taken: bool
+    reason: str
+    slices: int = 0
+    b_values: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class CaseOutcome:
+    """One patient.
+
+    Attributes:
+        case_id: pseudonym, the folder's name.
+        source_key: hash over the source images' unique ids; tells on a second run that this is the same case.
+        status: imported, unchanged or failed.
+        reason: of a failure.
+        series: every series of the source.
+        files: output name → shape (D, H, W), resampled or not, series number it came from, checksum.
+        sources: output name → source files; never part of the manifest, see `--sources`.
+        labels: for the table on the screen only: the series' descriptions, by series number.
+    """
+
+    case_id: str
+    source_key: str
+    status: str = "imported"
+    reason: str = ""
+    series: list[SeriesLine] = field(default_factory=list)
+    files: dict[str, dict[str, object]] = field(default_factory=dict)
+    sources: dict[str, list[str]] = field(default_factory=dict)
+    labels: dict[int, str] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, object]:
+        """The part that is written: nothing personal, no paths, no descriptions."""
+        document = asdict(self)
+        del document["sources"], document["labels"]
+        return document
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image on its way out: the stem of its file, the voxels, where they came from."""
+
+    stem: str
+    volume: Volume
+    number: int
+    sources: tuple[str, ...]
+    is_mask: bool = False
+
+
+def hash_of(parts: Sequence[str]) -> str:
+    """Hash of unique ids, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def write_case(out: Path, outcome: CaseOutcome, images: Sequence[NamedImage]) -> None:
+    """Write one case into a hidden folder and rename it; images are brought to the grid of `ax_t2wi`.
+
+    Raises:
+        ProstateError: the folder cannot be written (no space, no permission).
+    """
+    reference = next(image.volume for image in images if image.stem == "ax_t2wi")
+    beside = out / f".importing-{outcome.case_id}"
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        for image in images:
+            outcome.files[image.stem] = _write_image(beside, image, reference)
+            outcome.sources[image.stem] = list(image.sources)
+        write_json(
+            beside / CASE_REPORT_NAME, {"schema": "prostate-ssl/imported-case/1", **outcome.manifest()}
+        )
+        beside.rename(out / outcome.case_id)
+    except OSError as error:
+        raise ProstateError(f"{out / outcome.case_id} could not be written: {error}.") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _write_image(folder: Path, image: NamedImage, reference: Volume) -> dict[str, object]:
+    fits = same_grid(image.volume, reference)
+    if fits:
+        array, covered = image.volume.array, 1.0
+    else:
+        array, covered = resample(image.volume, reference, nearest=image.is_mask)
+    path = folder / f"{image.stem}.nii.gz"
+    dtype = np.uint8 if image.is_mask else _voxel_type(array)
+    write_volume(path, array > 0.5 if image.is_mask else array, reference.affine, dtype)
+    return {
+        "series": image.number,
+        "shape": list(array.shape),
+        "resampled": not fits,
+        "covers": round(covered, 4),
+        "notes": list(image.volume.notes),
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+
+
+def _voxel_type(array: np.ndarray) -> type:
+    """int16 where it loses nothing, else float32."""
+    whole = bool(np.all(array == np.rint(array)))
+    return np.int16 if whole and array.min() >= -32768 and array.max() <= 32767 else np.float32
+
+
+def known_cases(out: Path) -> dict[str, dict[str, object]]:
+    """Source key → manifest of the cases that stand in the output folder already."""
+    known = {}
+    for path in sorted(out.glob(f"*/{CASE_REPORT_NAME}")):
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            known[str(document["source_key"])] = document
+        except (OSError, ValueError, KeyError):
+            continue
+    return known
+
+
+def is_complete(out: Path, document: dict[str, object]) -> bool:
+    """Whether every file of a case's manifest is there with its checksum."""
+    files = document.get("files")
+    if not isinstance(files, dict) or not files:
+        return False
+    folder = out / str(document["case_id"])
+    for stem, facts in files.items():
+        path = folder / f"{stem}.nii.gz"
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+            return False
+    return True
+
+
+def write_manifest(out: Path, kind: str, outcomes: Sequence[CaseOutcome], unread: int) -> None:
+    """Write `import_report.json`: the cases of this run and those of earlier runs in the folder."""
+    here = {outcome.case_id: outcome.manifest() for outcome in outcomes}
+    before = {str(case["case_id"]): {**case, "status": "unchanged"} for case in known_cases(out).values()}
+    for case in before.values():
+        case.pop("schema", None)
+    cases = [(before | here)[name] for name in sorted(before | here)]
+    document = {
+        "schema": "prostate-ssl/import/1",
+        "kind": kind,
+        "version": VERSION,
+        "counts": {status: sum(case["status"] == status for case in cases) for status in ("imported", "unchanged", "failed")},
+        "unreadable_files": unread,
+        "cases": cases,
+    }  # fmt: skip
+    write_json(out / REPORT_NAME, document)
+
+
+def write_sources(path: Path, outcomes: Sequence[CaseOutcome], names: dict[str, str]) -> None:
+    """Write which source became what: pseudonym → original ID and files. Personal: written on request only."""
+    document = {
+        "schema": "prostate-ssl/import-sources/1",
+        "cases": {o.case_id: {"source_id": names[o.case_id], "files": o.sources} for o in outcomes},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, document)
+
+
+def next_pseudonyms(out: Path, count: int, taken: set[str]) -> list[str]:
+    """The next free `case_0001`, `case_0002`, …"""
+    names: list[str] = []
+    number = 0
+    while len(names) < count:
+        number += 1
+        name = f"case_{number:04d}"
+        if name not in taken and not (out / name).exists():
+            names.append(name)
+    return names
