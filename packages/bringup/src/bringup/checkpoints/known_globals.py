@@ -1,0 +1,78 @@
+"""Names that checkpoints use, and names that none needs: the tables behind the verdicts."""
+
+from __future__ import annotations
+
+from bringup.checkpoints.tensors import DTYPE_ALIASES, ELEMENT_TYPES, STORAGE_TYPES
+
+_WRITTEN_BY_CHECKPOINTS: dict[str, str] = {
+    "builtins": """
+        set frozenset list tuple dict bytearray bytes complex int float str bool slice range object type
+    """,
+    "collections": "OrderedDict defaultdict Counter deque",
+    "datetime": "date time datetime timedelta timezone",
+    "pathlib": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+    "pathlib._local": "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath",
+    "_codecs": "encode",
+    "copyreg": "_reconstructor __newobj__ __newobj_ex__",
+    "types": "SimpleNamespace",
+    "argparse": "Namespace",
+    "uuid": "UUID",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
+    "torch": """
+        Size device dtype layout Tensor FloatTensor DoubleTensor HalfTensor BFloat16Tensor LongTensor
+        IntTensor ShortTensor CharTensor ByteTensor BoolTensor strided sparse_coo sparse_csr sparse_csc
+        sparse_bsr sparse_bsc per_tensor_affine per_channel_affine per_tensor_symmetric
+        per_channel_symmetric per_channel_affine_float_qparams
+    """,
+    "torch.storage": "_load_from_bytes UntypedStorage TypedStorage",
+    "torch._utils": """
+        _rebuild_tensor _rebuild_tensor_v2 _rebuild_tensor_v3 _rebuild_parameter
+        _rebuild_parameter_with_state _rebuild_qtensor _rebuild_sparse_tensor _rebuild_nested_tensor
+        _rebuild_meta_tensor_no_storage _rebuild_device_tensor_from_numpy _rebuild_xla_tensor
+        _rebuild_device_tensor_from_cpu_tensor
+    """,
+    "torch._tensor": "_rebuild_from_type _rebuild_from_type_v2",
+    "torch.tensor": "_rebuild_from_type",
+    "torch.serialization": "_get_layout",
+    "torch.nn": "Parameter",
+    "torch.nn.parameter": "Parameter Buffer",
+    "torch.autograd.variable": "Variable",
+    "torch.jit._pickle": """
+        build_intlist build_doublelist build_boollist build_tensorlist build_tensor_from_id restore_type_tag
+    """,
+    "numpy": "ndarray dtype",
+    "numpy.core.multiarray": "_reconstruct scalar",
+    "numpy._core.multiarray": "_reconstruct scalar",
+    "numpy.core.numeric": "_frombuffer",
+    "numpy._core.numeric": "_frombuffer",
+}
+
+HARMLESS: frozenset[str] = frozenset(
+    [f"{module}.{name}" for module, names in _WRITTEN_BY_CHECKPOINTS.items() for name in names.split()]
+    + [f"torch.{name}" for name in [*ELEMENT_TYPES, *DTYPE_ALIASES, *STORAGE_TYPES]]
+    + [f"torch.cuda.{name}" for name in STORAGE_TYPES]
+)
+"""Globals that mean tensors, containers and plain values."""
+
+TYPE_MODULES = frozenset(
+    ["typing", "typing_extensions", "inspect", "enum", "types", "numbers", "collections.abc", "abc"]
+)
+"""Names of these appear inside type annotations, which layers of torch_geometric carry along."""
+TYPE_NAMES_REFUSED = frozenset(
+    ["types.FunctionType", "types.CodeType", "types.LambdaType", "types.MethodType"]
+)
+HARMLESS_TYPE_CALLS = frozenset(
+    [
+        "inspect.Parameter",
+        "inspect.Signature",
+        "inspect._ParameterKind",
+        "types.GenericAlias",
+        "typing.TypeVar",
+    ]
+)
+
+MENTION_IS_ENOUGH: tuple[str, ...] = tuple(
+    ["torch.hub", "torch.load", "torch.package", "torch.jit.load", "torch.jit.frontend", "torch.jit.unsupported", "torch.serialization.load", "torch.utils.cpp_extension", "torch.utils.bottleneck", "torch.utils.collect_env", "torch.utils._config_module", "torch.utils.data.datapipes.utils.decoder", "torch._dynamo", "torch._inductor", "torch.fx.experimental", "torch.distributed.rpc", "torch.ops.load_library", "torch._ops", "torch.classes", "torch.multiprocessing", "torch.testing", "torch._C._jit", "torch.cuda._compile_kernel", "torch._library", "numpy.load", "numpy.loads", "numpy.fromfile", "numpy.memmap", "numpy.testing", "numpy.f2py", "numpy.ctypeslib", "numpy.distutils", "numpy.lib", "numpy.save", "numpy.fromregex", "numpy.genfromtxt", "pandas.read_pickle", "pandas.eval", "pandas.io", "joblib", "dill", "cloudpickle", "jsonpickle", "pip", "setuptools", "pkg_resources", "IPython", "jupyter_client", "requests", "urllib3", "httpx", "aiohttp", "yaml", "fsspec", "sympy.parsing", "sympy.sympify", "win32api", "paramiko", "fabric", "sh", "plumbum", "pexpect", "psutil", "cffi", "numba", "nltk.app", "pty", "commands", "popen2", "distutils", "imp", "__main__.__builtins__"]
+)
+"""What reaches the system, the network or an interpreter; below these names everything counts."""
