@@ -1,1 +1,68 @@
 """What the world offers: GPUs, toolkits, torch builds, extensions. TOML data, each row with its source."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from bringup.binaries.architectures import Architecture, ComputeCapability
+from bringup.binaries.compatibility import carries
+from bringup.catalog.gpu_names import find_gpu
+from bringup.catalog.schema import DriverMinimum, Gpu, TorchBuild
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["Catalog", "load"]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """All tables, checked."""
+
+    torch_builds: tuple[TorchBuild, ...]
+    drivers: tuple[DriverMinimum, ...]
+    gpus: tuple[Gpu, ...]
+
+    def find_gpu(self, text: str) -> tuple[str, ComputeCapability]:
+        """Name and compute capability of what a person calls a GPU: «RTX 5090», «5070 Ti», sm_120, 12.0.
+
+        Raises:
+            BringupError: `unknown-gpu`, with the nearest name.
+        """
+        return find_gpu(text, self.gpus)
+
+    def torch_runs_on(self, build: TorchBuild, capability: ComputeCapability) -> bool:
+        """Whether the build carries machine code or PTX that this chip can use."""
+        code = [Architecture.parse(name) for name in build.machine_code]
+        ptx = [Architecture.parse(name) for name in build.ptx]
+        return carries(code, ptx, capability)
+
+    def minimum_driver(self, cuda: str, windows: bool) -> str | None:
+        """Oldest driver for programs of this CUDA version; None where the catalog does not know."""
+        major = int(cuda.split(".")[0])
+        row = next((row for row in self.drivers if row.cuda_major == major), None)
+        if row is None:
+            return None
+        return row.windows if windows else row.linux
+
+
+def _table(file: str, name: str) -> list[dict[str, Any]]:
+    text = (resources.files(__package__) / "data" / file).read_text(encoding="utf-8")
+    rows: list[dict[str, Any]] = tomllib.loads(text)[name]
+    return rows
+
+
+@cache
+def load() -> Catalog:
+    """Read and check the packaged data."""
+    return Catalog(
+        torch_builds=tuple(TorchBuild.model_validate(row) for row in _table("torch.toml", "torch_builds")),
+        drivers=tuple(DriverMinimum.model_validate(row) for row in _table("drivers.toml", "drivers")),
+        gpus=tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus")),
+    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-VERBS: tuple[str, ...] = ()
+VERBS: tuple[str, ...] = ("up",)
 GROUPS: tuple[str, ...] = ()
 
 app = typer.Typer(

@@ -1,0 +1,63 @@
+"""The catalog's rows. Every row names its source; `verified` says whether a binary was read to check it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CudaVersion = Annotated[str, Field(pattern=r"^\d+\.\d+$")]
+MachineCode = Annotated[str, Field(pattern=r"^sm_\d{2,3}[af]?$")]
+Ptx = Annotated[str, Field(pattern=r"^compute_\d{2,3}[af]?$")]
+
+
+class Row(BaseModel):
+    """Base of all rows.
+
+    Attributes:
+        source: the document or binary that the row was taken from.
+        verified: a published binary was read and agrees.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    verified: bool = False
+
+
+class TorchBuild(Row):
+    """One build of one torch release.
+
+    Attributes:
+        cuda: the CUDA that it was built with, None for a CPU build.
+        local: its local version label, "cu128" or "cpu"; the package index's default build has none.
+        index: PyTorch's own wheel index that carries it; None: the default build of the package index.
+        machine_code, ptx: in every counting container of its libraries, as published for x86_64 Linux.
+        python: range of Python versions with wheels.
+    """
+
+    version: str
+    cuda: CudaVersion | None
+    local: str
+    index: str | None = None
+    machine_code: tuple[MachineCode, ...] = ()
+    ptx: tuple[Ptx, ...] = ()
+    python: str
+    platforms: tuple[str, ...]
+    torchvision: str | None = None
+    torchaudio: str | None = None
+
+
+class DriverMinimum(Row):
+    """The oldest driver that runs programs of a CUDA major version (minor-version compatibility)."""
+
+    cuda_major: int
+    linux: str
+    windows: str
+
+
+class Gpu(Row):
+    """One marketing name and the compute capability of its chip."""
+
+    name: str
+    capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]

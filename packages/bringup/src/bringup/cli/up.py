@@ -1,0 +1,176 @@
+"""`bringup up`: facts → plan → apply → verify → run → report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bringup.facts.machine import MachineFacts
+    from bringup.plan.model import Plan
+    from bringup.recipes.schema import Recipe
+    from bringup.steps.apply import Applied
+    from bringup.steps.run import Run, StageResult
+    from bringup.steps.verify import Proof
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a recipe file.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="After `--`: handed to the workload.")] = None,
+    demo: Annotated[bool, typer.Option("--demo", help="On data that the workload makes itself.")] = False,
+    data: Annotated[Path | None, typer.Option(help="The folder of your data.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the run is kept (default: the state folder).")
+    ] = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="Plan for this GPU instead of those here.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU although a GPU is here.")] = False,
+    profile: Annotated[str | None, typer.Option(help="A profile of the recipe.")] = None,
+    installer: Annotated[str | None, typer.Option(help="pip or uv.")] = None,
+    find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Install from --find-links alone.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run and begin anew.")] = False,
+) -> None:
+    """Look, plan, install, prove and run a workload; the last line printed is its report."""
+    from bringup.catalog import load as load_catalog
+    from bringup.errors import BringupError
+    from bringup.facts.machine import read_machine
+    from bringup.recipes import load as load_recipe
+    from bringup.report.console import output
+    from bringup.report.messages import say
+    from bringup.report.tables import facts_table
+    from bringup.steps.apply import InstallOptions
+    from bringup.steps.run import data_run, demo_run
+
+    if demo == (data is not None):
+        raise BringupError("demo-or-data", exit_code=2, recipe=recipe)
+    chosen = load_recipe(recipe)
+    links = tuple(find_links or ())
+    if data is not None:
+        data_run(chosen, data, (), False, out)  # Refuse bad data before anything is installed.
+    console = output()
+    machine = read_machine()
+    console.print(say("up.facts"), style="bold", markup=False)
+    console.print(facts_table(machine))
+    plan = _plan(chosen, machine, load_catalog(), gpu or [], cpu, profile, links, offline)
+    _show_plan(plan)
+    applied = _apply(plan, InstallOptions(installer, links, offline))
+    on_gpu = bool(plan.gpus) and not gpu
+    words = tuple(arguments or ())
+    run = data_run(chosen, data, words, on_gpu, out) if data else demo_run(chosen, words, on_gpu)
+    stages = _run(chosen, run, applied, fresh)
+    page = _report(chosen, run, machine, plan, applied, stages)
+    typer.echo(page)
+
+
+def _plan(
+    recipe: Recipe,
+    machine: MachineFacts,
+    catalog: object,
+    gpu: list[str],
+    cpu: bool,
+    profile: str | None,
+    links: tuple[Path, ...],
+    offline: bool,
+) -> Plan:
+    from bringup.catalog import Catalog
+    from bringup.cli.gpu_names import named_gpus
+    from bringup.plan.planner import Wishes, make_plan
+    from bringup.report.console import remarks
+    from bringup.report.messages import say
+
+    assert isinstance(catalog, Catalog)
+    wishes = Wishes(gpus=named_gpus(gpu), cpu=cpu, profile=profile, find_links=links, offline=offline)
+    console = remarks()
+    with console.status(say("up.planning")):
+        return make_plan(recipe, machine, catalog, wishes)
+
+
+def _show_plan(plan: Plan) -> None:
+    from bringup import state
+    from bringup.plan.model import write_plan
+    from bringup.report.console import output
+    from bringup.report.messages import say
+    from bringup.report.tables import choices_table, home_relative, plan_table
+
+    path = state.environments() / plan.environment / "plan.toml"
+    write_plan(plan, path)
+    console = output()
+    console.print()
+    console.print(say("up.plan", path=home_relative(path)), style="bold", markup=False)
+    console.print(choices_table(plan, explain=False))
+    console.print()
+    console.print(plan_table(plan))
+
+
+def _apply(plan: Plan, options: object) -> Applied:
+    from bringup.report.console import output
+    from bringup.report.messages import say
+    from bringup.report.progress import StepDisplay, step_title
+    from bringup.report.tables import home_relative, proof_table
+    from bringup.steps.apply import InstallOptions, apply_plan
+    from bringup.steps.installers import progress_text
+
+    assert isinstance(options, InstallOptions)
+    console = output()
+    console.print()
+    console.print(say("up.apply"), style="bold", markup=False)
+    with StepDisplay(console, step_title, progress_text) as display:
+        applied = apply_plan(plan, display, options)
+    console.print(say("up.environment", path=home_relative(applied.slot.target.root)), markup=False)
+    if applied.proof:
+        console.print(proof_table(applied.proof))
+    return applied
+
+
+def _run(recipe: Recipe, run: Run, applied: Applied, fresh: bool) -> tuple[StageResult, ...]:
+    from bringup.report.console import output
+    from bringup.report.messages import current_language, say
+    from bringup.report.progress import StepDisplay
+    from bringup.report.tables import home_relative
+    from bringup.steps.run import run_stages
+
+    titles = {stage.name: getattr(stage.title, current_language()) for stage in recipe.stages}
+    console = output()
+    console.print()
+    console.print(say("up.run", path=home_relative(run.folder)), style="bold", markup=False)
+    with StepDisplay(console, lambda name: titles[name]) as display:
+        return run_stages(recipe, run, applied.slot, display, fresh)
+
+
+def _report(
+    recipe: Recipe,
+    run: Run,
+    machine: MachineFacts,
+    plan: Plan,
+    applied: Applied,
+    stages: tuple[StageResult, ...],
+) -> Path:
+    from bringup.report.messages import current_language
+    from bringup.report.progress import step_title
+    from bringup.report.run_report import Timed, write_run_report
+    from bringup.report.tables import check_title, fact_rows, reason
+
+    language = current_language()
+    titles = {stage.name: getattr(stage.title, language) for stage in recipe.stages}
+    steps = [Timed(step_title(name), seconds, applied.reused) for name, seconds in applied.seconds.items()]
+    done = [Timed(titles[row.name], row.seconds, row.reused) for row in stages]
+    page = run.folder / "report.html"
+    write_run_report(
+        page,
+        title=getattr(recipe.title, language),
+        sections_file=run.folder / recipe.report if recipe.report else None,
+        facts=fact_rows(machine),
+        choices=[(choice.subject, choice.chosen, reason(choice.why)) for choice in plan.choices],
+        checks=[(check.ok, check_title(check), check.detail) for check in _proof(applied).checks],
+        timed=[*steps, *done],
+    )
+    return page
+
+
+def _proof(applied: Applied) -> Proof:
+    """The proof of this apply, or the one kept with the environment."""
+    from bringup.steps.verify import read_proof
+
+    return applied.proof or read_proof(applied.slot.proof)

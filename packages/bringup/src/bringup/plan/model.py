@@ -1,0 +1,202 @@
+"""The plan file: readable, editable, the same for the same inputs, and checked again when applied.
+
+A plan is also the lock: exact versions with their hashes. Reasons are identifiers with parameters;
+their words are made in `report`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bringup import state
+from bringup.errors import BringupError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+SCHEMA: Literal["bringup/plan/1"] = "bringup/plan/1"
+Value = str | int | float | bool
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Row(BaseModel):
+    """Base of the plan's tables."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Reason(Row):
+    """Why something was chosen or rejected: a key of the message catalogue and its parameters."""
+
+    id: str
+    parameters: dict[str, Value] = {}
+
+
+class Rejected(Row):
+    """What was not taken, and why."""
+
+    what: str
+    why: Reason
+
+
+class Choice(Row):
+    """One decision of the planner."""
+
+    subject: str
+    chosen: str
+    why: Reason
+    rejected: tuple[Rejected, ...] = ()
+
+
+class LockedPackage(Row):
+    """One distribution, exactly. `index`: a key of `Plan.indexes`; None means the user's own index."""
+
+    name: str
+    version: str
+    sha256: Sha256 | None = None
+    file: str = ""
+    index: str | None = None
+    size: int | None = None
+
+
+class Estimate(Row):
+    """What applying costs, as far as it can be known beforehand. Bytes and seconds."""
+
+    download: int = 0
+    disk: int = 0
+    seconds: int = 0
+
+
+class CreateEnvironment(Row):
+    """A new, empty environment from an interpreter. `overlay`: an interpreter whose packages show through."""
+
+    kind: Literal["create-environment"] = "create-environment"
+    id: str
+    python: str
+    interpreter: str
+    overlay: str | None = None
+
+
+class InstallPackages(Row):
+    """Locked packages, without looking at their requirements again."""
+
+    kind: Literal["install-packages"] = "install-packages"
+    id: str
+    packages: tuple[str, ...]
+
+
+class InstallOwn(Row):
+    """One of our own packages, from the checkout or a bundled wheel. `content`: hash of its source."""
+
+    kind: Literal["install-own"] = "install-own"
+    id: str
+    package: str
+    content: str
+
+
+class Verify(Row):
+    """The proof. The environment is switched in only when it holds."""
+
+    kind: Literal["verify"] = "verify"
+    id: str
+    imports: tuple[str, ...] = ()
+    probes: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+
+
+Step = Annotated[
+    CreateEnvironment | InstallPackages | InstallOwn | Verify,
+    Field(discriminator="kind"),
+]
+
+
+class Plan(Row):
+    """Everything that `bringup apply` does, in order."""
+
+    schema_: Literal["bringup/plan/1"] = Field(alias="schema")
+    recipe: str
+    environment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    profile: str = "default"
+    platform: str
+    gpus: tuple[str, ...] = ()
+    indexes: dict[str, str] = {}
+    estimate: Estimate = Estimate()
+    choices: tuple[Choice, ...] = ()
+    packages: tuple[LockedPackage, ...] = ()
+    steps: tuple[Step, ...]
+
+    @model_validator(mode="after")
+    def _is_coherent(self) -> Plan:
+        names = [step.id for step in self.steps]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two steps are called {name!r}")
+        if not self.steps or not isinstance(self.steps[0], CreateEnvironment):
+            raise ValueError("the first step must be of kind create-environment")
+        if not isinstance(self.steps[-1], Verify):
+            raise ValueError("the last step must be of kind verify: nothing is switched in without a proof")
+        locked = {package.name for package in self.packages}
+        for step in self.steps:
+            if isinstance(step, InstallPackages) and (missing := set(step.packages) - locked):
+                raise ValueError(f"step {step.id!r} installs {sorted(missing)[0]!r}, which is not locked")
+        for package in self.packages:
+            if package.index is not None and package.index not in self.indexes:
+                raise ValueError(f"package {package.name!r} names the unknown index {package.index!r}")
+        return self
+
+    def package(self, name: str) -> LockedPackage:
+        """The locked package of this name."""
+        return next(package for package in self.packages if package.name == name)
+
+    @property
+    def key(self) -> str:
+        """Hash of what the environment will be: two plans with one key make the same environment."""
+        document = self.model_dump(mode="json", include={"platform", "packages", "steps", "indexes"})
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+    def step_key(self, step: Step) -> str:
+        """Hash of one step's inputs: what the journal compares to know that it is done."""
+        document: dict[str, Any] = {"step": step.model_dump(mode="json")}
+        if isinstance(step, InstallPackages):
+            rows = (self.package(name) for name in step.packages)
+            document["packages"] = [row.model_dump(mode="json") for row in rows]
+        return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_toml(self) -> str:
+        """The file's text."""
+        document = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return tomli_w.dumps(document)
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write the file atomically."""
+    state.write_atomically(path, plan.to_toml())
+
+
+def read_plan(path: Path) -> Plan:
+    """Read and check a plan.
+
+    Raises:
+        BringupError: `plan-unreadable`, `plan-syntax` or `plan-invalid`, naming the place.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BringupError("plan-unreadable", exit_code=2, path=path, text=error) from error
+    except tomllib.TOMLDecodeError as error:
+        raise BringupError("plan-syntax", exit_code=2, path=path, text=error) from error
+    try:
+        return Plan.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "plan"
+        raise BringupError("plan-invalid", exit_code=2, path=path, place=place, text=first["msg"]) from error

@@ -1,0 +1,208 @@
+"""Asking a package index what there is and what fits together: pip's own resolver, nothing installed.
+
+A resolver environment per interpreter (pip alone, kept in the cache) answers, so that tags, markers
+and the user's pip configuration are those of the environment that will be made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from bringup import state
+from bringup.errors import BringupError
+from bringup.facts.interpreters import Interpreter
+
+_OLDEST_PIP = Version("24.0")  # Older ones download whole wheels for a dry run.
+_NETWORK = re.compile(
+    r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Max retries exceeded|"
+    r"ConnectTimeout|ReadTimeout|Network is unreachable|Connection refused|ProxyError|getaddrinfo failed|"
+    r"Connection (?:reset|aborted)|No route to host"
+)
+_CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED|SSLError")
+_SPACE = re.compile(r"No space left on device|Errno 28|not enough space on the disk")
+_ABSENT = re.compile(r"No matching distribution found for (.+)")
+_CONFLICT = re.compile(r"ResolutionImpossible|conflicting dependencies")
+_HASH = re.compile(r"THESE PACKAGES DO NOT MATCH THE HASHES|Hash mismatch|hash mismatch")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One distribution as the index offers it. `url` may hold credentials: never written down."""
+
+    name: str
+    version: str
+    sha256: str | None
+    url: str
+    requires: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        """The file's name at the end of its URL."""
+        return self.url.rpartition("/")[2].partition("#")[0].replace("%2B", "+")
+
+
+def explain_installer_failure(log: str, subject: str) -> BringupError:
+    """The error that an installer's output stands for, the most specific reason first."""
+    tail = " · ".join(line.strip() for line in log.strip().splitlines()[-3:])
+    if _SPACE.search(log):
+        return BringupError("no-space", subject=subject, path=state.home())
+    if _HASH.search(log):
+        return BringupError("wrong-hash", subject=subject, text=tail)
+    if _NETWORK.search(log):
+        return BringupError("no-network", subject=subject, text=tail)
+    if _CERTIFICATE.search(log):
+        return BringupError("untrusted-index", subject=subject, text=tail)
+    absent = _ABSENT.search(log)
+    if absent:
+        return BringupError("no-matching-distribution", requirement=absent[1].strip(), subject=subject)
+    if _CONFLICT.search(log):
+        conflict = [line.strip() for line in log.splitlines() if "depends on" in line or "requires" in line]
+        return BringupError("requirements-conflict", subject=subject, text=" · ".join(conflict[:4]) or tail)
+    return BringupError("installer-failed", subject=subject, text=tail or "no output")
+
+
+class Resolver:
+    """pip of one interpreter, in an environment of its own.
+
+    Args:
+        interpreter: whose tags and version decide what fits.
+        find_links: folders of wheels to look into as well.
+        offline: look nowhere else than in these folders.
+    """
+
+    def __init__(
+        self, interpreter: Interpreter, find_links: Sequence[Path] = (), offline: bool = False
+    ) -> None:
+        self.interpreter = interpreter
+        self._find_links = tuple(find_links)
+        self._offline = offline
+        version = interpreter.version.replace(".", "_")
+        self._folder = (
+            state.cache() / "resolvers" / f"python-{version}-{zlib.crc32(interpreter.path.encode()):08x}"
+        )
+
+    @property
+    def _python(self) -> Path:
+        return self._folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+    def _source_options(self, index: str | None) -> list[str]:
+        options = [f"--find-links={folder}" for folder in self._find_links]
+        if self._offline:
+            options.append("--no-index")
+        elif index:
+            options.append(f"--extra-index-url={index}")
+        return options
+
+    def _pip(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(self._python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
+        # pip's messages are read here: they must be English.
+        environment = os.environ | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PIP_RETRIES": "2"}
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+
+    def _pip_version(self) -> Version | None:
+        try:
+            answer = self._pip("--version")
+            return Version(answer.stdout.split()[1]) if answer.returncode == 0 else None
+        except (OSError, IndexError, InvalidVersion):
+            return None
+
+    def prepare(self) -> None:
+        """Make the resolver environment if it is not there; safe with several processes.
+
+        Raises:
+            BringupError: the environment cannot be made, or no pip that is new enough is reachable.
+        """
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._folder}.lock"):
+            if not self._python.exists():
+                command = [self.interpreter.path, "-m", "venv", "--clear", str(self._folder)]
+                made = subprocess.run(command, capture_output=True, text=True, errors="replace")
+                if made.returncode:
+                    raise explain_environment_failure(made.stdout + made.stderr, self.interpreter)
+            version = self._pip_version()
+            if version is None or version < _OLDEST_PIP:
+                options = self._source_options(None)
+                upgraded = self._pip("install", "--quiet", "--upgrade", *options, f"pip>={_OLDEST_PIP}")
+                if upgraded.returncode and not self._offline:
+                    raise explain_installer_failure(upgraded.stdout + upgraded.stderr, "pip")
+
+    def versions(self, name: str, index: str | None = None, only_index: str | None = None) -> list[Version]:
+        """All versions (with local labels) that fit the interpreter, newest first; [] if there are none.
+
+        Args:
+            index: looked at beside the user's own; `only_index` in their place.
+
+        Raises:
+            BringupError: the index cannot be reached.
+        """
+        options = self._source_options(index)
+        if only_index and not self._offline:
+            options = [f"--index-url={only_index}", "--no-cache-dir"]
+        answer = self._pip("index", "versions", *options, name)
+        for line in answer.stdout.splitlines():
+            if line.startswith("Available versions:"):
+                listed = (text.strip() for text in line.partition(":")[2].split(","))
+                return sorted((Version(text) for text in listed if text), reverse=True)
+        log = answer.stdout + answer.stderr
+        if _NETWORK.search(log) or _CERTIFICATE.search(log):
+            raise explain_installer_failure(log, name)
+        return []
+
+    def resolve(
+        self, requirements: Iterable[str], index: str | None = None, with_dependencies: bool = True
+    ) -> list[Resolved]:
+        """What an installation of these requirements into an empty environment would take.
+
+        Raises:
+            BringupError: nothing matches, requirements contradict each other, the index is unreachable.
+        """
+        wanted = list(requirements)
+        with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
+            report = Path(folder) / "report.json"
+            options = ["--dry-run", "--ignore-installed", "--quiet", "--only-binary=:all:"]
+            if not with_dependencies:
+                options.append("--no-deps")
+            options += [f"--report={report}", *self._source_options(index)]
+            answer = self._pip("install", *options, *wanted)
+            if answer.returncode:
+                subject = ", ".join(wanted[:3])
+                raise explain_installer_failure(answer.stdout + answer.stderr, subject)
+            rows = json.loads(report.read_text(encoding="utf-8"))["install"]
+        return sorted((_resolved(row) for row in rows), key=lambda row: row.name)
+
+
+def _resolved(row: dict[str, object]) -> Resolved:
+    information = row["download_info"]
+    described = row["metadata"]
+    assert isinstance(information, dict)
+    assert isinstance(described, dict)
+    hashes = information.get("archive_info", {}).get("hashes", {})
+    return Resolved(
+        name=canonicalize_name(described["name"]),
+        version=described["version"],
+        sha256=hashes.get("sha256"),
+        url=information["url"],
+        requires=tuple(described.get("requires_dist", ())),
+    )
+
+
+def explain_environment_failure(log: str, interpreter: Interpreter) -> BringupError:
+    """Why `python -m venv` did not make an environment."""
+    if _SPACE.search(log):
+        return BringupError("no-space", subject="venv", path=state.home())
+    if "ensurepip" in log or "No module named venv" in log:
+        return BringupError("no-ensurepip", python=interpreter.path, version=interpreter.version)
+    tail = " · ".join(log.strip().splitlines()[-3:])
+    return BringupError("environment-failed", python=interpreter.path, text=tail or "no output")

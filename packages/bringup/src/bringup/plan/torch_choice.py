@@ -1,0 +1,184 @@
+"""Which torch build: a CUDA build that has code for every GPU and whose driver suffices, else the CPU build.
+
+The catalog proposes, the index decides what can be had, and `verify` reads the installed binaries back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from bringup.binaries.architectures import ComputeCapability
+from bringup.catalog import Catalog
+from bringup.catalog.schema import TorchBuild
+from bringup.errors import BringupError
+from bringup.facts.gpus import DriverFacts
+from bringup.plan.model import Choice, Reason, Rejected, Value
+from bringup.plan.resolve import Resolver
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+
+@dataclass(frozen=True)
+class TorchQuestion:
+    """What the choice depends on.
+
+    Attributes:
+        gpus: compute capabilities to serve; empty means the CPU.
+        driver: of this machine; None when planning for another machine's GPU.
+        platform: for example "linux-x86_64".
+        allowed: the recipe's range of torch versions.
+        on_windows: whether Windows' driver minimums apply (Windows itself and WSL2).
+    """
+
+    gpus: tuple[ComputeCapability, ...]
+    driver: DriverFacts | None
+    platform: str
+    allowed: SpecifierSet
+    on_windows: bool
+    cuda: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TorchChoice:
+    """An exact torch. `index`: its own wheel index, None where the user's index has it."""
+
+    version: Version
+    cuda: str | None
+    index: str | None
+    choice: Choice
+
+
+def _newest(versions: Sequence[Version], allowed: SpecifierSet, local: str | None) -> Version | None:
+    fitting = (v for v in versions if v.local == local and allowed.contains(v.public, prereleases=False))
+    return max(fitting, default=None)
+
+
+def _choose_cpu(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchChoice:
+    """The CPU build: by its label on the user's index or PyTorch's, else a default that is one."""
+    listed = resolver.versions("torch")
+    rejected: list[Rejected] = []
+
+    def chosen(version: Version, index: str | None, why: str) -> TorchChoice:
+        choice = Choice(subject="torch", chosen=str(version), why=Reason(id=why), rejected=tuple(rejected))
+        return TorchChoice(version, None, index, choice)
+
+    labelled = _newest(listed, question.allowed, "cpu")
+    plain = _newest(listed, question.allowed, None)
+    if labelled:
+        if plain and plain > labelled:
+            rejected.append(Rejected(what=str(plain), why=Reason(id="torch-is-cuda-build")))
+        return chosen(labelled, None, "torch-cpu-no-gpu")
+    cuda_by_default = {build.version for build in catalog.torch_builds if build.index is None and build.cuda}
+    if plain and not question.platform.startswith("linux-x86_64") and plain.public not in cuda_by_default:
+        return chosen(plain, None, "torch-cpu-no-gpu")
+    try:
+        there = _newest(resolver.versions("torch", only_index=CPU_INDEX), question.allowed, "cpu")
+    except BringupError:
+        there = None
+    if there:
+        return chosen(there, CPU_INDEX, "torch-cpu-no-gpu")
+    if plain:
+        return chosen(plain, None, "torch-cuda-on-cpu")
+    raise BringupError("no-torch", range=question.allowed, python=resolver.interpreter.version)
+
+
+def _why_not(build: TorchBuild, question: TorchQuestion, catalog: Catalog) -> Reason | None:
+    """The first reason against a build, None if there is none."""
+    if question.platform not in build.platforms:
+        return Reason(id="torch-other-platform", parameters={"platform": question.platform})
+    for gpu in question.gpus:
+        if not catalog.torch_runs_on(build, gpu):
+            return Reason(id="torch-no-kernel-image", parameters={"gpu": gpu.sm})
+    assert build.cuda is not None
+    if question.driver:
+        needed = catalog.minimum_driver(build.cuda, windows=question.on_windows)
+        if needed and Version(question.driver.version) < Version(needed):
+            parameters: dict[str, Value] = {
+                "cuda": build.cuda,
+                "needed": needed,
+                "driver": question.driver.version,
+            }
+            return Reason(id="torch-driver-too-old", parameters=parameters)
+    return None
+
+
+def _in_reach(
+    build: TorchBuild, own: Sequence[Version], resolver: Resolver
+) -> tuple[Version, str | None] | None:
+    """The version under which an index offers this build to this interpreter, and that index."""
+    wanted = Version(f"{build.version}+{build.local}")
+    if wanted in own:
+        return wanted, None
+    if build.index is None:
+        plain = Version(build.version)
+        return (plain, None) if plain in own else None
+    try:
+        offered = resolver.versions("torch", only_index=build.index)
+    except BringupError:
+        return None
+    return (wanted, build.index) if wanted in offered else None
+
+
+def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchChoice:
+    own = resolver.versions("torch")
+    rejected: list[Rejected] = []
+    blocked: list[Reason] = []
+    builds = [
+        build
+        for build in catalog.torch_builds
+        if build.cuda
+        and question.allowed.contains(build.version)
+        and (not question.cuda or build.cuda in question.cuda)
+    ]
+    # The newest release first; within it the user's own index before PyTorch's, the newer CUDA first.
+    builds.sort(key=lambda b: (Version(b.version), b.index is None, Version(b.cuda or "0")), reverse=True)
+    for build in builds:
+        label = f"{build.version}+{build.local}"
+        against = _why_not(build, question, catalog)
+        if against:
+            blocked.append(against)
+            rejected.append(Rejected(what=label, why=against))
+            continue
+        reach = _in_reach(build, own, resolver)
+        if reach is None:
+            rejected.append(Rejected(what=label, why=Reason(id="torch-not-on-index")))
+            continue
+        version, index = reach
+        served = ", ".join(gpu.sm for gpu in question.gpus)
+        why = Reason(id="torch-serves-gpus", parameters={"gpus": served, "cuda": build.cuda or ""})
+        choice = Choice(subject="torch", chosen=label, why=why, rejected=tuple(rejected))
+        return TorchChoice(version, build.cuda, index, choice)
+    raise _nothing_works(question, blocked, rejected)
+
+
+def _nothing_works(
+    question: TorchQuestion, blocked: Sequence[Reason], rejected: Sequence[Rejected]
+) -> BringupError:
+    """The one thing that blocks: the driver, if it alone does; else the chip; else the index."""
+    gpus = ", ".join(gpu.sm for gpu in question.gpus)
+    drivers = [reason for reason in blocked if reason.id == "torch-driver-too-old"]
+    if drivers:
+        easiest = min(drivers, key=lambda reason: Version(str(reason.parameters["needed"])))
+        named = {key: str(value) for key, value in easiest.parameters.items()}
+        error = BringupError("driver-blocks", gpus=gpus)
+        error.parameters.update(named)
+        return error
+    if len(blocked) == len(rejected):
+        return BringupError("chip-blocks", gpus=gpus, range=question.allowed)
+    return BringupError("no-torch-for-gpu", gpus=gpus, range=question.allowed)
+
+
+def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchChoice:
+    """Choose; every build that was looked at before stands in `choice.rejected` with its reason.
+
+    Raises:
+        BringupError: `no-torch`, `driver-blocks`, `chip-blocks`, `no-torch-for-gpu`, or the index is
+            out of reach.
+    """
+    if question.gpus:
+        return _choose_cuda(question, resolver, catalog)
+    return _choose_cpu(question, resolver, catalog)

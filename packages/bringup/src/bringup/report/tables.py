@@ -1,0 +1,152 @@
+"""Facts, plans and proofs as tables for the terminal (80 columns, readable without colour)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from bringup.facts.gpus import usable_gpus
+from bringup.facts.machine import MachineFacts
+from bringup.plan.model import (
+    Choice,
+    CreateEnvironment,
+    InstallOwn,
+    InstallPackages,
+    Plan,
+    Reason,
+    Step,
+    Verify,
+)
+from bringup.report.messages import say
+from bringup.report.progress import duration, size, step_title
+from bringup.steps.verify import Check, Proof
+
+
+def _grid(*headings: str) -> Table:
+    table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings or ("", ""):
+        table.add_column(heading, overflow="fold", header_style="bold")
+    return table
+
+
+def fact_rows(facts: MachineFacts) -> list[tuple[str, str]]:
+    """(name, value) of every fact, in words."""
+    host = facts.host
+    rows: list[tuple[str, str]] = []
+    survey = facts.gpus
+    usable = usable_gpus(survey)
+    for gpu in usable:
+        text = say("facts.gpu-row", name=gpu.name, capability=gpu.capability, memory=size(gpu.memory))
+        rows.append((say("facts.gpu"), text))
+    if not usable:
+        rows.append((say("facts.gpu"), survey.trouble or say("facts.no-gpu")))
+    rows += [(say("facts.gpu"), say(f"facts.{vendor}")) for vendor in survey.others]
+    if survey.driver:
+        cuda = ".".join(map(str, survey.driver.cuda))
+        text = say("facts.driver-row", version=survey.driver.version, cuda=cuda)
+        rows.append((say("facts.driver"), text))
+    system = f"{host.system} {host.architecture}"
+    if host.wsl:
+        system += f" (WSL{host.wsl})"
+    rows.append((say("facts.system"), system + (f", glibc {host.glibc}" if host.glibc else "")))
+    limited = (
+        say("facts.limited", installed=host.cores_installed) if host.cores < host.cores_installed else ""
+    )
+    rows.append((say("facts.cores"), f"{host.cores}{limited}"))
+    memory = say("facts.memory-row", total=size(host.memory_total), available=size(host.memory_available))
+    rows.append((say("facts.memory"), memory))
+    rows.append((say("facts.disk"), say("facts.disk-row", free=size(facts.disk.free), path=facts.disk.path)))
+    pythons = dict.fromkeys(python.version for python in facts.interpreters)
+    rows.append((say("facts.python"), ", ".join(pythons) or "–"))
+    index = [f"{key.rpartition('.')[2]} {value}" for key, value in facts.indexes.pip if _is_source(key)]
+    rows.append((say("facts.index"), "; ".join(dict.fromkeys(index)) or say("facts.index-default")))
+    if facts.indexes.uv:
+        rows.append(("uv", facts.indexes.uv))
+    for name, value in facts.indexes.proxy:
+        rows.append((name, value))
+    return rows
+
+
+def _is_source(key: str) -> bool:
+    return key.rpartition(".")[2] in ("index-url", "extra-index-url", "find-links", "no-index")
+
+
+def facts_table(facts: MachineFacts) -> Table:
+    """Facts, one a line."""
+    table = _grid()
+    for name, value in fact_rows(facts):
+        table.add_row(name, value)
+    return table
+
+
+def reason(why: Reason) -> str:
+    """A planner's reason in words."""
+    return say(f"reasons.{why.id}", **why.parameters)
+
+
+def describe_step(step: Step, plan: Plan) -> str:
+    """What a step does, in words."""
+    if isinstance(step, CreateEnvironment):
+        return f"Python {step.python} · {step.interpreter}"
+    if isinstance(step, InstallPackages):
+        rows = [plan.package(name) for name in step.packages]
+        named = ", ".join(f"{row.name} {row.version}" for row in rows[:3])
+        more = say("plan.and-more", count=len(rows) - 3) if len(rows) > 3 else ""
+        return f"{named}{more} · {size(sum(row.size or 0 for row in rows))}"
+    if isinstance(step, InstallOwn):
+        return say("plan.own")
+    assert isinstance(step, Verify)
+    gpus = ", ".join(step.gpus) or "CPU"
+    return say("plan.proof", imports=len(step.imports), gpus=gpus)
+
+
+def plan_table(plan: Plan) -> Table:
+    """The steps, in order."""
+    table = _grid(say("plan.step"), say("plan.does"))
+    for step in plan.steps:
+        table.add_row(step_title(step.id), describe_step(step, plan))
+    cost = say(
+        "plan.cost",
+        download=size(plan.estimate.download),
+        disk=size(plan.estimate.disk),
+        duration=duration(plan.estimate.seconds),
+    )
+    table.add_row(say("plan.costs"), cost)
+    return table
+
+
+def _rejected_rows(choice: Choice, explain: bool) -> list[str]:
+    rows = [f"{row.what}: {reason(row.why)}" for row in choice.rejected]
+    return rows if explain else []
+
+
+def choices_table(plan: Plan, explain: bool) -> Table:
+    """What was chosen and why; with `explain`, what was rejected and why."""
+    table = _grid(say("plan.choice"), say("plan.chosen"), say("plan.why"))
+    for choice in plan.choices:
+        table.add_row(choice.subject, choice.chosen, reason(choice.why))
+        for text in _rejected_rows(choice, explain):
+            table.add_row("", say("plan.rejected"), text)
+    return table
+
+
+def check_title(check: Check) -> str:
+    """What a check proves, in words."""
+    return say(f"checks.{check.id}", subject=check.subject)
+
+
+def proof_table(proof: Proof) -> Table:
+    """Every check with its mark."""
+    table = _grid("", say("checks.title"), say("checks.seen"))
+    for check in proof.checks:
+        table.add_row("✓" if check.ok else "✗", check_title(check), check.detail)
+    return table
+
+
+def home_relative(path: Path) -> str:
+    """A path as people write it."""
+    try:
+        return f"~/{path.relative_to(Path.home()).as_posix()}"
+    except ValueError:
+        return str(path)

@@ -1,0 +1,207 @@
+"""Carrying a plan out: into a new environment, step by step, switched in when the proof holds."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bringup import state
+from bringup.errors import BringupError
+from bringup.facts.host import read_disk
+from bringup.facts.indexes import read_indexes
+from bringup.facts.interpreters import ask
+from bringup.plan.model import (
+    CreateEnvironment,
+    InstallOwn,
+    InstallPackages,
+    Plan,
+    Step,
+    Verify,
+    write_plan,
+)
+from bringup.plan.own_packages import find_own_package
+from bringup.plan.resolve import explain_environment_failure
+from bringup.steps.environments import Slot, current, switch_in
+from bringup.steps.installers import Installer, OnLine, choose_installer
+from bringup.steps.journal import Journal
+from bringup.steps.observer import Observer
+from bringup.steps.processes import run_logged
+from bringup.steps.verify import Proof, verify, write_proof
+
+
+@dataclass(frozen=True)
+class InstallOptions:
+    """How packages are installed; see `choose_installer`."""
+
+    installer: str | None = None
+    find_links: tuple[Path, ...] = field(default=())
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Applied:
+    """The result: where the environment is, what was proved, seconds by step (reused ones too)."""
+
+    slot: Slot
+    proof: Proof | None
+    seconds: dict[str, float]
+    reused: bool
+
+
+def validate(plan: Plan) -> None:
+    """Compare the plan with this machine before anything is touched.
+
+    Raises:
+        BringupError: the interpreter is gone or another version, our own package changed since, or
+            there is too little space.
+    """
+    first = plan.steps[0]
+    assert isinstance(first, CreateEnvironment)
+    interpreter = ask(first.interpreter)
+    if interpreter is None or interpreter.version != first.python:
+        found = interpreter.version if interpreter else "–"
+        raise BringupError("plan-other-python", path=first.interpreter, wanted=first.python, found=found)
+    if interpreter.platform != plan.platform:
+        raise BringupError("plan-other-platform", wanted=plan.platform, found=interpreter.platform)
+    for step in plan.steps:
+        if isinstance(step, InstallOwn) and find_own_package(step.package).content != step.content:
+            raise BringupError("plan-outdated", package=step.package)
+    if current_key(plan) != plan.key:
+        free = read_disk(state.home()).free
+        if free < plan.estimate.disk:
+            needed = round(plan.estimate.disk / 1e9, 1)
+            raise BringupError(
+                "too-little-space", path=state.home(), free=round(free / 1e9, 1), needed=needed
+            )
+
+
+def current_key(plan: Plan) -> str | None:
+    """Key of the environment that is switched in under the plan's name."""
+    slot = current(plan.environment)
+    return slot.key if slot else None
+
+
+class _Steps:
+    """Does one step at a time in one slot."""
+
+    def __init__(self, plan: Plan, slot: Slot, installer: Installer, observer: Observer) -> None:
+        self._plan = plan
+        self._slot = slot
+        self._installer = installer
+        self._observer = observer
+        self.proof: Proof | None = None
+
+    def do(self, step: Step) -> None:
+        if isinstance(step, CreateEnvironment):
+            self._create(step)
+        elif isinstance(step, InstallPackages):
+            self._install(step)
+        elif isinstance(step, InstallOwn):
+            own = find_own_package(step.package)
+            self._installer.install_path(
+                self._slot.target, own.path, self._slot.log(step.id), self._tell(step)
+            )
+        else:
+            self._verify(step)
+
+    def _tell(self, step: Step) -> OnLine:
+        return lambda line: self._observer.line(step.id, line)
+
+    def _create(self, step: CreateEnvironment) -> None:
+        command = [step.interpreter, "-m", "venv", "--clear", str(self._slot.target.root)]
+        outcome = run_logged(command, self._slot.log(step.id))
+        if outcome.code:
+            interpreter = ask(step.interpreter)
+            assert interpreter is not None
+            raise explain_environment_failure(outcome.tail, interpreter)
+
+    def _install(self, step: InstallPackages) -> None:
+        wanted = [self._plan.package(name) for name in step.packages]
+        for index in dict.fromkeys(package.index for package in wanted):
+            group = [package for package in wanted if package.index == index]
+            address = self._plan.indexes[index] if index else None
+            log = self._slot.log(step.id if index is None else f"{step.id}-{index}")
+            self._installer.install(self._slot.target, group, address, log, self._tell(step))
+
+    def _verify(self, step: Verify) -> None:
+        self.proof = verify(self._slot.target, step)
+        write_proof(self.proof, self._slot.proof)
+        if not self.proof.holds:
+            failed = [
+                f"{check.id} {check.subject}: {check.detail}" for check in self.proof.checks if not check.ok
+            ]
+            raise BringupError(
+                "proof-failed", environment=self._slot.target.root, failed=" · ".join(failed[:3])
+            )
+
+
+def _do_all(plan: Plan, slot: Slot, steps: _Steps, observer: Observer) -> dict[str, float]:
+    journal = Journal(slot.journal)
+    seconds: dict[str, float] = {}
+    everything_reused = True
+    for step in plan.steps:
+        key = plan.step_key(step)
+        known = journal.seconds(step.id, key) if everything_reused else None
+        if known is not None:
+            seconds[step.id] = known
+            observer.finished(step.id, known, True)
+            continue
+        # Once a step is done anew, so are all after it: they stood on what it replaced.
+        everything_reused = False
+        observer.started(step.id)
+        began = time.monotonic()
+        steps.do(step)
+        seconds[step.id] = time.monotonic() - began
+        journal.add(step.id, key, seconds[step.id])
+        observer.finished(step.id, seconds[step.id], False)
+    return seconds
+
+
+def apply_plan(plan: Plan, observer: Observer, options: InstallOptions | None = None) -> Applied:
+    """Make the plan's environment, going on where a run before was broken off.
+
+    Raises:
+        BringupError: what `validate` raises; another apply is at work; a step failed (its log is kept,
+            the environment that was switched in before still is).
+    """
+    options = options or InstallOptions()
+    validate(plan)
+    slot = Slot(plan.environment, plan.key)
+    slot.root.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(slot.root.parent / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            reused = current_key(plan) == plan.key
+            installer = choose_installer(
+                read_indexes(), options.installer, options.find_links, options.offline
+            )
+            steps = _Steps(plan, slot, installer, observer)
+            write_plan(plan, slot.plan)
+            seconds = _do_all(plan, slot, steps, observer)
+            switch_in(slot)
+            return Applied(slot, steps.proof, seconds, reused)
+    except Timeout as error:
+        raise BringupError("apply-locked", name=plan.environment, path=slot.root.parent) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise BringupError("no-space", subject=plan.environment, path=state.home()) from error
+        raise
+
+
+def undo(name: str, keys: Sequence[str] = ()) -> list[Path]:
+    """Delete environments of a name that are not switched in. Returns what was deleted."""
+    active = current(name)
+    deleted = []
+    for folder in sorted((state.environments() / name).iterdir()):
+        if folder.is_dir() and (active is None or folder.name != active.key):
+            if keys and folder.name not in keys:
+                continue
+            shutil.rmtree(folder)
+            deleted.append(folder)
+    return deleted

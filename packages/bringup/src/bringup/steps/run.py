@@ -1,0 +1,182 @@
+"""Running a workload's stages in its environment; finished stages are not done twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bringup import state
+from bringup.errors import BringupError
+from bringup.recipes.schema import Recipe, Stage
+from bringup.steps.environments import Slot
+from bringup.steps.journal import Journal
+from bringup.steps.observer import Observer
+from bringup.steps.processes import Outcome, run_logged
+from bringup.steps.target import Target, console_command
+
+_WHOLE_WORD = "{arguments}"
+_NOTHING_LEFT = re.compile(r"No space left on device|Errno 28")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a workload.
+
+    Attributes:
+        mode: "demo" or "data".
+        folder: where everything of this run is kept.
+        data: the folder of the data that it reads (in a demo: that it makes).
+        arguments: what the user wrote after `--`.
+        on_gpu: whether the environment serves a GPU.
+    """
+
+    mode: str
+    folder: Path
+    data: Path
+    arguments: tuple[str, ...] = ()
+    on_gpu: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How long a stage took, now or when it was done."""
+
+    name: str
+    seconds: float
+    reused: bool
+
+
+def demo_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool) -> Run:
+    """The run of `--demo`: data made by the workload itself."""
+    folder = state.runs() / f"{recipe.name}-demo"
+    return Run("demo", folder, folder / "data", tuple(arguments), on_gpu)
+
+
+def data_run(recipe: Recipe, data: Path, arguments: Sequence[str], on_gpu: bool, out: Path | None) -> Run:
+    """A run on the user's data; the same data goes on in the same folder.
+
+    Raises:
+        BringupError: `no-data` if the folder is absent or empty.
+    """
+    data = data.expanduser().absolute()
+    if not data.is_dir():
+        raise BringupError("no-data", path=data, recipe=recipe.name)
+    if not any(entry for entry in data.iterdir() if not entry.name.startswith(".")):
+        raise BringupError("empty-data", path=data, recipe=recipe.name)
+    mark = hashlib.sha256(str(data).encode()).hexdigest()[:8]
+    folder = out.expanduser().absolute() if out else state.runs() / f"{recipe.name}-{data.name}-{mark}"
+    return Run("data", folder, data, tuple(arguments), on_gpu)
+
+
+def stages_of(recipe: Recipe, run: Run) -> tuple[Stage, ...]:
+    """The stages of this mode and device, in order."""
+    device = "gpu" if run.on_gpu else "cpu"
+    return tuple(
+        stage
+        for stage in recipe.stages
+        if (not stage.modes or run.mode in stage.modes) and stage.device in ("any", device)
+    )
+
+
+def _fill(command: Sequence[str], run: Run) -> list[str]:
+    places = {"run": str(run.folder), "data": str(run.data), **run.places}
+    words: list[str] = []
+    for word in command:
+        if word == _WHOLE_WORD:
+            words += run.arguments
+        else:
+            words.append(re.sub(r"\{(\w+)\}", lambda match: places.get(match[1], match[0]), word))
+    return words
+
+
+def _content_mark(folder: Path) -> str:
+    """Changes when a file of the data comes, goes or is written (names, sizes, times; not contents)."""
+    digest = hashlib.sha256()
+    if folder.is_dir():
+        for file in sorted(folder.rglob("*")):
+            if file.is_file():
+                facts = file.stat()
+                digest.update(f"{file.relative_to(folder)}\0{facts.st_size}\0{facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _raise_for(stage: Stage, outcome: Outcome, log: Path) -> None:
+    lines = [line.strip() for line in outcome.tail.splitlines() if line.strip()]
+    tail = " ".join(lines[-3:])[-600:] or "–"
+    if _NOTHING_LEFT.search(outcome.tail):
+        raise BringupError("no-space", subject=stage.name, path=state.home())
+    if outcome.code in (-9, 137):
+        raise BringupError("stage-killed", stage=stage.name, log=log)
+    raise BringupError("stage-failed", stage=stage.name, code=outcome.code, text=tail, log=log)
+
+
+def _do(stage: Stage, run: Run, target: Target, observer: Observer) -> None:
+    log = run.folder / "logs" / f"{stage.name}.log"
+    command = console_command(target, _fill(stage.command, run))
+    directory = Path(_fill([stage.directory], run)[0])
+    directory.mkdir(parents=True, exist_ok=True)
+    environment = target.variables() | dict(stage.environment)
+    outcome = run_logged(
+        command,
+        log,
+        environment=environment,
+        directory=directory,
+        on_line=lambda line: observer.line(stage.name, line),
+    )
+    if outcome.code and not stage.optional:
+        _raise_for(stage, outcome, log)
+
+
+def _key(stage: Stage, run: Run, slot: Slot, mark: str) -> str:
+    document = [_fill(stage.command, run), slot.key, mark, dict(stage.environment)]
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_stages(
+    recipe: Recipe, run: Run, slot: Slot, observer: Observer, fresh: bool = False
+) -> tuple[StageResult, ...]:
+    """Do all stages that are not done; go on where a run before was broken off.
+
+    Raises:
+        BringupError: `stage-failed`, `stage-killed`, `run-locked`.
+    """
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run.folder.parent / f".{run.folder.name}.lock")
+    try:
+        with lock.acquire(timeout=0):
+            if fresh and run.folder.exists():
+                shutil.rmtree(run.folder)
+            return _run_unlocked(recipe, run, slot, observer)
+    except Timeout as error:
+        raise BringupError("run-locked", path=run.folder) from error
+
+
+def _run_unlocked(recipe: Recipe, run: Run, slot: Slot, observer: Observer) -> tuple[StageResult, ...]:
+    journal = Journal(run.folder / "journal.jsonl")
+    # A demo makes its data: what it reads is not an input. The user's data is.
+    mark = _content_mark(run.data) if run.mode == "data" else ""
+    results: list[StageResult] = []
+    reuse = True
+    for stage in stages_of(recipe, run):
+        key = _key(stage, run, slot, mark)
+        known = journal.seconds(stage.name, key) if reuse else None
+        if known is None:
+            reuse = False
+            observer.started(stage.name)
+            began = time.monotonic()
+            _do(stage, run, slot.target, observer)
+            seconds = time.monotonic() - began
+            journal.add(stage.name, key, seconds)
+        result = StageResult(stage.name, known if known is not None else seconds, known is not None)
+        observer.finished(stage.name, result.seconds, result.reused)
+        results.append(result)
+    return tuple(results)
