@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import write_json
 
 
 def configured(
@@ -49,3 +54,28 @@ def run_config(run: Path) -> DictConfig:
             f"{run} is no run: it has no config.yaml. Give the --output-dir of `prostate-ssl train`.", 2
         )
     return load_config(path)
+
+
+@contextmanager
+def stage(run: Path, name: str, write: bool = True) -> Iterator[None]:
+    """Note in the run's folder how long a stage took; a repeated stage replaces its time."""
+    begun = time.perf_counter()
+    yield
+    if write and run.is_dir():
+        note_stage(run, name, time.perf_counter() - begun)
+
+
+def note_stage(run: Path, name: str, seconds: float, *, add: bool = False) -> None:
+    """Write a stage's time; `add` adds to the time that stands there (a training in several calls)."""
+    stages = read_stages(run)
+    if add:
+        seconds += sum(s["seconds"] for s in stages if s["name"] == name)
+    stages = [s for s in stages if s["name"] != name]
+    write_json(run / "stages.json", [*stages, {"name": name, "seconds": round(seconds, 2)}])
+
+
+def read_stages(run: Path) -> list[dict[str, Any]]:
+    """Names and seconds of the stages that a run has been through."""
+    path = run / "stages.json"
+    stages: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    return stages

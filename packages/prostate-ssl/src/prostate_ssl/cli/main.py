@@ -22,6 +22,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "split": ("split", "Write train, validation and test lists (70/15/15)."),
     "cache": ("cache", "Decode, resample and clip every case once into memory-mapped arrays."),
     "train": ("train", "Pre-train with DINO, iBOT and KoLeo, or go on where the last call stopped."),
+    "extract": ("extract", "Write features of cases: a table, and the tokens of each case."),
+    "evaluate": ("evaluate", "Probe the frozen features: logistic regression, k-NN, missing modalities."),
+    "visualize": ("visualize", "Draw PCA and attention over the slices of a case."),
+    "report": ("report", "Make one page about a run."),
 }
 
 

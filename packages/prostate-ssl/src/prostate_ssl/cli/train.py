@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from prostate_ssl.cli.configuration import configured
+from prostate_ssl.cli.configuration import configured, note_stage
 
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": False}
 
@@ -38,7 +40,13 @@ def command(
         from prostate_ssl.evaluation.run import evaluate_run
 
         return evaluate_run(cfg, missing_sequences=eval_type == "missing_sequences")
+    from prostate_ssl.training.session import is_main_rank
     from prostate_ssl.training.trainer import train
 
+    begun = time.perf_counter()
     outcome = train(cfg, resume=not no_resume)
+    if is_main_rank() and not outcome.did_nothing:
+        note_stage(
+            Path(cfg.train.output_dir), "pre-training", time.perf_counter() - begun, add=outcome.resumed
+        )
     return 128 + outcome.stopped_by if outcome.stopped_by else 0

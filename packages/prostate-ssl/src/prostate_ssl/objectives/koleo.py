@@ -57,5 +57,5 @@ class _AllGather(torch.autograd.Function):
 
 
 def _gather(x: torch.Tensor) -> torch.Tensor:
-    gathered: torch.Tensor = _AllGather.apply(x)  # type: ignore[no-untyped-call]
+    gathered: torch.Tensor = _AllGather.apply(x)
     return gathered

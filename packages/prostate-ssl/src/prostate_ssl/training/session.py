@@ -33,6 +33,11 @@ class Session:
         return self.rank == 0
 
 
+def is_main_rank() -> bool:
+    """Whether this process is rank 0, before any session is open."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
 @contextmanager
 def open_session(cfg: DictConfig) -> Iterator[Session]:
     """Join the ranks that torchrun or Slurm started (one rank otherwise), set precision, and leave again.

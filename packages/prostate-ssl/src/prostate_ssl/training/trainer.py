@@ -45,12 +45,14 @@ class TrainingOutcome:
         total: iterations that the configuration asks for.
         stopped_by: number of the signal that ended it early, or None.
         did_nothing: the run was finished before.
+        resumed: it went on from a checkpoint.
     """
 
     completed: int
     total: int
     stopped_by: int | None = None
     did_nothing: bool = False
+    resumed: bool = False
 
 
 @dataclass
@@ -191,12 +193,12 @@ def run_iterations(run: Run) -> TrainingOutcome:
                 save(run, metrics, iteration + 1)
             if stopping:
                 log.info("Stopped by a signal after iteration %d; the same command goes on.", iteration + 1)
-                return TrainingOutcome(iteration + 1, total, stop.received or 15)
+                return TrainingOutcome(iteration + 1, total, stop.received or 15, resumed=run.first > 0)
     finally:
         stop.restore()
         if metrics:
             metrics.close()
-    return TrainingOutcome(iteration + 1, total)
+    return TrainingOutcome(iteration + 1, total, resumed=run.first > 0)
 
 
 def step(run: Run, iteration: int, batch: CropBatch) -> dict[str, torch.Tensor]:

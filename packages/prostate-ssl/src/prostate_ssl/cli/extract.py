@@ -1,0 +1,40 @@
+"""`prostate-ssl extract`: features of cases as a table, and their tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prostate_ssl.cli.configuration import stage
+
+
+def command(
+    run: Annotated[Path, typer.Option("--run", help="Folder of the training.")],
+    data: Annotated[str, typer.Option("--data", help="Folder of cases.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for features.csv and tokens/.")],
+    weights: Annotated[Path | None, typer.Option("--weights", help="Another checkpoint.")] = None,
+    split_csv: Annotated[
+        str, typer.Option("--split-csv", help="List of patients; default all folders.")
+    ] = "",
+    slices: Annotated[str, typer.Option("--slices", help="one, gland or all.")] = "one",
+) -> int:
+    """Write CLS and patch tokens; cases that are done are not done again. Under torchrun the ranks share them."""
+    from prostate_ssl.errors import ProstateError
+    from prostate_ssl.evaluation.backbone import load_backbone
+    from prostate_ssl.evaluation.extract import extract
+    from prostate_ssl.evaluation.run import labelled_dataset
+    from prostate_ssl.training.session import open_session
+
+    if slices not in ("one", "gland", "all"):
+        raise ProstateError(f"--slices {slices}: choose one, gland or all.", 2)
+    backbone = load_backbone(run, weights)
+    with open_session(backbone.cfg) as session, stage(run, "extract features", session.is_main):
+        dataset = labelled_dataset(backbone.cfg, data, "TEST", split_csv)
+        done = extract(backbone, dataset, out, session, slices=slices)
+    for case, reason in done.refused:
+        print(f"left out {case}: {reason}")
+    if session.is_main:
+        print(f"{done.made} cases computed, {done.kept} were there: {done.table}")
+    return 0

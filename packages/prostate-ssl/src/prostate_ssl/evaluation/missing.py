@@ -1,0 +1,38 @@
+"""What happens when modalities are missing: the probe with every subset of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from prostate_ssl.data import ProstateDataset
+from prostate_ssl.evaluation.features import case_vectors
+from prostate_ssl.evaluation.probe import linear_probe
+from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
+
+
+def missing_modality_table(
+    model: MedicalVisionTransformer, train: ProstateDataset, val: ProstateDataset, names: Sequence[str]
+) -> dict[str, Any]:
+    """Linear probe that learned on all modalities, judged on validation cases that have only some.
+
+    Args:
+        model: frozen.
+        train, val: labelled cases.
+        names: metrics; the first chooses the regularisation.
+
+    Returns:
+        A document with one result per non-empty subset of the modalities.
+    """
+    modalities = model.mri_sequences
+    fit = case_vectors(model, train)
+    results = {}
+    for count in range(len(modalities), 0, -1):
+        for kept in combinations(range(len(modalities)), count):
+            result = linear_probe(fit, case_vectors(model, val, kept=kept), names)
+            metrics = {k: (v if np.isfinite(v) else None) for k, v in result.metrics.items()}
+            results[" + ".join(modalities[k] for k in kept)] = {"metrics": metrics}
+    return {"schema": "prostate-ssl/missing-modalities/1", "cases": len(val), "results": results}

@@ -1,0 +1,77 @@
+"""Evaluation in the middle of a training, and keeping the best teacher."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig
+
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.evaluation.backbone import BEST_TEACHER
+from prostate_ssl.evaluation.log_regression import eval_log_regression_with_model
+from prostate_ssl.evaluation.probe import check_metrics
+from prostate_ssl.files import write_atomically, write_json
+from prostate_ssl.models.build import build_backbone
+from prostate_ssl.training.checkpoint import full_tensor
+from prostate_ssl.training.networks import SelfDistillation
+from prostate_ssl.training.session import Session
+
+log = logging.getLogger("prostate_ssl")
+
+
+def evaluate_teacher(
+    cfg: DictConfig, networks: SelfDistillation, session: Session, folder: Path, iteration: int
+) -> None:
+    """Probe the teacher; write `eval/training_N/results.json`; keep the best as `eval/best/teacher_checkpoint.pth`.
+
+    All ranks call it (the teacher may be sharded); rank 0 does the work and the others wait.
+
+    Raises:
+        ProstateError: no labelled datasets are configured, or they cannot be used.
+    """
+    if not (cfg.evaluation.train_dataset_path and cfg.evaluation.val_dataset_path):
+        raise ProstateError(
+            "evaluation.eval_period_iterations is set, but evaluation.train_dataset_path and "
+            "evaluation.val_dataset_path are not: name labelled cases, or set the period to 0.",
+            2,
+        )
+    state = {name: full_tensor(t) for name, t in networks.teacher["backbone"].state_dict().items()}
+    if session.is_main:
+        # The trained module may be compiled and sharded; a plain copy answers without recompiling.
+        model = build_backbone(cfg)
+        model.load_state_dict(state)
+        names = check_metrics(cfg.evaluation.metric_types)
+        results = eval_log_regression_with_model(
+            model.to(session.device).eval(),
+            cfg.evaluation.train_dataset_path,
+            cfg.evaluation.val_dataset_path,
+            metric_types=names,
+        )
+        keep_best(folder, iteration, names[0], results, state)
+    if session.world_size > 1:
+        dist.barrier()
+
+
+def keep_best(
+    folder: Path, iteration: int, metric: str, results: dict[str, float], state: dict[str, torch.Tensor]
+) -> None:
+    """Write an evaluation's results, and its teacher if none before scored higher."""
+    plain = {name: (value if math.isfinite(value) else None) for name, value in results.items()}
+    here = folder / "eval" / f"training_{iteration}"
+    here.mkdir(parents=True, exist_ok=True)
+    write_json(here / "results.json", {"val": plain})
+    log.info("Evaluation at iteration %d: %s", iteration, plain)
+    best = folder / BEST_TEACHER.parent / "best.json"
+    before = json.loads(best.read_text()) if best.is_file() else None
+    value = plain[metric]
+    if value is None or (before is not None and before["metric"] == metric and before["value"] >= value):
+        return
+    best.parent.mkdir(exist_ok=True)
+    write_atomically(folder / BEST_TEACHER, lambda file: torch.save({"teacher": state}, file))
+    write_json(best, {"iteration": iteration, "metric": metric, "value": value})
+    log.info("Best teacher so far: %s %.4f at iteration %d.", metric, value, iteration)

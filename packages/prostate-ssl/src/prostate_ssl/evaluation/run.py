@@ -1,0 +1,150 @@
+"""Evaluating a run: probes on its best teacher, with every score beside its baselines."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+
+from prostate_ssl.config.dataset_string import with_options
+from prostate_ssl.data import ProstateDataset, make_dataset
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.evaluation.backbone import Backbone, load_backbone
+from prostate_ssl.evaluation.features import FeatureTable, case_vectors, histogram_vectors
+from prostate_ssl.evaluation.missing import missing_modality_table
+from prostate_ssl.evaluation.probe import METRICS, ProbeResult, knn_probe, leave_one_out, linear_probe
+from prostate_ssl.files import write_json
+
+log = logging.getLogger("prostate_ssl")
+PLUMBING = "plumbing check: so few cases say that features, labels and classifier fit together, no more"
+
+
+def labelled_dataset(
+    backbone_cfg: DictConfig, data: str, split: str, split_csv: str | None
+) -> ProstateDataset:
+    """Cases of a folder with the run's sequences; labels where they are known."""
+    text = with_options(
+        backbone_cfg.train.dataset_path,
+        root=Path(data).expanduser().absolute(),
+        split=split,
+        split_csv=split_csv or "none",
+        percentage_labels=1.0,
+    )
+    return make_dataset(dataset_str=text)
+
+
+def evaluate_leave_one_out(
+    backbone: Backbone, dataset: ProstateDataset, out: Path, run: Path
+) -> dict[str, Any]:
+    """Leave-one-out probe of a small set, written to `out`.
+
+    Returns:
+        The document; without usable labels it holds `skipped`, the reason, and no metrics.
+    """
+    document: dict[str, Any] = {
+        "schema": "prostate-ssl/probe/1",
+        "protocol": "leave-one-out",
+        "note": PLUMBING,
+    }
+    if not (dataset.labels >= 0).any():
+        document["skipped"] = "the cases have no labels (no label column in the list, no labels.csv)"
+    else:
+        try:
+            trained = leave_one_out(case_vectors(backbone.model, dataset))
+            initial = load_backbone(run, untrained=True)
+            document["cases"] = len(trained.predictions)
+            document["results"] = {"trained": _document(trained)}
+            document["results"]["untrained"] = _document(leave_one_out(case_vectors(initial.model, dataset)))
+            document["results"]["intensity histograms"] = _document(leave_one_out(histogram_vectors(dataset)))
+        except ProstateError as error:
+            document["skipped"] = str(error)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, document)
+    return document
+
+
+def _document(result: ProbeResult) -> dict[str, Any]:
+    plain = asdict(result)
+    plain["metrics"] = {k: (v if np.isfinite(v) else None) for k, v in result.metrics.items()}
+    return plain
+
+
+def evaluate_split(
+    backbone: Backbone, train: ProstateDataset, val: ProstateDataset, names: list[str], run: Path
+) -> dict[str, Any]:
+    """Linear and k-NN probe, learned on `train` and judged on `val`, beside untrained network and histograms."""
+    tables: dict[str, tuple[FeatureTable, FeatureTable]] = {
+        "trained": (case_vectors(backbone.model, train), case_vectors(backbone.model, val)),
+    }
+    initial = load_backbone(run, untrained=True)
+    tables["untrained"] = (case_vectors(initial.model, train), case_vectors(initial.model, val))
+    tables["intensity histograms"] = (histogram_vectors(train), histogram_vectors(val))
+    results = {}
+    for name, (fit, judge) in tables.items():
+        results[name] = {
+            "linear": _document(linear_probe(fit, judge, names)),
+            "k-NN": _document(knn_probe(fit, judge, names)),
+        }
+    return {
+        "schema": "prostate-ssl/probe/1",
+        "protocol": "train and validation split",
+        "cases": {"train": len(train), "val": len(val)},
+        "weights": backbone.weights.name,
+        "results": results,
+    }
+
+
+def evaluate_run(cfg: DictConfig, *, missing_sequences: bool = False) -> int:
+    """What `train --eval-only` does: probe the run in `cfg.train.output_dir` on the configured datasets."""
+    run = Path(cfg.train.output_dir)
+    paths = cfg.evaluation.train_dataset_path, cfg.evaluation.val_dataset_path
+    if not all(paths):
+        raise ProstateError(
+            "Evaluation needs labelled cases: set evaluation.train_dataset_path and evaluation.val_dataset_path "
+            "(ProstateSupervised:split=…:root=…:split_csv=…).",
+            2,
+        )
+    backbone = load_backbone(run)
+    train, val = (make_dataset(dataset_str=path) for path in paths)
+    names = list(cfg.evaluation.metric_types)
+    if missing_sequences:
+        document = missing_modality_table(backbone.model, train, val, names)
+        target = run / "eval" / "missing_modalities.json"
+    else:
+        document = evaluate_split(backbone, train, val, names, run)
+        target = run / "eval" / "probe.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_json(target, document)
+    print_document(document)
+    print(f"Written to {target}")
+    return 0
+
+
+def result_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a probe or missing-modality document, for a terminal or a page."""
+    rows: list[list[str]] = []
+    names: list[str] = []
+    for features, result in document.get("results", {}).items():
+        probes = {"": result} if "metrics" in result else result
+        for probe, scores in probes.items():
+            names = list(scores["metrics"]) or list(METRICS)
+            shown = ["–" if scores["metrics"][n] is None else f"{scores['metrics'][n]:.3f}" for n in names]
+            rows.append([f"{features} {probe}".strip(), *shown])
+    return ["features", *names], rows
+
+
+def print_document(document: dict[str, Any]) -> None:
+    """The table of a document on the terminal."""
+    if "skipped" in document:
+        print(f"No probe: {document['skipped']}.")
+        return
+    columns, rows = result_rows(document)
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    for row in [columns, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if "note" in document:
+        print(f"({document['note']})")

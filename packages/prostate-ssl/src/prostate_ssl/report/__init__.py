@@ -1,0 +1,1 @@
+"""One page about a run, and the same as data for other pages."""

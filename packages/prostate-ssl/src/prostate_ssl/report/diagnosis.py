@@ -1,0 +1,80 @@
+"""Is it training well? The published signs, read from the metrics."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Sign:
+    """One sign of a healthy training.
+
+    Attributes:
+        good: whether it is as it should be.
+        question: what was looked at.
+        answer: what was seen, and what to do where it is off.
+    """
+
+    good: bool
+    question: str
+    answer: str
+
+
+def diagnose(records: dict[int, dict[str, Any]]) -> list[Sign]:
+    """Look at loss, NaN, speed, memory and gradients of a run's records (by iteration)."""
+    return [sign for sign in (_loss(records), _nan(records), _speed(records), _memory(records)) if sign]
+
+
+def _series(records: dict[int, dict[str, Any]], name: str) -> list[float]:
+    return [r[name] for r in records.values() if isinstance(r.get(name), (int, float))]
+
+
+def _loss(records: dict[int, dict[str, Any]]) -> Sign:
+    losses = _series(records, "total_loss")
+    tenth = max(1, len(losses) // 10)
+    before, after = (
+        statistics.mean(losses[:tenth] or [math.nan]),
+        statistics.mean(losses[-tenth:] or [math.nan]),
+    )
+    fell = after < before
+    answer = f"from {before:.3f} to {after:.3f}"
+    if not fell:
+        answer += ": try another optim.base_lr, and look at the crops (prostate-ssl check, visualize)"
+    return Sign(fell, "Does the loss fall?", answer)
+
+
+def _nan(records: dict[int, dict[str, Any]]) -> Sign:
+    bad = [i for i, r in records.items() if "total_loss" in r and r["total_loss"] is None]
+    answer = "no" if not bad else f"first at iteration {bad[0]}: see post_mortem/"
+    return Sign(not bad, "Any NaN?", answer)
+
+
+def _speed(records: dict[int, dict[str, Any]]) -> Sign | None:
+    times = _series(records, "iteration_seconds")
+    if len(times) < 6:
+        return None
+    half = len(times) // 2
+    early, late = statistics.median(times[1:half]), statistics.median(times[half:])
+    waits = sum(_series(records, "data_seconds")) / max(sum(times), 1e-9)
+    steady = late < 1.3 * early
+    answer = (
+        f"{1e3 * early:.0f} ms, later {1e3 * late:.0f} ms an iteration; {waits:.0%} of it waiting for data"
+    )
+    if waits > 0.2:
+        answer += ": raise train.num_workers, or fill the cache first (prostate-ssl cache)"
+    return Sign(steady and waits <= 0.2, "Is the speed steady?", answer)
+
+
+def _memory(records: dict[int, dict[str, Any]]) -> Sign | None:
+    used = _series(records, "memory_mib")
+    if len(used) < 3:
+        return None
+    growth = used[-1] / max(used[1], 1e-9) - 1
+    return Sign(
+        growth < 0.05,
+        "Is memory flat after the first records?",
+        f"{used[1]:.0f} → {used[-1]:.0f} MiB ({growth:+.1%})",
+    )

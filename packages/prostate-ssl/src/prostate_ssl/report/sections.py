@@ -1,0 +1,128 @@
+"""What there is to say about a run, as sections of text, pictures and tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prostate_ssl.config import load_config
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.evaluation.backbone import BEST_TEACHER
+from prostate_ssl.evaluation.run import result_rows
+from prostate_ssl.report.diagnosis import diagnose
+from prostate_ssl.training.checkpoint import newest_checkpoint
+from prostate_ssl.training.curves import draw_curves
+from prostate_ssl.training.metrics import read_metrics
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        title: heading.
+        text: a paragraph, or None.
+        image: picture file, or None.
+        columns, rows: a table; no rows, no table.
+    """
+
+    title: str
+    text: str | None = None
+    image: Path | None = None
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+
+
+def collect_sections(run: Path) -> list[Section]:
+    """Everything that the run's folder holds, in the order in which one reads it.
+
+    Raises:
+        ProstateError: no run, or nothing was trained yet.
+    """
+    if not (run / "config.yaml").is_file():
+        raise ProstateError(
+            f"{run} is no run: it has no config.yaml. Give the --output-dir of a training.", 2
+        )
+    records = read_metrics(run)
+    if not records:
+        raise ProstateError(f"{run} has no metrics yet: train first.")
+    draw_curves(records, run / "curves.png")
+    first, last = _ends(records)
+    sections = [
+        Section("Loss curves", _loss_text(first, last), run / "curves.png"),
+        _diagnosis_section(records),
+    ]
+    sections += _probe_sections(run)
+    pictures = run / "pictures"
+    for path in sorted(pictures.glob("pca_*.png")):
+        sections.append(
+            Section(
+                "PCA of patch features over the slices",
+                "The first three principal components of the patch tokens as colours; the yellow line is the gland.",
+                path,
+            )
+        )
+    for path in sorted(pictures.glob("attention_*.png")):
+        sections.append(Section("Attention of the CLS token", None, path))
+    sections.append(_configuration_section(run))
+    return sections
+
+
+def _ends(records: dict[int, dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    keys = list(records)
+    return records[keys[0]], records[keys[-1]]
+
+
+def _loss_text(first: dict[str, Any], last: dict[str, Any]) -> str:
+    before, after = first.get("total_loss"), last.get("total_loss")
+    if not before or after is None:
+        return "The loss of the first or last record is no number."
+    return f"total_loss went from {before:.3f} to {after:.3f} ({100 * (after / before - 1):+.1f}%)."
+
+
+def _diagnosis_section(records: dict[int, dict[str, Any]]) -> Section:
+    findings = diagnose(records)
+    rows = tuple((("ok" if f.good else "look here"), f.question, f.answer) for f in findings)
+    return Section("Is it training well?", None, None, ("", "question", "answer"), rows)
+
+
+def _probe_sections(run: Path) -> list[Section]:
+    sections = []
+    for name, title in (
+        ("leave_one_out", "Probe on frozen features (leave-one-out, a plumbing check)"),
+        ("probe", "Probes on frozen features"),
+        ("missing_modalities", "Missing modalities"),
+    ):
+        path = run / "eval" / f"{name}.json"
+        if not path.is_file():
+            continue
+        document = json.loads(path.read_text())
+        if "skipped" in document:
+            sections.append(Section(title, f"No probe: {document['skipped']}."))
+            continue
+        columns, rows = result_rows(document)
+        table = tuple(tuple(row) for row in rows)
+        sections.append(Section(title, document.get("note"), None, tuple(columns), table))
+    return sections
+
+
+def _configuration_section(run: Path) -> Section:
+    cfg = load_config(run / "config.yaml")
+    newest = newest_checkpoint(run)
+    rows = [
+        ("network", f"{cfg.student.arch}, patch {cfg.student.patch_size}"),
+        ("precision", cfg.precision),
+        ("batch per GPU", str(cfg.train.batch_size_per_gpu)),
+        ("epochs", str(cfg.optim.epochs)),
+        ("base_lr", f"{cfg.optim.base_lr:g} ({cfg.optim.scaling_rule})"),
+        (
+            "crops",
+            f"2×{cfg.crops.global_crops_size}, {cfg.crops.local_crops_number}×{cfg.crops.local_crops_size}",
+        ),
+        ("data", str(cfg.train.dataset_path)),
+        ("newest checkpoint", newest.name if newest else "none"),
+        ("best teacher", str(BEST_TEACHER) if (run / BEST_TEACHER).is_file() else "no evaluation ran"),
+    ]
+    return Section("Configuration", None, None, ("key", "value"), tuple(rows))
