@@ -47,8 +47,10 @@ class ElfFacts:
 
 
 # What a parser of hostile bytes may raise; all of it means «damaged».
-_DAMAGE = (ELFError, AssertionError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError)
-_DAMAGE += (RecursionError, TypeError, ValueError)
+_DAMAGE = (
+    *(ELFError, AssertionError, ArithmeticError, AttributeError, LookupError, MemoryError, OSError),
+    *(RecursionError, TypeError, ValueError),
+)
 
 
 class NotElf(ValueError):

@@ -8,8 +8,8 @@ from typing import Any
 
 import typer
 
-VERBS: tuple[str, ...] = ("up",)
-GROUPS: tuple[str, ...] = ()
+VERBS: tuple[str, ...] = ("apply", "plan", "rollback", "undo", "up", "verify", "convert", "rebuild")
+GROUPS: tuple[str, ...] = ("env", "recipes")
 
 app = typer.Typer(
     name="bringup",

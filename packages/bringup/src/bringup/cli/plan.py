@@ -1,0 +1,56 @@
+"""`bringup plan`: the repair, as a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a recipe file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The plan file to write.")] = Path(
+        "plan.toml"
+    ),
+    gpu: Annotated[list[str] | None, typer.Option(help="Plan for this GPU instead of those here.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Plan for the CPU although a GPU is here.")] = False,
+    profile: Annotated[str | None, typer.Option(help="A profile of the recipe.")] = None,
+    python: Annotated[str | None, typer.Option(help="This interpreter (a path or an exact version).")] = None,
+    find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Look into --find-links alone.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Say what was rejected, and why.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON on standard output.")] = False,
+) -> None:
+    """Choose what to install for a workload and write it down; nothing is installed."""
+    from bringup.catalog import load as load_catalog
+    from bringup.cli.gpu_names import named_gpus
+    from bringup.facts.machine import read_machine
+    from bringup.plan.model import write_plan
+    from bringup.plan.planner import Wishes, make_plan
+    from bringup.recipes import load as load_recipe
+    from bringup.report import console
+    from bringup.report.messages import say
+    from bringup.report.tables import choices_table, plan_table
+
+    wishes = Wishes(
+        gpus=named_gpus(gpu or []),
+        cpu=cpu,
+        profile=profile,
+        python=python,
+        find_links=tuple(find_links or ()),
+        offline=offline,
+    )
+    chosen = load_recipe(recipe)
+    with console.remarks().status(say("up.planning")):
+        plan = make_plan(chosen, read_machine(), load_catalog(), wishes)
+    write_plan(plan, output)
+    if as_json:
+        console.print_json(json.loads(plan.model_dump_json(by_alias=True)))
+        return
+    terminal = console.output()
+    terminal.print(say("up.plan", path=output), style="bold", markup=False)
+    terminal.print(choices_table(plan, explain))
+    terminal.print()
+    terminal.print(plan_table(plan))
