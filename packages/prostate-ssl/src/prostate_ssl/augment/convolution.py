@@ -44,6 +44,9 @@ def random_kernels(keys: torch.Tensor) -> list[torch.Tensor]:
 
 def apply_network(images: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
     """Pass each crop through its own network: images (n, M, S, S) in 0–1 → (n, M, S, S) of any range."""
+    if images.device.type == "cpu":
+        # Grouped convolutions have no fast path on the CPU: crop by crop is seven times quicker there.
+        return torch.stack([_network_of_one(images[row], kernels, row) for row in range(images.shape[0])])
     n = images.shape[0]
     # Modalities are the batch and crops the groups: one grouped convolution a layer serves every crop.
     x = (images.transpose(0, 1) - 0.5) * 2.0
@@ -53,6 +56,15 @@ def apply_network(images: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Te
         if layer + 1 < len(kernels):
             x = functional.leaky_relu(x, _NEGATIVE_SLOPE)
     return x.transpose(0, 1)
+
+
+def _network_of_one(image: torch.Tensor, kernels: list[torch.Tensor], row: int) -> torch.Tensor:
+    x = (image[:, None] - 0.5) * 2.0
+    for layer, weights in enumerate(kernels):
+        x = functional.conv2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), weights[row])
+        if layer + 1 < len(kernels):
+            x = functional.leaky_relu_(x, _NEGATIVE_SLOPE)
+    return x[:, 0]
 
 
 def random_convolution(images: torch.Tensor, keys: torch.Tensor, present: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.interpolate import splrep
+from scipy.interpolate import BSpline, splrep
 
 from prostate_ssl.randomness import Draw, fold, uniform
 
@@ -62,8 +62,6 @@ def _spline_basis() -> np.ndarray:
     x = np.linspace(0.0, 1.0, SPLINE_KNOTS)
     basis = np.zeros((2, 4, SPLINE_KNOTS))
     for knot in range(SPLINE_KNOTS):
-        from scipy.interpolate import BSpline
-
         curve = BSpline(*splrep(x, np.eye(SPLINE_KNOTS)[knot]))
         for piece, start in enumerate((0.0, 0.5)):
             at = start + np.array([0.05, 0.15, 0.3, 0.45])
@@ -71,9 +69,15 @@ def _spline_basis() -> np.ndarray:
     return basis
 
 
+@lru_cache(maxsize=8)
+def _spline_basis_on(device: torch.device) -> torch.Tensor:
+    # Kept on the device: a copy from the host could not be captured in a CUDA graph.
+    return torch.as_tensor(_spline_basis(), dtype=torch.float32, device=device)
+
+
 def spline_curve(images: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Send grey values through a cubic spline; images (n, M, S, S) in 0–1, values (n, 5) at 0, ¼, ½, ¾, 1."""
-    basis = torch.as_tensor(_spline_basis(), dtype=torch.float32, device=images.device)
+    basis = _spline_basis_on(images.device)
     coefficients = torch.einsum("pck,nk->npc", basis, values)
     upper = images >= 0.5
     powers = [

@@ -105,7 +105,7 @@ def crop_masks(
     )
     if settings.mask_whole_modality:
         lot = uniform(fold(flat, int(Draw.WHOLE_MODALITY)), modalities).masked_fill(~there, -1.0)
-        whole = torch.nn.functional.one_hot(lot.argmax(dim=1), modalities).bool()
+        whole = lot.argmax(dim=1, keepdim=True) == torch.arange(modalities, device=keys.device)
         whole = whole & (there.sum(dim=1, keepdim=True) > 1)
         masks = masks | whole[..., None]
     return masks & there[..., None]

@@ -5,67 +5,75 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import torch
+from nibabel.orientations import io_orientation
 
 from prostate_ssl.augment.masks import masked_patch_targets
-from prostate_ssl.augment.pipeline import CropAugmenter, Planes
 from prostate_ssl.augment.settings import AugmentationSettings
 from prostate_ssl.batch import CropBatch
+from prostate_ssl.data.cache import CaseCache
 from prostate_ssl.data.dataset import ProstateDataset
-from prostate_ssl.data.order import SampleOrder, SliceRules, choose_slice, cut_plane, sample_key
-from prostate_ssl.data.store import BadCase, CaseStore
-from prostate_ssl.randomness import as_tensor_keys
+from prostate_ssl.data.layout import REFERENCE_SEQUENCE, choose_sequence
+from prostate_ssl.data.order import CaseFacts, SampleOrder, SliceRules, choose_slice, sample_key
+from prostate_ssl.data.resident import PLANE_COLUMNS, ResidentCase, ResidentSet, load_resident, place_plane
+from prostate_ssl.data.stage import DeviceStage, Order
+from prostate_ssl.data.store import AnyCase, BadCase, CaseStore, LoadedCase, available_memory
 
 logger = logging.getLogger("prostate_ssl")
 
 SUBSTITUTE_EPOCH = 1 << 40
 """Added to the epoch of a case that stands in for a dropped one: its draws differ from its own."""
+RESIDENT_SHARE = 0.3
+"""Of the free device memory the resident set may take this share; the rest is the training step's."""
+HOST_SHARE = 0.4
+"""Of the free host memory decoded cases may take this share."""
 
-
-@dataclass(frozen=True)
-class HostPlanes:
-    """A batch's slices before they travel to the device; the fields are those of `Planes`, plus the cases."""
-
-    planes: Planes
-    case_index: torch.Tensor
+Source = LoadedCase | ResidentCase
 
 
 class Feed:
-    """Batches of one rank.
+    """Batches of one rank. Made by `build_feed`.
 
     Attributes:
         waited: seconds that `batches` let its caller wait.
-        mode: where the pixels live, in words.
+        mode: where the pixels live, in words; also in the log.
     """
 
     def __init__(
         self,
         dataset: ProstateDataset,
         store: CaseStore,
+        stage: DeviceStage,
         settings: AugmentationSettings,
+        mode: str,
         batch_size: int,
         seed: int,
-        device: torch.device,
-        rank: int,
-        world_size: int,
+        place: tuple[int, int],
         num_workers: int,
+        room: tuple[int, int] | None,
+        resident: ResidentSet | None,
+        pin: bool,
     ) -> None:
         self.waited = 0.0
-        self.mode = "host memory, prefetched"
+        self.mode = mode
         self._dataset = dataset
         self._store = store
+        self._stage = stage
         self._settings = settings
         self._batch = batch_size
         self._seed = seed
-        self._device = device
-        self._rank, self._world = rank, world_size
+        self._rank, self._world = place
         self._workers = num_workers
+        self._room = room
+        self._resident = resident
+        self._pin = pin
         self._order = SampleOrder(len(dataset), seed)
         train = dataset.spec.split == "TRAIN"
         self._rules = SliceRules(
@@ -73,7 +81,6 @@ class Feed:
             dataset.spec.random_slices and train,
             dataset.spec.min_roi_voxels,
         )
-        self._augment = CropAugmenter(settings)
 
     def __len__(self) -> int:
         """Cases of the dataset, the bad ones among them."""
@@ -84,76 +91,87 @@ class Feed:
         """Cases that turned out to be unusable so far."""
         return [self._store.bad[index] for index in sorted(self._store.bad)]
 
+    @property
+    def fallbacks(self) -> dict[str, tuple[str, ...]]:
+        """Case → fallbacks that were taken while reading it."""
+        return dict(self._store.notes)
+
     def batches(self, start_step: int = 0) -> Iterator[CropBatch]:
-        """Endless batches from a step on; the batch of a step is the same whenever it is asked for."""
-        ahead = max(1, min(4, self._workers))
+        """Endless batches from a step on; the batch of a step is the same whenever it is asked for.
+
+        Raises:
+            ProstateError: more cases are bad than allowed.
+        """
+        ahead = max(2, 2 * self._workers)
         with ThreadPoolExecutor(max_workers=max(1, self._workers), thread_name_prefix="feed") as pool:
-            waiting: deque[Future[HostPlanes]] = deque()
-            step = start_step
+            waiting: deque[Future[Order]] = deque()
+            asked = start_step
+            begun: deque[CropBatch] = deque()
             try:
                 while True:
+                    since = time.perf_counter()
                     while len(waiting) < ahead:
-                        waiting.append(pool.submit(self._host_planes, step + len(waiting)))
-                    begun = time.perf_counter()
-                    host = waiting.popleft().result()
-                    batch = self._finish(host)
-                    self.waited += time.perf_counter() - begun
-                    step += 1
+                        waiting.append(pool.submit(self.order, asked))
+                        asked += 1
+                    # On a GPU one batch is always under way while the caller works on the one before.
+                    while len(begun) < (2 if self._pin else 1):
+                        begun.append(self._stage.start(waiting.popleft().result()))
+                    batch = self._stage.finish(begun.popleft())
+                    self.waited += time.perf_counter() - since
                     yield batch
             finally:
                 for future in waiting:
                     future.cancel()
 
-    def _host_planes(self, step: int) -> HostPlanes:
+    def order(self, step: int) -> Order:
+        """Everything of a step's batch that the host decides: cases, slices, keys, mask targets."""
         first = (step * self._world + self._rank) * self._batch
-        chosen = [self._slice_of(slot) for slot in range(first, first + self._batch)]
-        cut = [plane for plane, *_ in chosen]
-        channels = len(self._dataset.modalities) + 1
-        room = (max(plane.shape[1] for plane in cut), max(plane.shape[2] for plane in cut))
-        pixels = torch.zeros(self._batch, channels, *room, dtype=torch.float16)
-        for row, plane in enumerate(cut):
-            pixels[row, :, : plane.shape[1], : plane.shape[2]] = torch.from_numpy(plane)
+        chosen = [self._choose(slot) for slot in range(first, first + self._batch)]
         targets = masked_patch_targets(self._settings, self._seed, step, self._world * self._batch)
-        mine = targets[:, self._rank * self._batch : (self._rank + 1) * self._batch]
-        planes = Planes(
-            pixels,
-            torch.tensor([plane.shape[1:] for plane in cut], dtype=torch.int64),
-            torch.from_numpy(np.stack([present for _, present, _, _ in chosen])),
-            as_tensor_keys(np.stack([key for *_, key, _ in chosen])),
-            torch.from_numpy(mine.copy()),
-        )
-        return HostPlanes(planes, torch.tensor([index for *_, index in chosen], dtype=torch.int64))
+        targets = targets[:, self._rank * self._batch : (self._rank + 1) * self._batch]
+        columns = PLANE_COLUMNS + 2
+        modalities = len(self._dataset.modalities)
+        table = np.zeros((self._batch, columns + targets.shape[0] + modalities), dtype=np.int64)
+        planes: list[np.ndarray] = []
+        for row, (source, epoch, index) in enumerate(chosen):
+            axis, at = choose_slice(source.facts, self._rules, self._seed, epoch, index)
+            if isinstance(source, ResidentCase):
+                table[row, :PLANE_COLUMNS] = place_plane(source, axis, at)
+                present = source.present
+            else:
+                plane = source.case.plane(axis, at)
+                planes.append(plane)
+                table[row, 4:6] = plane.shape[1:]
+                present = source.case.present
+            table[row, PLANE_COLUMNS] = sample_key(self._seed, epoch, index).view(np.int64)
+            table[row, PLANE_COLUMNS + 1] = index
+            table[row, -modalities:] = present
+        table[:, columns : columns + targets.shape[0]] = targets.T
+        pixels = self._pixels(planes, [source.facts for source, *_ in chosen]) if planes else None
+        packed = torch.from_numpy(table)
+        return Order(packed.pin_memory() if self._pin else packed, pixels)
 
-    def _slice_of(self, slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """(plane (C, h, w) float16, present (M,), key, case) of a slot; the next good case for a bad one."""
+    def _pixels(self, planes: list[np.ndarray], facts: list[CaseFacts]) -> torch.Tensor:
+        room = self._room or (max(p.shape[1] for p in planes), max(p.shape[2] for p in planes))
+        pixels = torch.zeros(
+            len(planes), planes[0].shape[0], *room, dtype=torch.float16, pin_memory=self._pin
+        )
+        filled = pixels.numpy()
+        for row, plane in enumerate(planes):
+            filled[row, :, : plane.shape[1], : plane.shape[2]] = plane
+            if facts[row].gland is None:
+                filled[row, -1] = 0
+        return pixels
+
+    def _choose(self, slot: int) -> tuple[Source, int, int]:
+        """(case, epoch of its draws, index) of a slot; for a bad case the next good one in order."""
         epoch, index = self._order.at(slot)
         for attempt in range(len(self._dataset)):
-            loaded = self._store.get(index)
-            if loaded is not None:
-                break
-            index = self._order.case_at(epoch % SUBSTITUTE_EPOCH, slot % len(self._dataset) + attempt + 1)
-        else:
-            raise RuntimeError("no usable case")  # the share of bad cases stopped the run before
-        if attempt:
-            epoch += SUBSTITUTE_EPOCH
-        case, facts = loaded
-        axis, at = choose_slice(facts, self._rules, self._seed, epoch, index)
-        plane = np.ascontiguousarray(cut_plane(case.array, axis, at))
-        if facts.gland is None:
-            plane[-1] = 0
-        return plane, case.present, sample_key(self._seed, epoch, index), index
-
-    def _finish(self, host: HostPlanes) -> CropBatch:
-        planes = host.planes
-        moved = Planes(
-            *(
-                getattr(planes, name).to(self._device, non_blocking=True)
-                for name in ("pixels", "extent", "present", "keys", "mask_targets")
-            )
-        )
-        with torch.no_grad():
-            global_crops, local_crops, masks = self._augment(moved)
-        return CropBatch(global_crops, local_crops, moved.present, masks, host.case_index.to(self._device))
+            source = self._resident.cases[index] if self._resident else self._store.get(index)
+            if source is not None:
+                return source, epoch + (SUBSTITUTE_EPOCH if attempt else 0), index
+            index = self._order.case_at(epoch, slot % len(self._dataset) + attempt + 1)
+        raise RuntimeError("no usable case")  # the allowed share of bad cases ended the run before this
 
 
 def build_feed(
@@ -165,8 +183,10 @@ def build_feed(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 2,
-    cache: Path | None = None,
+    cache: Path | str | None = None,
     max_bad_share: float = 0.2,
+    resident: bool | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Feed:
     """Make the feed of one rank.
 
@@ -178,10 +198,66 @@ def build_feed(
         device: where batches are wanted.
         rank, world_size: this process among all.
         num_workers: threads that decode and cut slices ahead; 0 means one.
-        cache: folder of `prostate-ssl cache`; None decodes the files.
+        cache: folder of `prostate-ssl cache` (missing cases are added to it); None decodes the files.
         max_bad_share: more unusable cases than this share of all stop the run.
+        resident: keep the whole set on the GPU; None decides by the memory that is free.
+        progress: called once a case while a resident set is loaded.
+
+    Raises:
+        ProstateError: the cache cannot be written, or too many cases are bad.
     """
-    store = CaseStore(dataset.case_ids, dataset.prepare, dataset.mask_shown, 4 << 30, max_bad_share)
-    return Feed(
-        dataset, store, augmentation, batch_size, seed, torch.device(device), rank, world_size, num_workers
+    device = torch.device(device)
+    spec = dataset.spec
+    load: Callable[[int], AnyCase] = dataset.prepare
+    if cache is not None:
+        cases = CaseCache(Path(cache), dataset.modalities, spec.prefer_computed_dwi)
+
+        def load(index: int) -> AnyCase:
+            return cases.ensure(dataset.cases[index])[0]
+
+    budget = int(HOST_SHARE * available_memory())
+    store = CaseStore(dataset.case_ids, load, dataset.mask_shown, budget, max_bad_share)
+    on_gpu = device.type == "cuda"
+    shapes = [_shape_bound(dataset, index) for index in range(len(dataset))] if on_gpu else []
+    room = _room(shapes, spec.random_axes and spec.split == "TRAIN") if on_gpu else None
+    kept: ResidentSet | None = None
+    mode = "from the cache" if cache is not None else "decoded, kept in host memory"
+    if on_gpu:
+        sizes = [(len(dataset.modalities) + 1) * int(np.prod(shape)) for shape in shapes]
+        free = torch.cuda.mem_get_info(device)[0]
+        if resident if resident is not None else 2 * sum(sizes) <= RESIDENT_SHARE * free:
+            kept = load_resident(store, sizes, device, max(1, num_workers), progress)
+            mode = f"resident on the GPU, {2 * sum(sizes) / 2**30:.1f} GiB"
+        else:
+            mode += ", pinned and copied on a side stream"
+    logger.info("data: %d cases, %s", len(dataset), mode)
+    stage = DeviceStage(
+        augmentation, len(dataset.modalities), device, room or (0, 0), kept.flat if kept else None
     )
+    place = (rank, world_size)
+    return Feed(
+        dataset, store, stage, augmentation, mode, batch_size, seed, place, num_workers, room, kept, on_gpu
+    )
+
+
+def _shape_bound(dataset: ProstateDataset, index: int) -> tuple[int, int, int]:
+    """(D, H, W) of a case's T2 image from its header: an upper bound of the prepared array's, or zeros."""
+    path = choose_sequence(dataset.cases[index].folder, REFERENCE_SEQUENCE).path
+    if path is None:
+        return (0, 0, 0)
+    try:
+        image: Any = nibabel.load(path)
+        axes = io_orientation(image.affine)[:, 0].astype(int)
+        width, height, depth = (int(image.shape[int(np.flatnonzero(axes == axis)[0])]) for axis in range(3))
+    except Exception:  # noqa: BLE001 - a damaged file is dropped, with its reason, when it is read
+        return (0, 0, 0)
+    return depth, height, width
+
+
+def _room(shapes: list[tuple[int, int, int]], every_axis: bool) -> tuple[int, int]:
+    rows = max(shape[1] for shape in shapes)
+    columns = max(shape[2] for shape in shapes)
+    if every_axis:
+        rows = max(rows, *(shape[0] for shape in shapes), 1)
+        columns = max(columns, *(shape[1] for shape in shapes), 1)
+    return max(1, rows), max(1, columns)

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from prostate_ssl.data.order import cut_plane, gland_counts
 from prostate_ssl.data.reading import CaseVolumes
+from prostate_ssl.data.volumes import UnreadableVolumeError
 
 BODY_MARGIN_MM = 6.0
 
@@ -47,6 +49,23 @@ class PreparedCase:
     spacing: tuple[float, float, float]
     origin: tuple[int, int, int]
     notes: tuple[str, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(M + 1, D, H, W)."""
+        return self.array.shape
+
+    def whole(self) -> np.ndarray:
+        """(M + 1, D, H, W) float16."""
+        return self.array
+
+    def plane(self, axis: int, index: int) -> np.ndarray:
+        """(M + 1, rows, columns) float16: one slice, see `cut_plane`."""
+        return cut_plane(self.array, axis, index)
+
+    def gland_counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Gland voxels in every axial, coronal and sagittal slice; None without a mask."""
+        return gland_counts(self.array[-1] > 0.5) if self.has_mask else None
 
 
 def percentile_limits(volume: np.ndarray, lower: float, upper: float) -> tuple[float, float]:
@@ -105,6 +124,9 @@ def prepare_case(volumes: CaseVolumes, settings: Preparation | None = None) -> P
     """Clip each volume at its percentiles, scale to 0–1, crop to the body, convert to half precision.
 
     A constant modality is left out (`present` False, noted): it tells nothing and cannot be scaled.
+
+    Raises:
+        UnreadableVolumeError: every modality is constant.
     """
     settings = settings or Preparation()
     present = volumes.present.copy()
@@ -114,8 +136,10 @@ def prepare_case(volumes: CaseVolumes, settings: Preparation | None = None) -> P
         if float(np.ptp(volumes.modalities[row])) == 0.0:
             present[row] = False
             notes.append(f"modality {row} is constant and left out")
+    if not present.any():
+        raise UnreadableVolumeError(f"{volumes.case_id}: every modality is constant.")
     box: tuple[slice, slice] = (slice(0, height), slice(0, width))
-    if settings.crop_to_body and present.any():
+    if settings.crop_to_body:
         box = body_box(volumes.modalities[int(np.flatnonzero(present)[0])], volumes.spacing)
         if volumes.mask is not None:
             box = _including(box, volumes.mask)

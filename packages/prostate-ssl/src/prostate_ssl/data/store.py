@@ -1,17 +1,23 @@
-"""Prepared cases in memory, loaded when they are first asked for."""
+"""Prepared cases, loaded when they are first asked for."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from prostate_ssl.data.order import CaseFacts, gland_counts
+from prostate_ssl.data.cache import CachedCase
+from prostate_ssl.data.order import CaseFacts
 from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
+
+AnyCase = PreparedCase | CachedCase
 
 
 @dataclass(frozen=True)
@@ -22,21 +28,29 @@ class BadCase:
     reason: str
 
 
+@dataclass(frozen=True)
+class LoadedCase:
+    """A case with what choosing a slice needs to know of it."""
+
+    case: AnyCase
+    facts: CaseFacts
+
+
 class CaseStore:
     """Loads cases on demand, keeps them up to a budget, remembers the bad ones. Safe for several threads.
 
     Args:
         case_ids: names, by index.
-        load: index → prepared case; raises `ProstateError` or `OSError` for a bad one.
+        load: index → case; raises `ProstateError` or `OSError` for a bad one.
         show_mask: (N,) bool.
-        budget: bytes of arrays that may be kept.
+        budget: bytes of arrays that may be kept; memory-mapped ones count nothing.
         max_bad_share: more bad cases than this share of all stops the run.
     """
 
     def __init__(
         self,
         case_ids: list[str],
-        load: Callable[[int], PreparedCase],
+        load: Callable[[int], AnyCase],
         show_mask: np.ndarray,
         budget: int,
         max_bad_share: float,
@@ -48,13 +62,13 @@ class CaseStore:
         self._show_mask = show_mask
         self._budget = budget
         self._max_bad_share = max_bad_share
-        self._kept: OrderedDict[int, tuple[PreparedCase, CaseFacts]] = OrderedDict()
+        self._kept: OrderedDict[int, LoadedCase] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         self._loading: dict[int, threading.Lock] = {}
 
-    def get(self, index: int) -> tuple[PreparedCase, CaseFacts] | None:
-        """The case and its facts; None if it is bad.
+    def get(self, index: int) -> LoadedCase | None:
+        """The case; None if it is bad.
 
         Raises:
             ProstateError: too many cases are bad; the message names them.
@@ -74,28 +88,16 @@ class CaseStore:
                     return None
             return self._read(index)
 
-    def _read(self, index: int) -> tuple[PreparedCase, CaseFacts] | None:
-        try:
-            case = self._load(index)
-        except (ProstateError, OSError, MemoryError) as error:
-            self._drop(index, str(error) or type(error).__name__)
-            return None
-        mask = case.array[-1] > 0.5 if case.has_mask and self._show_mask[index] else None
-        depth, height, width = case.array.shape[1:]
-        facts = CaseFacts((depth, height, width), None if mask is None else gland_counts(mask))
-        with self._lock:
-            self._kept[index] = (case, facts)
-            self._bytes += case.array.nbytes
-            if case.notes:
-                self.notes[case.case_id] = case.notes
-            while self._bytes > self._budget and len(self._kept) > 1:
-                _, (old, _) = self._kept.popitem(last=False)
-                self._bytes -= old.array.nbytes
-        return case, facts
+    def drop(self, index: int, reason: str) -> None:
+        """Take a case out for the rest of the run.
 
-    def _drop(self, index: int, reason: str) -> None:
+        Raises:
+            ProstateError: too many cases are bad.
+        """
         with self._lock:
             self.bad[index] = BadCase(self.case_ids[index], reason)
+            kept = self._kept.pop(index, None)
+            self._bytes -= _memory_of(kept.case) if kept else 0
             share = len(self.bad) / len(self.case_ids)
         if share > self._max_bad_share:
             named = "; ".join(f"{bad.case_id} ({bad.reason})" for bad in list(self.bad.values())[:10])
@@ -103,3 +105,43 @@ class CaseStore:
                 f"{len(self.bad)} of {len(self.case_ids)} cases cannot be used, more than the allowed "
                 f"share of {self._max_bad_share:.0%}: {named}. Look at them with `prostate-ssl check`."
             )
+
+    def forget(self, index: int) -> None:
+        """Free a case's memory; it is loaded again when it is asked for."""
+        with self._lock:
+            kept = self._kept.pop(index, None)
+            self._bytes -= _memory_of(kept.case) if kept else 0
+
+    def _read(self, index: int) -> LoadedCase | None:
+        try:
+            case = self._load(index)
+        except (ProstateError, OSError, MemoryError) as error:
+            self.drop(index, str(error) or type(error).__name__)
+            return None
+        gland = case.gland_counts() if self._show_mask[index] else None
+        loaded = LoadedCase(case, CaseFacts(case.shape[1:], gland))
+        with self._lock:
+            self._kept[index] = loaded
+            self._bytes += _memory_of(case)
+            if case.notes:
+                self.notes[case.case_id] = case.notes
+            while self._bytes > self._budget and len(self._kept) > 1:
+                _, old = self._kept.popitem(last=False)
+                self._bytes -= _memory_of(old.case)
+        return loaded
+
+
+def _memory_of(case: AnyCase) -> int:
+    return 0 if isinstance(case, CachedCase) else case.array.nbytes
+
+
+def available_memory() -> int:
+    """Bytes of host memory that can be had, within the container's limit where there is one."""
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        free = 4 << 30
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    with contextlib.suppress(OSError, ValueError):
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(free, 0)

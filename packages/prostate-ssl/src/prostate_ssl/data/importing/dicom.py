@@ -108,8 +108,8 @@ def _nothing_found(source: Path, count: int, unreadable: Sequence[HeaderResult])
     if unreadable:
         first = unreadable[0]
         return (
-            f"None of the {count} files below {source} is a readable DICOM image; {len(unreadable)} are damaged "
-            f"(first: {first.file}: {first.problem}). Copy them anew from the archive."
+            f"None of the {count} files below {source} is a readable DICOM image; {len(unreadable)} are "
+            f"damaged (first: {first.file}: {first.problem}). Copy them anew from the archive."
         )
     return (
         f"None of the {count} files below {source} is a DICOM image. Name the folder that holds the series."
@@ -194,7 +194,16 @@ def import_study(study: _Study, out: Path) -> CaseOutcome:
         write_case(out, outcome, images)
     except ProstateError as error:
         outcome.status, outcome.reason = "failed", error.message
+        outcome.public_reason = _without_paths(error.message, study, out)
     return outcome
+
+
+def _without_paths(text: str, study: _Study, out: Path) -> str:
+    """The reason as the manifest may say it: paths of the source can hold names."""
+    for judgement in study.judgements:
+        for frame in judgement.series.frames:
+            text = text.replace(str(frame.file), f"a file of series {judgement.series.facts.number}")
+    return text.replace(str(out), "the data folder")
 
 
 def known_cases_of(out: Path, case_id: str) -> dict | None:  # type: ignore[type-arg]

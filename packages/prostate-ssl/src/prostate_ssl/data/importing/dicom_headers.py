@@ -110,7 +110,7 @@ def read_headers(file: Path) -> HeaderResult:
         return HeaderResult(file, tuple(_frames_of(image, file)))
     except InvalidDicomError:
         return HeaderResult(file, problem="not DICOM", is_dicom=False)
-    except Exception as error:  # pydicom raises many kinds on damaged files
+    except Exception as error:  # noqa: BLE001 - pydicom raises many kinds on damaged files
         return HeaderResult(file, problem=f"{type(error).__name__}: {error}", is_dicom=marked)
 
 
@@ -217,7 +217,7 @@ def _group(shared: Dataset, own: Dataset, name: str) -> Dataset:
     for functional in (own, shared):
         sequence = functional.get(name)
         if sequence:
-            return sequence[0]  # type: ignore[no-any-return]
+            return sequence[0]
     return Dataset()
 
 

@@ -93,7 +93,7 @@ def _by_place(frames: list[Frame]) -> list[tuple[float, tuple[Frame, ...]]]:
 def _settle_repeats(
     places: list[tuple[float, tuple[Frame, ...]]],
 ) -> tuple[list[tuple[float, tuple[Frame, ...]]], list[str]]:
-    """Where a place has several frames: trace images before single directions, then the last full acquisition."""
+    """Several frames at one place: trace images before single directions, then the last full acquisition."""
     if all(len(group) == 1 for _, group in places):
         return places, []
     notes = []
@@ -130,7 +130,7 @@ def _decode(file: Path) -> _Decoded:
     try:
         pixels = pydicom.dcmread(file, force=True).pixel_array
         rescaled = False
-    except Exception as first:  # pydicom raises many kinds on damaged files
+    except Exception as first:  # noqa: BLE001 - pydicom raises many kinds on damaged files
         try:
             pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
             rescaled = True

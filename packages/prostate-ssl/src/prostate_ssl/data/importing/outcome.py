@@ -18,6 +18,7 @@ from prostate_ssl.files import write_json
 REPORT_NAME = "import_report.json"
 CASE_REPORT_NAME = "import.json"
 VERSION = 1
+STATUSES = ("imported", "unchanged", "failed")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class CaseOutcome:
         case_id: pseudonym, the folder's name.
         source_key: hash over the source images' unique ids; tells on a second run that this is the same case.
         status: imported, unchanged or failed.
-        reason: of a failure.
+        reason: of a failure; may name source files.
+        public_reason: the same without them, for the manifest.
         series: every series of the source.
         files: output name → shape (D, H, W), resampled or not, series number it came from, checksum.
         sources: output name → source files; never part of the manifest, see `--sources`.
@@ -60,6 +62,7 @@ class CaseOutcome:
     source_key: str
     status: str = "imported"
     reason: str = ""
+    public_reason: str = ""
     series: list[SeriesLine] = field(default_factory=list)
     files: dict[str, dict[str, object]] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
@@ -68,6 +71,7 @@ class CaseOutcome:
     def manifest(self) -> dict[str, object]:
         """The part that is written: nothing personal, no paths, no descriptions."""
         document = asdict(self)
+        document["reason"] = document.pop("public_reason")
         del document["sources"], document["labels"]
         return document
 
@@ -139,14 +143,16 @@ def _voxel_type(array: np.ndarray) -> type:
 
 def known_cases(out: Path) -> dict[str, dict[str, object]]:
     """Source key → manifest of the cases that stand in the output folder already."""
-    known = {}
-    for path in sorted(out.glob(f"*/{CASE_REPORT_NAME}")):
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            known[str(document["source_key"])] = document
-        except (OSError, ValueError, KeyError):
-            continue
-    return known
+    documents = [_read_manifest(path) for path in sorted(out.glob(f"*/{CASE_REPORT_NAME}"))]
+    return {str(document["source_key"]): document for document in documents if document is not None}
+
+
+def _read_manifest(path: Path) -> dict[str, object] | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) and "source_key" in document else None
 
 
 def is_complete(out: Path, document: dict[str, object]) -> bool:
@@ -173,7 +179,7 @@ def write_manifest(out: Path, kind: str, outcomes: Sequence[CaseOutcome], unread
         "schema": "prostate-ssl/import/1",
         "kind": kind,
         "version": VERSION,
-        "counts": {status: sum(case["status"] == status for case in cases) for status in ("imported", "unchanged", "failed")},
+        "counts": {status: sum(case["status"] == status for case in cases) for status in STATUSES},
         "unreadable_files": unread,
         "cases": cases,
     }  # fmt: skip
@@ -181,7 +187,7 @@ def write_manifest(out: Path, kind: str, outcomes: Sequence[CaseOutcome], unread
 
 
 def write_sources(path: Path, outcomes: Sequence[CaseOutcome], names: dict[str, str]) -> None:
-    """Write which source became what: pseudonym → original ID and files. Personal: written on request only."""
+    """Write which source became what: pseudonym → original ID and files. Personal: on request only."""
     document = {
         "schema": "prostate-ssl/import-sources/1",
         "cases": {o.case_id: {"source_id": names[o.case_id], "files": o.sources} for o in outcomes},
