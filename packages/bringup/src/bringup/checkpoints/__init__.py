@@ -5,7 +5,15 @@ with open_checkpoint(path) as checkpoint:
 convert(path, folder)
 """
 
-from bringup.checkpoints.checkpoint import Checkpoint, open_checkpoint, unimportable_classes
+from bringup.checkpoints.checkpoint import Checkpoint, open_checkpoint, printable, unimportable_classes
 from bringup.checkpoints.convert import Conversion, convert, convert_all
 
-__all__ = ["Checkpoint", "Conversion", "convert", "convert_all", "open_checkpoint", "unimportable_classes"]
+__all__ = [
+    "Checkpoint",
+    "Conversion",
+    "convert",
+    "convert_all",
+    "open_checkpoint",
+    "printable",
+    "unimportable_classes",
+]

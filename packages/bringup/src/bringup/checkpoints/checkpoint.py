@@ -73,6 +73,11 @@ class Checkpoint:
             return Describer(self.tensors).describe(self.root)
 
 
+def printable(text: str) -> str:
+    """Text of a file's making, without what would steer a terminal."""
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text)
+
+
 @contextlib.contextmanager
 def _about(path: Path) -> Iterator[None]:
     """Errors from here on name the file."""
@@ -80,6 +85,8 @@ def _about(path: Path) -> Iterator[None]:
         yield
     except BringupError as error:
         error.parameters.setdefault("file", str(path))
+        for name, value in error.parameters.items():
+            error.parameters[name] = printable(value) if isinstance(value, str) else value
         raise
     except OSError as error:
         raise BringupError("checkpoint-unreadable", file=path, text=error.strerror or error) from error

@@ -72,7 +72,17 @@ HARMLESS_TYPE_CALLS = frozenset(
     ]
 )
 
-MENTION_IS_ENOUGH: tuple[str, ...] = tuple(
-    ["torch.hub", "torch.load", "torch.package", "torch.jit.load", "torch.jit.frontend", "torch.jit.unsupported", "torch.serialization.load", "torch.utils.cpp_extension", "torch.utils.bottleneck", "torch.utils.collect_env", "torch.utils._config_module", "torch.utils.data.datapipes.utils.decoder", "torch._dynamo", "torch._inductor", "torch.fx.experimental", "torch.distributed.rpc", "torch.ops.load_library", "torch._ops", "torch.classes", "torch.multiprocessing", "torch.testing", "torch._C._jit", "torch.cuda._compile_kernel", "torch._library", "numpy.load", "numpy.loads", "numpy.fromfile", "numpy.memmap", "numpy.testing", "numpy.f2py", "numpy.ctypeslib", "numpy.distutils", "numpy.lib", "numpy.save", "numpy.fromregex", "numpy.genfromtxt", "pandas.read_pickle", "pandas.eval", "pandas.io", "joblib", "dill", "cloudpickle", "jsonpickle", "pip", "setuptools", "pkg_resources", "IPython", "jupyter_client", "requests", "urllib3", "httpx", "aiohttp", "yaml", "fsspec", "sympy.parsing", "sympy.sympify", "win32api", "paramiko", "fabric", "sh", "plumbum", "pexpect", "psutil", "cffi", "numba", "nltk.app", "pty", "commands", "popen2", "distutils", "imp", "__main__.__builtins__"]
-)
+_REACHES_OUT = """
+    torch.hub torch.load torch.package torch.jit.load torch.jit.frontend torch.jit.unsupported
+    torch.serialization.load torch.utils.cpp_extension torch.utils.bottleneck torch.utils.collect_env
+    torch.utils._config_module torch.utils.data.datapipes.utils.decoder torch._dynamo torch._inductor
+    torch.fx.experimental torch.distributed.rpc torch.ops.load_library torch._ops torch.classes
+    torch.multiprocessing torch.testing torch._C._jit torch.cuda._compile_kernel torch._library
+    numpy.load numpy.loads numpy.fromfile numpy.memmap numpy.testing numpy.f2py numpy.ctypeslib
+    numpy.distutils numpy.lib numpy.save numpy.fromregex numpy.genfromtxt pandas.read_pickle pandas.eval
+    pandas.io joblib dill cloudpickle jsonpickle pip setuptools pkg_resources IPython jupyter_client
+    requests urllib3 httpx aiohttp yaml fsspec sympy.parsing sympy.sympify win32api paramiko fabric sh
+    plumbum pexpect psutil cffi numba nltk.app pty commands popen2 distutils imp __main__.__builtins__
+"""
+MENTION_IS_ENOUGH: tuple[str, ...] = tuple(_REACHES_OUT.split())
 """What reaches the system, the network or an interpreter; below these names everything counts."""

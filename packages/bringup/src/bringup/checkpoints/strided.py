@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import array
 import itertools
+import typing
 from collections.abc import Iterator
 
 from bringup.checkpoints.source import FileSlice, Literal
 from bringup.checkpoints.tensors import Tensor, row_major
 
-_FORMS: dict[int, Literal[B, H, I, Q]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+_FORMS: dict[int, typing.Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _WINDOW = 2**25
 """Bytes that are read at once."""
 
