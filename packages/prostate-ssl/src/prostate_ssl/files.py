@@ -14,9 +14,10 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
     """Write beside `path`, flush to the disk, then rename over it; on any failure the old file stays.
 
     Args:
-        path: final name; its folder must exist.
+        path: final name; its folder is made where it is missing.
         content: the bytes, or a function that writes them to an open file.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with beside.open("wb") as file:
