@@ -104,8 +104,8 @@ def _finish(
         if unread:
             faults.append(f"{unread} damaged files, named above")
         raise ProstateError(
-            f"{len(outcomes) - len(failed)} of {len(outcomes)} patients were imported to {out}. Not in order: "
-            + "; ".join(faults)
+            f"{len(outcomes) - len(failed)} of {len(outcomes)} patients were imported to {out}. "
+            + f"Not in order: {'; '.join(faults)}"
             + ". Mend or remove these and run the same command again: what is imported stays."
         )
     return 0

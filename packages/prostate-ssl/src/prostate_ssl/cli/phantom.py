@@ -12,6 +12,7 @@ def command(
     cases: int = typer.Option(12, "--cases", min=1, help="How many."),
     seed: int = typer.Option(0, "--seed", help="Another seed, other patients."),
     size: str = typer.Option("192x16", "--size", help="Pixels a side and slices of the T2 image, as 384x24."),
+    workers: int = typer.Option(1, "--workers", min=1, help="Processes."),
 ) -> None:
     """Write synthetic multi-parametric cases with gland, lesions and labels.csv; existing ones stay."""
     from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
@@ -23,7 +24,7 @@ def command(
         raise ProstateError(f"--size {size} should be pixels and slices, as 384x24.", exit_code=2) from None
     settings = PhantomSettings(size=side, slices=slices, seed=seed)
     try:
-        written = write_phantoms(out, cases, settings)
+        written = write_phantoms(out, cases, settings, workers)
     except OSError as error:
         raise ProstateError(f"The phantom cases could not be written to {out}: {error}.") from error
     print(f"{len(written)} cases written, {cases - len(written)} were there: {out} (labels.csv beside them)")

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from prostate_ssl.data.importing.parallel import parallel_map
 from prostate_ssl.data.layout import MASK_NAME
 from prostate_ssl.data.tables import write_patient_table
 from prostate_ssl.data.volumes import write_volume
@@ -251,7 +253,7 @@ def phantom_label(seed: int, index: int) -> int:
     return (index + seed) % 2
 
 
-def write_phantoms(out: Path, cases: int, settings: PhantomSettings) -> list[str]:
+def write_phantoms(out: Path, cases: int, settings: PhantomSettings, workers: int = 1) -> list[str]:
     """Write cases that are not there yet, and `labels.csv` for all of them.
 
     A case that stands there with the same settings is left alone; one with other settings is an error. Each
@@ -261,36 +263,44 @@ def write_phantoms(out: Path, cases: int, settings: PhantomSettings) -> list[str
         IDs of the cases that were written now.
     """
     out.mkdir(parents=True, exist_ok=True)
-    written, names = [], []
-    for index in range(cases):
-        name = f"phantom_{index + 1:04d}"
-        names.append(name)
-        description = {
-            **asdict(settings),
-            "index": index,
-            "label": phantom_label(settings.seed, index),
-            "version": 1,
-        }
-        if (out / name).exists():
-            _check_same(out / name, description)
-            continue
-        beside = out / f".making-{name}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        make_phantom_case(settings, index, int(description["label"]), beside)
-        (beside / "phantom.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-        beside.rename(out / name)
-        written.append(name)
+    missing = [index for index in range(cases) if not _is_there(out, settings, index)]
+    written = list(parallel_map(partial(_write_one, out, settings), missing, workers))
+    names = [_case_name(index) for index in range(cases)]
     labels = [str(phantom_label(settings.seed, index)) for index in range(cases)]
     write_patient_table(out / "labels.csv", names, labels)
     return written
 
 
-def _check_same(folder: Path, description: dict[str, object]) -> None:
+def _case_name(index: int) -> str:
+    return f"phantom_{index + 1:04d}"
+
+
+def _describe(settings: PhantomSettings, index: int) -> dict[str, object]:
+    return {**asdict(settings), "index": index, "label": phantom_label(settings.seed, index), "version": 1}
+
+
+def _write_one(out: Path, settings: PhantomSettings, index: int) -> str:
+    name = _case_name(index)
+    beside = out / f".making-{name}"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    make_phantom_case(settings, index, phantom_label(settings.seed, index), beside)
+    (beside / "phantom.json").write_text(
+        json.dumps(_describe(settings, index), indent=2) + "\n", encoding="utf-8"
+    )
+    beside.rename(out / name)
+    return name
+
+
+def _is_there(out: Path, settings: PhantomSettings, index: int) -> bool:
+    folder = out / _case_name(index)
+    if not folder.exists():
+        return False
     path = folder / "phantom.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if found != description:
+    if found != _describe(settings, index):
         raise ProstateError(
             f"{folder} is there already and was made with other settings (or is no phantom). Choose another "
             "folder, or remove that one."
         )
+    return True

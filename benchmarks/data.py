@@ -1,0 +1,155 @@
+"""How fast prostate-ssl feeds a training step. Appends rows to benchmarks/data.jsonl.
+
+    python benchmarks/data.py [--device cuda|cpu] [--cases 48] [--size 384x24] [--work DIR] [--note TEXT]
+
+Measured, all with the published settings (batch 8, 2×224 and 8×112 crops, three modalities, the mask guiding
+the crops, random convolution, block masks):
+  augment      milliseconds of device time a batch: gathering or copying slices, crops, intensities, masks
+  feed         batches a second of the feed alone, slices resident on the GPU and from the cache
+  wait         share of the time that a training step of 55 ms waits for data
+  items        items a second on the CPU, with the threads that torch is given
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
+from prostate_ssl.data.cache import CaseCache
+from prostate_ssl.data.feed import Feed
+from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
+
+BATCH = 8
+STEP_SECONDS = 0.055
+
+
+def device_milliseconds(feed: Feed, repeats: int = 100) -> float:
+    """Median device time of one batch, by CUDA events around single replays of different batches."""
+    stage = feed._stage
+    orders = [feed.order(step) for step in range(16)]
+    times = []
+    for turn in range(repeats + 10):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record(stage._stream)
+        stage.start(orders[turn % len(orders)])
+        end.record(stage._stream)
+        end.synchronize()
+        if turn >= 10:
+            times.append(begin.elapsed_time(end))
+    return statistics.median(times)
+
+
+def batches_per_second(feed: Feed, seconds: float) -> float:
+    """Batches a second with nobody using them."""
+    stream = feed.batches()
+    for _ in range(10):
+        next(stream)
+    begun, count = time.perf_counter(), 0
+    while time.perf_counter() - begun < seconds:
+        next(stream)
+        count += 1
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return count / (time.perf_counter() - begun)
+
+
+def waiting_share(feed: Feed, steps: int = 100) -> float:
+    """Share of the time that a step of 55 ms of GPU work, waited for like a real one, waits for data."""
+    matrix = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    torch.mm(matrix, matrix)
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(20):
+        torch.mm(matrix, matrix)
+    end.record()
+    end.synchronize()
+    products = max(1, round(STEP_SECONDS * 1000 / (begin.elapsed_time(end) / 20)))
+    stream = feed.batches()
+    for _ in range(5):
+        next(stream)
+    feed.waited = 0.0
+    begun = time.perf_counter()
+    for _ in range(steps):
+        next(stream)
+        for _ in range(products):
+            torch.mm(matrix, matrix)
+        torch.cuda.synchronize()
+    return feed.waited / (time.perf_counter() - begun)
+
+
+def gpu_rows(work: Path, dataset_str: str, cache: Path, workers: int) -> dict[str, float]:
+    dataset = make_dataset(dataset_str=dataset_str)
+    settings = AugmentationSettings()
+    rows: dict[str, float] = {}
+    for name, resident, folder in (("resident", True, None), ("cache", False, cache)):
+        begun = time.perf_counter()
+        feed = build_feed(
+            dataset, settings, BATCH, 0, "cuda", num_workers=workers, cache=folder, resident=resident
+        )
+        rows[f"{name}_start_s"] = round(time.perf_counter() - begun, 2)
+        rows[f"{name}_batches_per_s"] = round(batches_per_second(feed, 5.0), 1)
+        rows[f"{name}_device_ms"] = round(device_milliseconds(feed), 3)
+        rows[f"{name}_wait_share"] = round(waiting_share(feed), 4)
+    rows["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return rows
+
+
+def cpu_rows(dataset_str: str, cache: Path, threads: int) -> dict[str, float]:
+    torch.set_num_threads(threads)
+    dataset = make_dataset(dataset_str=dataset_str)
+    feed = build_feed(dataset, AugmentationSettings(), BATCH, 0, "cpu", num_workers=1, cache=cache)
+    return {"cpu_items_per_s": round(BATCH * batches_per_second(feed, 20.0), 1), "threads": threads}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--cases", type=int, default=48)
+    parser.add_argument("--size", default="384x24")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/prostate-ssl-benchmark"))
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".jsonl"))
+    parser.add_argument("--note", default="")
+    options = parser.parse_args()
+    side, slices = (int(part) for part in options.size.split("x"))
+    data, cache = options.work / f"phantom-{options.size}", options.work / f"cache-{options.size}"
+    write_phantoms(data, options.cases, PhantomSettings(size=side, slices=slices), options.workers)
+    dataset_str = f"ProstateSSL:split=TRAIN:root={data}:random_axes=True:random_slices=True"
+    dataset = make_dataset(dataset_str=dataset_str)
+    store = CaseCache(cache, dataset.modalities)
+    for case in dataset.cases:
+        store.ensure(case)
+    on_gpu = options.device.startswith("cuda")
+    row = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        "command": " ".join(["python", "benchmarks/data.py", *sys.argv[1:]]),
+        "machine": torch.cuda.get_device_name() if on_gpu else platform.machine(),
+        "torch": torch.__version__,
+        "workers": options.workers,
+        "note": options.note,
+        **(
+            gpu_rows(options.work, dataset_str, cache, options.workers)
+            if on_gpu
+            else cpu_rows(dataset_str, cache, options.threads)
+        ),
+    }
+    with options.out.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    print(json.dumps(row, indent=2))
+
+
+if __name__ == "__main__":
+    main()
