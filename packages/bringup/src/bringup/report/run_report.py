@@ -73,11 +73,11 @@ def read_workload_report(path: Path) -> WorkloadReport | None:
         raise BringupError("run-report-invalid", path=path, text=error) from error
 
 
-def _embed(folder: Path, image: str) -> str | None:
-    """An image as a data URL. Nothing outside the report's own folder is read."""
+def _embed(folder: Path, image: str, run: Path) -> str | None:
+    """An image as a data URL. Nothing outside the run's own folder is read."""
     file = (folder / image).resolve()
     media = _MEDIA.get(file.suffix.lower())
-    if media is None or not file.is_relative_to(folder.resolve()) or not file.is_file():
+    if media is None or not file.is_relative_to(run.resolve()) or not file.is_file():
         return None
     return f"data:{media};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
@@ -101,7 +101,7 @@ def write_run_report(
     sections = []
     for section in workload.sections if workload else ():
         assert sections_file is not None
-        picture = _embed(sections_file.parent, section.image) if section.image else None
+        picture = _embed(sections_file.parent, section.image, path.parent) if section.image else None
         sections.append({"section": section, "picture": picture})
     template = (resources.files("bringup.report") / "templates" / "run.html").read_text(encoding="utf-8")
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
