@@ -38,7 +38,7 @@ PEAK_TFLOPS = {"NVIDIA H200": {"fp32": 494.0, "bf16": 989.0}}
 
 
 def synthetic_batch(cfg: DictConfig, device: torch.device, seed: int = 0) -> CropBatch:
-    """Random crops with masks as the published collation draws them: half the crops, one whole modality each."""
+    """Random crops with masks as published: blocks in half of the crops, one whole modality in each."""
     generator = torch.Generator().manual_seed(seed)
     cases, modalities = cfg.train.batch_size_per_gpu, len(model_modalities(cfg))
     big, small, local = cfg.crops.global_crops_size, cfg.crops.local_crops_size, cfg.crops.local_crops_number
@@ -59,7 +59,7 @@ def synthetic_batch(cfg: DictConfig, device: torch.device, seed: int = 0) -> Cro
 
 
 def model_tflop(cfg: DictConfig, networks: SelfDistillation) -> float:
-    """Floating-point operations of a step: products of the linear layers, attention and heads, forward ×3 or ×1."""
+    """Floating-point operations of a step, 10¹²: linear layers, attention and heads; backward is twice forward."""
     backbone = networks.student_backbone
     cases, modalities = cfg.train.batch_size_per_gpu, len(model_modalities(cfg))
     dim, depth = backbone.embed_dim, backbone.n_blocks
@@ -86,7 +86,6 @@ def time_steps(cfg: DictConfig, session: Session, warmup: int, count: int) -> di
     optimizer = build_optimizer(networks.student, cfg)
     batches = [synthetic_batch(cfg, device, seed) for seed in range(3)]
     rates = [cfg.student.drop_path_rate] * networks.student_backbone.n_blocks
-    resident = torch.cuda.memory_allocated() - sum(_size(b) for b in batches)
     times, loss = [], 0.0
     for index in range(warmup + count):
         if index == warmup:
@@ -97,7 +96,7 @@ def time_steps(cfg: DictConfig, session: Session, warmup: int, count: int) -> di
             drop_path_scales(rates, crops, len(batch.case_index), slice(None), (0, index, crops))
             for crops in (2, cfg.crops.local_crops_number)
         ]
-        sent = [None if s is None else s.to(device, non_blocking=True) for s in scales]
+        sent = [None if s is None else s.pin_memory().to(device, non_blocking=True) for s in scales]
         begin.record()
         apply_settings(optimizer, StepSettings(1e-5, 1e-5, 0.04, 0.99, 0.04, False))
         optimizer.zero_grad(set_to_none=True)
@@ -119,7 +118,7 @@ def time_steps(cfg: DictConfig, session: Session, warmup: int, count: int) -> di
         "ms": round(median, 2),
         "ms_spread": [round(min(milliseconds), 2), round(max(milliseconds), 2)],
         "peak_gib": round((torch.cuda.max_memory_allocated() - sum(_size(b) for b in batches)) / 2**30, 2),
-        "resident_gib": round(resident / 2**30, 2),
+        "data_gib": round(sum(_size(b) for b in batches) / 2**30, 2),
         "model_tflop": round(tflop, 2),
         "mfu": round(tflop / (median / 1e3) / peak, 3) if peak else None,
         "loss": round(float(loss), 4),
@@ -162,6 +161,7 @@ def time_run(cfg: DictConfig, session: Session, warmup: int, count: int) -> dict
         "ms_spread": [round(1e3 * min(times[warmup:]), 2), round(1e3 * max(times[warmup:]), 2)],
         "waited_ms": round(1e3 * statistics.mean(waited[warmup:]), 2),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "feed": run.data.feed.mode,
         "model_tflop": round(model_tflop(cfg, run.networks), 2),
     }
 
@@ -172,14 +172,14 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("step", "run"))
     parser.add_argument("--config", default="prostate_vitb14_mm-dino")
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", help="default: the configuration's")
     parser.add_argument("--data", help="folder of cases, for `run`")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value")
     parser.add_argument("--warmup", type=int, default=15)
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_name("train.jsonl"))
     options = parser.parse_args()
-    overrides = [f"precision={options.precision}", *options.set]
+    overrides = [*([f"precision={options.precision}"] if options.precision else []), *options.set]
     cfg = load_config(options.config, overrides)
     if options.data:
         path = cfg.train.dataset_path.replace("<PATH_TO_PROSTATE_DATASET>", options.data)
@@ -189,6 +189,10 @@ def main() -> None:
         measure = time_steps if options.what == "step" else time_run
         row = measure(cfg, session, options.warmup, options.count)
         row |= {
+            "config": options.config,
+            "arch": cfg.student.arch,
+            "batch": cfg.train.batch_size_per_gpu,
+            "modalities": len(model_modalities(cfg)),
             "precision": cfg.precision,
             "attention": kernel,
             "compiled": compiled,

@@ -20,7 +20,7 @@ _CHOICES = {
     "precision": ("fp32", "bf16"),
     "train.centering": ("centering", "sinkhorn_knopp"),
     "train.compile": ("auto", "true", "false"),
-    "train.attention": ("auto", "sdpa", "flex"),
+    "train.attention": ("auto", "sdpa", "flex", "tf32"),
     "student.ffn_layer": ("mlp", "swiglu", "swiglufused"),
     "optim.scaling_rule": ("sqrt_wrt_1024", "identity"),
     "crops.intensity_aug": ("rc", "color_jittering", "none", "bspline", "histogram", "None", ""),
@@ -71,7 +71,7 @@ def _packaged(folder: str) -> Any:
 
 
 def read_layer(name_or_path: str | Path) -> DictConfig:
-    """The keys of one file or packaged preset, unchecked.
+    """The keys of one file or packaged preset, unchecked; a key `base` names a preset that it stands on.
 
     Raises:
         ProstateError: no such file or preset; not YAML.
@@ -97,7 +97,12 @@ def read_layer(name_or_path: str | Path) -> DictConfig:
         raise ProstateError(f"{name_or_path} is not valid YAML: {error}", 2) from error
     if not isinstance(layer, DictConfig):
         raise ProstateError(f"{name_or_path} is not a configuration: sections with keys were expected.", 2)
-    return layer
+    base = layer.pop("base", None)
+    if base is None:
+        return layer
+    merged = OmegaConf.merge(read_layer(str(base)), layer)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> DictConfig:
@@ -175,7 +180,7 @@ def check(cfg: DictConfig) -> None:
         for module, settings in cfg.compute_precision[network].items():
             if settings.sharding_strategy not in _SHARDING:
                 raise ProstateError(
-                    f"compute_precision.{network}.{module}.sharding_strategy is {settings.sharding_strategy}; "
+                    f"compute_precision.{network}.{module}.sharding_strategy: {settings.sharding_strategy}; "
                     f"it may be {', '.join(_SHARDING)}.",
                     2,
                 )

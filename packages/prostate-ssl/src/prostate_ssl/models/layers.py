@@ -8,13 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-AttentionKernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+AttentionKernel = Callable[[torch.Tensor], torch.Tensor]
+
+
+def fused_attention(qkv: torch.Tensor) -> torch.Tensor:
+    """PyTorch's fused softmax(q kᵀ / √d) v: (B, T, 3, heads, d) → (B, T, heads, d)."""
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, eq. 1) with one projection for q, k and v.
 
-    `kernel` computes softmax(q kᵀ / √d) v from three (B, heads, T, d) tensors; it is PyTorch's fused
+    `kernel` computes softmax(q kᵀ / √d) v, (B, T, 3, heads, d) → (B, T, heads, d); it is PyTorch's fused
     attention unless `models.attention.use_kernel` puts another in its place.
     """
 
@@ -23,24 +29,22 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim, bias=proj_bias)
-        self.kernel: AttentionKernel = F.scaled_dot_product_attention
+        self.kernel: AttentionKernel = fused_attention
 
-    def split_heads(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, T, D) → q, k, v of shape (B, heads, T, D / heads)."""
+    def project(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) → (B, T, 3, heads, D / heads): queries, keys, values."""
         batch, tokens, dim = x.shape
-        qkv = self.qkv(x).view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        return q, k, v
+        qkv: torch.Tensor = self.qkv(x)
+        return qkv.view(batch, tokens, 3, self.num_heads, dim // self.num_heads)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, D) → (B, T, D)."""
-        q, k, v = self.split_heads(x)
-        mixed: torch.Tensor = self.proj(self.kernel(q, k, v).transpose(1, 2).flatten(2))
+        mixed: torch.Tensor = self.proj(self.kernel(self.project(x)).flatten(2))
         return mixed
 
     def weights(self, x: torch.Tensor) -> torch.Tensor:
         """The attention matrix itself, (B, heads, T, T), rows summing to one; for pictures."""
-        q, k, _ = self.split_heads(x)
+        q, k, _ = self.project(x).permute(2, 0, 3, 1, 4).unbind(0)
         scores: torch.Tensor = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         return scores.softmax(-1)
 

@@ -66,19 +66,24 @@ def select_masked(masks: torch.Tensor, bound: int) -> MaskedTokens:
 
 
 def ibot_patch_loss(
-    student: torch.Tensor, targets: torch.Tensor, tokens: MaskedTokens, temperature: float = 0.1
+    student: torch.Tensor,
+    targets: torch.Tensor,
+    weight: torch.Tensor,
+    crops: int,
+    temperature: float = 0.1,
 ) -> torch.Tensor:
     """Cross-entropy at masked patches (eq. 2 of the paper), averaged within each crop, then over all crops.
 
     Args:
         student: (L, K) scores of the listed patches.
         targets: (L, K) teacher distributions, rows summing to one where valid; no gradient.
-        tokens: which patches these are.
+        weight: (L,) 1 / number of masked patches of the patch's crop, 0 for padding (`MaskedTokens.weight`).
+        crops: number of crops; those without masks count as zero, as published.
         temperature: τ of the student.
 
     Returns:
-        Scalar float32; crops without masks count as zero, as published.
+        Scalar float32.
     """
     logits = student.float() / temperature
     entropy = logits.logsumexp(-1) * targets.sum(-1) - (logits * targets).sum(-1)
-    return (entropy * tokens.weight).sum() / tokens.crops
+    return (entropy * weight).sum() / crops

@@ -29,8 +29,7 @@ def koleo_loss(features: torch.Tensor, *, over_ranks: bool = False, eps: float =
             return x.sum() * 0
         with torch.no_grad():
             similarity = x @ pool.T
-            own = torch.arange(len(x), device=x.device)
-            similarity[own, first + own] = -2
+            similarity.diagonal(first).fill_(-2)  # a vector is not its own neighbour
             nearest = similarity.argmax(1)
         # PairwiseDistance adds its own eps to every coordinate difference, as the published code does.
         distance = F.pairwise_distance(x, pool[nearest], p=2, eps=eps)

@@ -114,7 +114,7 @@ def open_training_data(cfg: DictConfig, session: Session) -> TrainingData:
         rank=session.rank,
         world_size=session.world_size,
         num_workers=cfg.train.num_workers,
-        cache=Path(cfg.train.cache_dir) if cfg.train.cache_dir else None,
+        cache=Path(cfg.train.cache_dir) if cfg.train.cache_dir and cfg.train.cache_dataset else None,
     )
     return TrainingData(
         dataset,

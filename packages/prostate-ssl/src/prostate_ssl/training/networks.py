@@ -108,8 +108,17 @@ class SelfDistillation(nn.Module):
         self.ibot_patch_loss = RunningCenter((1, 1, ibot_prototypes))
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         self.gradient_sync: Callable[[bool], AbstractContextManager[object]] = lambda _: nullcontext()
+        self.loss_functions: dict[str, Callable[..., torch.Tensor]] = {
+            "dino": dino_loss,
+            "ibot": ibot_patch_loss,
+        }
         self.student_call = network_calls(self.student)
         self.teacher_call = network_calls(self.teacher)
+
+    def compile_losses(self) -> None:
+        """Fuse each cross-entropy over the prototypes into a few kernels."""
+        for name, function in self.loss_functions.items():
+            self.loss_functions[name] = torch.compile(function, dynamic=False)
 
     @property
     def student_backbone(self) -> MedicalVisionTransformer:
@@ -237,7 +246,7 @@ class SelfDistillation(nn.Module):
             tokens = self._student_tokens(batch.local_crops, batch, None, step.local_scales, step.frozen)
             scores, _ = self._heads(self.student_call, tokens["x_norm_clstoken"], None, None)
         scores = scores.view(-1, cases, scores.shape[-1])
-        dino = dino_loss(scores, targets.cls) / self._pairs()
+        dino = self.loss_functions["dino"](scores, targets.cls) / self._pairs()
         shown["dino_local_crops_loss"] = dino
         shown["total_loss"] = dino
         labelled = self._labelled_loss(scores, step, shown)
@@ -255,7 +264,8 @@ class SelfDistillation(nn.Module):
             patches = tokens["x_norm_patchtokens"]
             scores, patch_scores = self._heads(self.student_call, cls, patches, targets.masked)
         # Crop g against the other crop's target, all crops as one view: the mean of both, counted twice.
-        dino = dino_loss(scores[None], targets.cls.flatten(0, 1)[None]) * GLOBAL_CROPS / self._pairs()
+        pairs = scores[None], targets.cls.flatten(0, 1)[None]
+        dino = self.loss_functions["dino"](*pairs) * GLOBAL_CROPS / self._pairs()
         shown["dino_global_crops_loss"] = dino
         total = cfg.dino.loss_weight * dino
         shown["total_loss"] = shown.get("total_loss", 0) + dino
@@ -267,7 +277,8 @@ class SelfDistillation(nn.Module):
             shown["total_loss"] = shown["total_loss"] + shown["koleo_loss"]
             total = total + cfg.dino.koleo_loss_weight * koleo
         if targets.masked is not None and targets.patches is not None:
-            ibot = ibot_patch_loss(patch_scores, targets.patches, targets.masked)
+            masked = targets.masked
+            ibot = self.loss_functions["ibot"](patch_scores, targets.patches, masked.weight, masked.crops)
             shown["ibot_loss"] = ibot / GLOBAL_CROPS
             shown["total_loss"] = shown["total_loss"] + shown["ibot_loss"]
             total = total + cfg.ibot.loss_weight * ibot

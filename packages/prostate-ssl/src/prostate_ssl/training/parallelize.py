@@ -52,6 +52,11 @@ def compile_blocks(networks: SelfDistillation) -> None:
     for backbone in (networks.student_backbone, networks.teacher_backbone):
         for block in backbone.blocks:
             block.compile(dynamic=False)
+    for network in (networks.student, networks.teacher):
+        for name in ("dino_head", "ibot_head"):
+            if name in network:
+                network[name].compile(dynamic=False)
+    networks.compile_losses()
 
 
 def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) -> None:

@@ -87,7 +87,8 @@ def wants_compile(cfg: DictConfig, device: torch.device) -> bool:
 
 
 def attention_kernel(cfg: DictConfig, device: torch.device) -> str:
-    """`auto`: FlexAttention where fp32 is compiled (TF32 products), else PyTorch's fused attention."""
+    """`auto`: in fp32 on a GPU with fused half-precision kernels, `tf32`; else PyTorch's fused attention."""
     if cfg.train.attention != "auto":
         return str(cfg.train.attention)
-    return "flex" if cfg.precision == "fp32" and wants_compile(cfg, device) else "sdpa"
+    fused = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return "tf32" if cfg.precision == "fp32" and fused else "sdpa"

@@ -227,11 +227,18 @@ def step_inputs(run: Run, iteration: int, batch: CropBatch, settings: StepSettin
         drawn = drop_path_scales(
             rates, crops, run.data.global_batch, run.data.positions, (cfg.train.seed, iteration, kind)
         )
-        scales[kind] = None if drawn is None else drawn.to(device, non_blocking=True)
+        scales[kind] = None if drawn is None else to_device(drawn, device)
     labels = run.data.labels(batch.case_index) if cfg.semi_supervised.loss_weight > 0 else None
     return StepInputs(
         settings.teacher_temperature, scales["global"], scales["local"], labels, settings.backbone_frozen
     )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device without waiting for it: through pinned memory where it is a GPU."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def report(run: Run, metrics: MetricsLog | None, due: list[tuple[Pending, dict[str, float]]]) -> None:

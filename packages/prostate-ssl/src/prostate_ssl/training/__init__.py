@@ -1,0 +1,1 @@
+"""Pre-training: start reading in `trainer.py`."""
