@@ -6,7 +6,7 @@ convert(path, folder)
 """
 
 from bringup.checkpoints.checkpoint import Checkpoint, open_checkpoint, printable, unimportable_classes
-from bringup.checkpoints.convert import Conversion, convert, convert_all
+from bringup.checkpoints.conversion import Conversion, convert, convert_all
 
 __all__ = [
     "Checkpoint",

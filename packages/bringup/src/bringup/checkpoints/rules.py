@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from bringup.checkpoints.convert import SCHEMA
+from bringup.checkpoints.conversion import SCHEMA
 from bringup.errors import BringupError
 
 LAYOUTS = ("safetensors", "state-dict", "module")

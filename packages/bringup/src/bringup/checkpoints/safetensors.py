@@ -1,7 +1,7 @@
 """Writing safetensors: 8 bytes of header length, a JSON header, data without gaps.
 
 Format: https://github.com/huggingface/safetensors#format. Entries are sorted by element size, largest
-first, then by name, and the header is padded to 8 bytes, so that every tensor is aligned.
+first, and the header is padded to 8 bytes, so that every tensor is aligned.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def header(entries: list[Entry], metadata: dict[str, str]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def storage_order(entry: Entry) -> tuple[int, str, str]:
-    """Sort key: widest elements first."""
-    return -_SIZES.get(entry.dtype, 1), entry.dtype, entry.name
+def storage_order(entry: Entry) -> tuple[int, str]:
+    """Sort key: widest elements first; among equals the given order stays."""
+    return -_SIZES.get(entry.dtype, 1), entry.dtype
 
 
 def write(

@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +20,16 @@ CHUNK = 2**20
 _WINDOW = 2**16
 
 
+Observer = Callable[[int, memoryview], Callable[[], object]]
+"""Sees pieces of a file as they are read; gives a function that waits until it needs the piece no more."""
+
+
 class SourceFile:
     """An open file; closed with `close` or by `with`."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.Lock()
+        self.observer: Observer | None = None
         self._stream = path.open("rb", buffering=0)
         self.path = path
         self.size = os.fstat(self._stream.fileno()).st_size
@@ -89,7 +94,10 @@ class FileSlice:
         for start in range(0, self.size, CHUNK):
             piece = buffer[: min(CHUNK, self.size - start)]
             self.file.read_into(self.start + start, piece)
+            release = self.file.observer(self.start + start, piece) if self.file.observer else None
             yield piece
+            if release:
+                release()
 
 
 @dataclass(frozen=True)

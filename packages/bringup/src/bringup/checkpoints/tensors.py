@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bringup.checkpoints import limits
-from bringup.checkpoints.source import Bytes
+from bringup.checkpoints.source import Bytes, FileSlice
 from bringup.errors import BringupError
 
 
@@ -146,6 +146,12 @@ class Tensor:
         """First byte in the base storage."""
         inner = self.storage.start if self.storage else 0
         return inner + self.offset * self.element.size
+
+    @property
+    def start_in_file(self) -> int:
+        """First byte in the checkpoint's file, or 0."""
+        data = self.storage.base.data if self.storage else None
+        return data.start + self.start if isinstance(data, FileSlice) else 0
 
     @property
     def span(self) -> int:

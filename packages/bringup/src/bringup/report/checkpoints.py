@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bringup.checkpoints import Checkpoint, Conversion, printable
-from bringup.checkpoints.convert import globals_json
+from bringup.checkpoints.conversion import globals_json
 from bringup.errors import BringupError
 from bringup.report.messages import say, say_error
 from bringup.report.progress import duration, size

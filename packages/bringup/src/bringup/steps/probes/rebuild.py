@@ -180,7 +180,8 @@ def keep_types(torch, model, tensors):
 
 
 def write_safetensors(torch, path, tensors):
-    codes = dict((getattr(torch, name), code) for code, name in NAMES.items() if hasattr(torch, name))
+    known = [(code, name) for code, name in NAMES.items() if hasattr(torch, name)]
+    codes = {getattr(torch, name): code for code, name in known}
     rows, start = {"__metadata__": {"format": "pt"}}, 0
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     for name in ordered:
@@ -276,4 +277,5 @@ def main():
     os.replace(path + ".partial", path)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -9,10 +9,9 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 from bringup.checkpoints import safetensors
 from bringup.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bringup.checkpoints.layout import StoredTensor
-from bringup.checkpoints.source import DeflatedSlice, FileSlice, SourceFile
+from bringup.checkpoints.source import CHUNK, DeflatedSlice, FileSlice, SourceFile
 from bringup.checkpoints.verdicts import UNNEEDED
 from bringup.errors import BringupError
 
@@ -138,7 +137,7 @@ def _check_disk(checkpoint: Checkpoint, folder: Path) -> None:
 def _write_files(checkpoint: Checkpoint, partial: Path, name: str, advance: Advance) -> list[Path]:
     """Write the two or three files into the partial folder; the description last."""
     before = _stamp(checkpoint.path)
-    with _hashing(checkpoint.file) as source_hash, contextlib.ExitStack() as stack:
+    with SourceDigest(checkpoint.file) as digest, contextlib.ExitStack() as stack:
         stored = checkpoint.layout.stored
         spilled = _spill(stored, partial, stack)
         files: list[Path] = []
@@ -153,9 +152,10 @@ def _write_files(checkpoint: Checkpoint, partial: Path, name: str, advance: Adva
             for entry in entries:
                 row = {"file": path.name, "dtype": entry.dtype, "shape": list(entry.shape)}
                 table[entry.name] = {**row, "sha256": hashes[entry.name]}
+        source_hash = digest.hexdigest()
     if _stamp(checkpoint.path) != before:
         raise BringupError("checkpoint-changed")
-    document = _document(checkpoint, table, source_hash(), files)
+    document = _document(checkpoint, table, source_hash, files)
     description = partial / f"{name}.json"
     text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
     description.write_text(text + "\n", encoding="utf-8")
@@ -172,40 +172,51 @@ def _write_tensors(
 ) -> dict[str, str]:
     by_name = {entry.name: entry for entry in entries}
     metadata = {"format": "pt", "bringup": f"{name}.json"}
-    rows: list[safetensors.Entry] = list(entries)
+    # In the order of the source, its pieces are read once for both hashes.
+    rows: list[safetensors.Entry] = sorted(entries, key=lambda entry: entry.view.start_in_file)
     return safetensors.write(path, rows, metadata, lambda entry: by_name[entry.name].chunks(spilled), advance)
 
 
-@contextlib.contextmanager
-def _hashing(file: SourceFile) -> Iterator[Callable[[], str]]:
-    """SHA-256 of the whole source, worked out beside the writing."""
-    digest = hashlib.sha256()
-    failed: list[BaseException] = []
-    stop = threading.Event()
+class SourceDigest:
+    """SHA-256 of a whole file, mostly of pieces that are read for their own sake.
 
-    def work() -> None:
-        try:
-            for piece in FileSlice(file, 0, file.size).chunks():
-                if stop.is_set():
-                    return
-                digest.update(piece)
-        except BringupError as error:
-            failed.append(error)
+    Pieces that come in the file's order are hashed in a second thread while they are written; what is
+    left out is read.
+    """
 
-    def result() -> str:
-        if failed:
-            raise failed[0]
-        return digest.hexdigest()
+    def __init__(self, file: SourceFile) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._reached = 0
+        self._pool = ThreadPoolExecutor(1)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield result
-    except BaseException:
-        stop.set()
-        raise
-    finally:
-        thread.join()
+    def __enter__(self) -> SourceDigest:
+        self._file.observer = self._see
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.observer = None
+        self._pool.shutdown()
+
+    def _see(self, position: int, piece: memoryview) -> Callable[[], object]:
+        if position < self._reached:
+            return lambda: None
+        self._catch_up(position)
+        self._reached = position + len(piece)
+        return self._pool.submit(self._digest.update, piece).result
+
+    def _catch_up(self, position: int) -> None:
+        buffer = memoryview(bytearray(CHUNK))
+        while self._reached < position:
+            piece = buffer[: min(CHUNK, position - self._reached)]
+            self._file.read_into(self._reached, piece)
+            self._digest.update(piece)
+            self._reached += len(piece)
+
+    def hexdigest(self) -> str:
+        """The digest; reads what is left."""
+        self._catch_up(self._file.size)
+        return self._digest.hexdigest()
 
 
 def _deflated(stored: list[StoredTensor]) -> list[DeflatedSlice]:
