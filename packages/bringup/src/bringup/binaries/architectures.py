@@ -12,18 +12,25 @@ from dataclasses import dataclass
 _CAPABILITY = re.compile(r"(?:sm_?|compute_?)?(\d{1,2})[._]?(\d)", re.IGNORECASE)
 _ARCHITECTURE = re.compile(r"(?:(sm|compute|lto)_?)?(\d{1,2})[._]?(\d)([af]?)", re.IGNORECASE)
 
-# Names that torch's TORCH_CUDA_ARCH_LIST accepts beside numbers.
+# Names that torch's TORCH_CUDA_ARCH_LIST accepts beside numbers, and what they stand for.
 _NAMED = {
-    "kepler": ("3.5", "3.7"),
-    "maxwell": ("5.0", "5.2"),
-    "pascal": ("6.0", "6.1"),
-    "volta": ("7.0",),
-    "turing": ("7.5",),
-    "ampere": ("8.0", "8.6"),
-    "ada": ("8.9",),
-    "hopper": ("9.0",),
-    "blackwell": ("10.0", "10.3", "12.0", "12.1"),
+    "kepler": "3.5+PTX",
+    "kepler+tesla": "3.7",
+    "maxwell": "5.0;5.2+PTX",
+    "maxwell+tegra": "5.3",
+    "pascal": "6.0;6.1+PTX",
+    "volta": "7.0+PTX",
+    "volta+tegra": "7.2",
+    "turing": "7.5+PTX",
+    "ampere": "8.0;8.6+PTX",
+    "ampere+tegra": "8.7",
+    "ada": "8.9+PTX",
+    "hopper": "9.0+PTX",
+    "blackwell": "10.0;10.3;12.0;12.1+PTX",
+    "blackwell+tegra": "11.0",
 }
+# nvcc's spelling: arch names the virtual architecture that is compiled, code what is kept.
+_GENCODE = re.compile(r"(?:-gencode[= ]|--generate-code[= ])?\s*arch=\w+,\s*code=\[?([\w,]+)\]?")
 
 
 @dataclass(frozen=True, order=True)
@@ -127,32 +134,32 @@ def parse_arch_list(text: str) -> ArchitectureList:
     """Read any spelling of an architecture list.
 
     TORCH_CUDA_ARCH_LIST ("7.5;8.6+PTX", "Hopper", "12.0a"), CMAKE_CUDA_ARCHITECTURES ("86-real;120"),
-    nvcc's names ("sm_120,compute_120"); separated by semicolons, commas or spaces.
+    nvcc's names ("sm_120,compute_120", "-gencode arch=compute_90a,code=sm_90a"); separated by semicolons,
+    commas or spaces.
 
     Raises:
         ValueError: an item that is none of these, or an empty list.
     """
     code: set[Architecture] = set()
     ptx: set[Architecture] = set()
-    for item in filter(None, re.split(r"[;,\s]+", text.strip())):
-        plain = item.removesuffix("+PTX").removesuffix("+ptx")
-        with_ptx = plain != item
-        named = _NAMED.get(plain.lower().split("+")[0])
-        if named:
-            architectures = [Architecture.parse(name) for name in named]
-            code.update(architectures)
-            ptx.update(architectures[-1:] if with_ptx else [])
-            continue
-        if plain.lower().startswith("compute") or plain.endswith("-virtual"):
-            ptx.add(Architecture.parse(plain.removesuffix("-virtual")))
-            continue
-        real_only = plain.endswith("-real")
-        architecture = Architecture.parse(plain.removesuffix("-real"))
-        code.add(architecture)
-        # CMake's bare «120» means both machine code and PTX.
-        bare_cmake = plain.isdigit() and not with_ptx and not real_only
-        if with_ptx or bare_cmake:
-            ptx.add(architecture)
+    for item in filter(None, re.split(r"[;,\s]+", _GENCODE.sub(r"\1", text))):
+        for part in _NAMED.get(item.lower().removesuffix("+ptx"), item).split(";"):
+            found = _item(part)
+            code.update(found.machine_code)
+            ptx.update(found.ptx)
     if not code and not ptx:
         raise ValueError("the list of architectures is empty")
     return ArchitectureList(tuple(sorted(code)), tuple(sorted(ptx)))
+
+
+def _item(text: str) -> ArchitectureList:
+    """One number with its prefix or suffix."""
+    lowered = text.lower()
+    plain = lowered.removesuffix("+ptx")
+    if plain.startswith("compute") or plain.endswith("-virtual"):
+        return ArchitectureList((), (Architecture.parse(plain.removesuffix("-virtual")),))
+    architecture = Architecture.parse(plain.removesuffix("-real"))
+    # CMake's bare «120» and «120f» mean both machine code and PTX.
+    bare_cmake = re.fullmatch(r"\d+[af]?", lowered) is not None
+    with_ptx = plain != lowered or bare_cmake
+    return ArchitectureList((architecture,), (architecture,) if with_ptx else ())

@@ -6,7 +6,8 @@ Blackwell compatibility guide for the family-specific targets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,6 +90,7 @@ class Verdict:
 
 # PTX version that the driver of each CUDA release understands: PTX ISA, «Release history».
 _NEWEST_PTX = {
+    (9, 0): (6, 0), (9, 1): (6, 1), (9, 2): (6, 2), (10, 0): (6, 3), (10, 1): (6, 4), (10, 2): (6, 5),
     (11, 0): (7, 0), (11, 1): (7, 1), (11, 2): (7, 2), (11, 3): (7, 3), (11, 4): (7, 4), (11, 5): (7, 5),
     (11, 6): (7, 6), (11, 7): (7, 7), (11, 8): (7, 8), (12, 0): (8, 0), (12, 1): (8, 1), (12, 2): (8, 2),
     (12, 3): (8, 3), (12, 4): (8, 4), (12, 5): (8, 5), (12, 6): (8, 5), (12, 7): (8, 6), (12, 8): (8, 7),
@@ -97,8 +99,11 @@ _NEWEST_PTX = {
 
 
 def newest_ptx(driver_cuda: tuple[int, int]) -> tuple[int, int] | None:
-    """Newest PTX version that a driver of this CUDA version compiles; None for one not in the table."""
-    return _NEWEST_PTX.get(driver_cuda)
+    """Newest PTX version that a driver of this CUDA version compiles; None: newer than the table knows."""
+    if driver_cuda > max(_NEWEST_PTX):
+        return None
+    known = [version for version in _NEWEST_PTX if version <= driver_cuda]
+    return _NEWEST_PTX[max(known, default=min(_NEWEST_PTX))]
 
 
 def _ptx_serves(row: Ptx, chip: ComputeCapability, driver_cuda: tuple[int, int] | None) -> bool:
@@ -106,6 +111,16 @@ def _ptx_serves(row: Ptx, chip: ComputeCapability, driver_cuda: tuple[int, int] 
         return False
     limit = newest_ptx(driver_cuda) if driver_cuda else None
     return limit is None or row.isa is None or row.isa <= limit
+
+
+def counting(containers: Sequence[Images]) -> list[Images]:
+    """The containers by which a file is judged.
+
+    Those whose images are all architecture- or family-specific are optional code and do not count, unless
+    there is nothing else; those without any image (link-time input alone) never do.
+    """
+    filled = [images for images in containers if images.machine_code or images.ptx]
+    return [images for images in filled if not images.optional] or filled
 
 
 def judge(
@@ -119,15 +134,22 @@ def judge(
     Args:
         driver_cuda: the driver's CUDA version; PTX newer than it does not count. None: not asked.
     """
+    return judge_counted(Counter(containers), chip, driver_cuda)
+
+
+def judge_counted(
+    containers: Mapping[Images, int], chip: ComputeCapability, driver_cuda: tuple[int, int] | None = None
+) -> Verdict:
+    """As `judge`, with the number of containers that offer the same."""
     counting = [images for images in containers if not images.optional] or list(containers)
     by_code = by_ptx = without = 0
     for images in counting:
         if any(machine_code_runs(code, chip) for code in images.machine_code):
-            by_code += 1
+            by_code += containers[images]
         elif any(_ptx_serves(row, chip, driver_cuda) for row in images.ptx):
-            by_ptx += 1
+            by_ptx += containers[images]
         else:
-            without += 1
+            without += containers[images]
     status: Status
     if not by_code and not by_ptx:
         status = "no"

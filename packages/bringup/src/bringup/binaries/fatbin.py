@@ -1,28 +1,31 @@
 """The fat binary: a run of containers, each a run of entries. Headers are hopped over; nothing is unpacked.
 
-The layout is not published; it was measured on files of nvcc 11 to 13 (see docs/fatbin.md).
+The layout is not published; it was measured on files of nvcc 11 to 13 and on published wheels.
 """
 
 from __future__ import annotations
 
-import mmap
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from bringup.binaries.architectures import Architecture
 from bringup.binaries.compatibility import Images, Ptx
+from bringup.binaries.source import Damaged, Source
 
 MAGIC = 0xBA55ED50
-_MAGIC_BYTES = struct.pack("<I", MAGIC)
+MAGIC_BYTES = struct.pack("<I", MAGIC)
 _CONTAINER = struct.Struct("<IHHQ")
 _ENTRY = struct.Struct("<HHIQ")
 _SMALLEST_ENTRY_HEADER = 64
+_LARGEST_ENTRY_HEADER = 4096
 _ARCHITECTURE_SPECIFIC = 0x100000
 _FAMILY_SPECIFIC = 0x200000
-
-Buffer = bytes | bytearray | memoryview | mmap.mmap
+_WINDOW = 1 << 20
+# cuDNN and cuBLAS stay below a tenth of it; a hostile file of empty entries would fill the memory.
+MOST_ENTRIES = 300_000
 
 
 class EntryKind(IntEnum):
@@ -33,7 +36,14 @@ class EntryKind(IntEnum):
     LTO_IR = 8
 
 
-@dataclass(frozen=True)
+class Compression(IntEnum):
+    """How a payload is packed: bits of an entry's flags."""
+
+    LZ4 = 0x2000
+    ZSTD = 0x8000
+
+
+@dataclass(frozen=True, slots=True)
 class FatbinEntry:
     """One image. `kind` is a number that `EntryKind` may not know; `isa` is PTX's (major, minor)."""
 
@@ -43,84 +53,129 @@ class FatbinEntry:
     flags: int
     isa: tuple[int, int] | None
 
+    @property
+    def compression(self) -> Compression | None:
+        """How the payload is packed, None where it stands as it is."""
+        return next((way for way in Compression if self.flags & way), None)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class FatbinContainer:
-    """One translation unit's (or link unit's) images. `truncated`: it ends beyond the section."""
+    """One translation unit's (or link unit's) images.
+
+    Attributes:
+        offset: where it begins, in the source that was read.
+        damage: what is wrong with it, None where nothing is; what stands before the damage is kept.
+    """
 
     offset: int
     entries: tuple[FatbinEntry, ...]
-    truncated: bool = False
+    damage: str | None = None
 
     @property
     def images(self) -> Images:
         """What the container offers to the loader (LTO input is no code yet)."""
         code = [e.architecture for e in self.entries if e.kind == EntryKind.MACHINE_CODE]
         ptx = [Ptx(e.architecture, e.isa) for e in self.entries if e.kind == EntryKind.PTX]
-        return Images(tuple(code), tuple(ptx))
+        return _images(tuple(dict.fromkeys(code)), tuple(dict.fromkeys(ptx)))
 
 
-def _suffix(flags: int) -> str:
-    if flags & _ARCHITECTURE_SPECIFIC:
-        return "a"
-    return "f" if flags & _FAMILY_SPECIFIC else ""
+@lru_cache(maxsize=4096)
+def _images(code: tuple[Architecture, ...], ptx: tuple[Ptx, ...]) -> Images:
+    """Thousands of containers offer the same: one object for them."""
+    return Images(code, ptx)
 
 
-def _entry(data: Buffer, at: int, kind: int, size: int) -> FatbinEntry:
-    (number,) = struct.unpack_from("<I", data, at + 28)
-    (flags,) = struct.unpack_from("<Q", data, at + 40)
+@lru_cache(maxsize=1024)
+def _architecture(number: int, specific: int) -> Architecture:
+    suffix = "a" if specific & _ARCHITECTURE_SPECIFIC else "f" if specific & _FAMILY_SPECIFIC else ""
+    return Architecture(number, suffix)
+
+
+def _entry(header: bytes, kind: int, size: int) -> FatbinEntry:
+    (number,) = struct.unpack_from("<I", header, 28)
+    (flags,) = struct.unpack_from("<Q", header, 40)
     isa = None
     if kind == EntryKind.PTX:
-        minor, major = struct.unpack_from("<HH", data, at + 24)
+        minor, major = struct.unpack_from("<HH", header, 24)
         isa = (major, minor)
-    return FatbinEntry(kind, Architecture(number, _suffix(flags)), size, flags, isa)
+    architecture = _architecture(number, flags & (_ARCHITECTURE_SPECIFIC | _FAMILY_SPECIFIC))
+    return FatbinEntry(kind, architecture, size, flags, isa)
 
 
-def _entries(data: Buffer, start: int, end: int) -> Iterator[FatbinEntry]:
-    """Hop over entry headers; stops at the first that makes no sense."""
-    at = start
-    while at + _SMALLEST_ENTRY_HEADER <= end:
-        kind, _version, header, payload = _ENTRY.unpack_from(data, at)
-        if header < _SMALLEST_ENTRY_HEADER or kind == 0 or payload > end - at:
-            return
-        yield _entry(data, at, kind, payload)
-        at += header + payload
+def _container(source: Source, at: int, inside: int, end: int, size: int, room: int) -> FatbinContainer:
+    """Hop over the entry headers in `[inside, end)`; `size` is what the container claims to hold."""
+    damage = f"cut off: its container at byte {at} claims {size} bytes" if size > end - inside else None
+    entries: list[FatbinEntry] = []
+    here = inside
+    while here + _SMALLEST_ENTRY_HEADER <= end:
+        header = source.read(here, _SMALLEST_ENTRY_HEADER)
+        if len(header) < _SMALLEST_ENTRY_HEADER:
+            break
+        kind, _version, length, payload = _ENTRY.unpack_from(header)
+        (number,) = struct.unpack_from("<I", header, 28)
+        plausible = kind and _SMALLEST_ENTRY_HEADER <= length <= _LARGEST_ENTRY_HEADER and 10 <= number < 1000
+        if not plausible:
+            # Padding between the last entry and the end is all zeros.
+            damage = damage or (f"an entry at byte {here} makes no sense" if any(header) else None)
+            break
+        if len(entries) >= room:
+            raise Damaged(f"more than {MOST_ENTRIES} entries in its fat binaries")
+        if length + payload > end - here:
+            damage = damage or f"cut off: its entry at byte {here} claims {payload} bytes"
+            break
+        entries.append(_entry(header, kind, payload))
+        here += length + payload
+    return FatbinContainer(at, tuple(entries), damage)
 
 
-def read_containers(data: Buffer, start: int = 0, end: int | None = None) -> Iterator[FatbinContainer]:
-    """Containers in `data[start:end]`, for example of a `.nv_fatbin` section.
+def read_containers(
+    source: Source, start: int = 0, size: int | None = None, room: int = MOST_ENTRIES
+) -> Iterator[FatbinContainer]:
+    """Containers in a part of a source, for example of a `.nv_fatbin` section.
 
-    Never raises for what the bytes say: a container that claims more than is there is cut off and marked.
+    A container that claims more than is there is cut off and marked.
+
+    Args:
+        room: how many containers and entries to take at most.
+
+    Raises:
+        Damaged: there are more.
     """
-    end = len(data) if end is None else min(end, len(data))
+    end = source.size if size is None else min(start + size, source.size)
     at = start
     while at + _CONTAINER.size <= end:
-        magic, _version, header, size = _CONTAINER.unpack_from(data, at)
-        if magic != MAGIC or header < _CONTAINER.size:
-            following = _next_magic(data, at + 8, end)
+        header = source.read(at, _CONTAINER.size)
+        if len(header) < _CONTAINER.size:
+            return
+        magic, _version, length, claimed = _CONTAINER.unpack(header)
+        if magic != MAGIC or length < _CONTAINER.size:
+            following = _next_magic(source, at, start, end)
             if following is None:
                 return
             at = following
             continue
-        inside = at + header
-        stop = min(inside + size, end)
-        yield FatbinContainer(at, tuple(_entries(data, inside, stop)), truncated=inside + size > end)
-        at = inside + size
+        inside = at + length
+        container = _container(source, at, inside, min(inside + claimed, end), claimed, room)
+        room -= 1 + len(container.entries)
+        if room < 0:
+            raise Damaged(f"more than {MOST_ENTRIES} containers in its fat binaries")
+        yield container
+        at = inside + claimed
         at += -(at - start) % 8
 
 
-def _next_magic(data: Buffer, start: int, end: int) -> int | None:
-    """The next 8-byte boundary (counted from the buffer's beginning) that bears the magic."""
-    at = start
+def _next_magic(source: Source, here: int, start: int, end: int) -> int | None:
+    """The next 8-byte boundary after `here`, counted from `start`, that bears the magic."""
+    at = here + 8
     while at < end:
-        if isinstance(data, memoryview):
-            found = data[at:end].tobytes().find(_MAGIC_BYTES)
-            found = found + at if found >= 0 else -1
-        else:
-            found = data.find(_MAGIC_BYTES, at, end)
-        if found < 0:
+        window = source.read(at, min(_WINDOW, end - at))
+        if len(window) < len(MAGIC_BYTES):
             return None
-        if found % 8 == start % 8:
-            return found
-        at = found + 1
+        found = window.find(MAGIC_BYTES)
+        while found >= 0:
+            if (at + found - start) % 8 == 0:
+                return at + found
+            found = window.find(MAGIC_BYTES, found + 1)
+        at += max(8, (len(window) - 8) // 8 * 8) if len(window) >= _WINDOW else len(window)
     return None

@@ -1,121 +1,69 @@
-"""One file or a whole tree: what it carries, as plain data."""
+"""One file, archive or tree: what it carries. The door of this room."""
 
 from __future__ import annotations
 
-import mmap
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
-from bringup.binaries.architectures import Architecture, ComputeCapability
-from bringup.binaries.compatibility import Images, Verdict, judge
-from bringup.binaries.elf import NotElf, read_elf
-from bringup.binaries.fatbin import FatbinContainer, read_containers
+from bringup.binaries.examine import examine
+from bringup.binaries.folder import scan_folder
+from bringup.binaries.image_archive import scan_image
+from bringup.binaries.model import BinaryReport, CudaRuntime, Unreadable
+from bringup.binaries.source import Damaged, open_source
+from bringup.binaries.zip_archive import scan_zip
 
-_ELF = b"\x7fELF"
+__all__ = ["BinaryReport", "CudaRuntime", "Kind", "Unreadable", "kind_of", "scan_file", "scan_path"]
 
-
-@dataclass(frozen=True)
-class BinaryReport:
-    """What a binary carries.
-
-    Attributes:
-        path: as it was found.
-        kind: "elf".
-        containers: of all its fat binary sections.
-        needed: libraries that it asks the loader for.
-    """
-
-    path: str
-    kind: str
-    containers: tuple[FatbinContainer, ...]
-    needed: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> tuple[Images, ...]:
-        """What each container offers."""
-        return tuple(container.images for container in self.containers)
-
-    @property
-    def machine_code(self) -> tuple[str, ...]:
-        """Architectures with machine code anywhere in the file."""
-        found: set[Architecture] = set()
-        for images in self.images:
-            found.update(images.machine_code)
-        return tuple(code.sm for code in sorted(found))
-
-    @property
-    def machine_code_in_all(self) -> tuple[str, ...]:
-        """Architectures with machine code in every container that has more than optional code."""
-        counting = [set(images.machine_code) for images in self.images if not images.optional]
-        common = set.intersection(*counting) if counting else set()
-        return tuple(code.sm for code in sorted(common))
-
-    @property
-    def ptx(self) -> tuple[str, ...]:
-        """Architectures with PTX anywhere in the file."""
-        found = {row.architecture for images in self.images for row in images.ptx}
-        return tuple(code.compute for code in sorted(found))
-
-    def runs_on(self, chip: ComputeCapability, driver_cuda: tuple[int, int] | None = None) -> Verdict:
-        """How the file fares on a chip."""
-        return judge(self.images, chip, driver_cuda)
+Kind = Literal["file", "wheel", "folder", "environment", "image", "missing"]
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """A file or folder that could not be read, and why."""
-
-    path: str
-    reason: str
+def kind_of(path: Path) -> Kind:
+    """What a path is, by its first bytes and, of a folder, by what stands in it."""
+    if path.is_dir():
+        # A virtual environment has the one, conda's the other.
+        marks = (path / "pyvenv.cfg", path / "conda-meta")
+        return "environment" if any(mark.exists() for mark in marks) else "folder"
+    if not path.exists():
+        return "missing"
+    try:
+        with open_source(path) as source:
+            head = source.read(0, 512)
+    except (OSError, Damaged):
+        return "file"
+    if head[:4] in (b"PK\3\4", b"PK\5\6") or path.suffix in (".whl", ".egg"):
+        return "wheel"
+    packed = head[:2] == b"\x1f\x8b" or head[:4] == b"\x28\xb5\x2f\xfd"
+    if packed or head[257:262] == b"ustar" or path.suffix == ".tar":
+        return "image"
+    return "file"
 
 
 def scan_file(path: Path) -> BinaryReport | Unreadable:
-    """Read one shared object."""
+    """Read one shared object, Windows library, object file, static library, cubin, fat binary or PTX text."""
     try:
-        with path.open("rb") as stream:
-            facts = read_elf(stream)
-            containers: list[FatbinContainer] = []
-            sections = facts.fatbin_sections()
-            if sections:
-                with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as view:
-                    for section in sections:
-                        end = section.offset + section.size
-                        containers += read_containers(view, section.offset, end)
-        return BinaryReport(str(path), "elf", tuple(containers), facts.needed)
-    except (NotElf, OSError, ValueError) as error:
+        with open_source(path) as source:
+            return examine(source, str(path))
+    except OSError as error:
+        return Unreadable(str(path), error.strerror or str(error))
+    except Damaged as error:
         return Unreadable(str(path), str(error))
 
 
-def _candidates(folder: Path) -> Iterator[Path | Unreadable]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except OSError as error:
-        yield Unreadable(str(folder), str(error))
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _candidates(Path(entry.path))
-        elif entry.is_file(follow_symlinks=False) and (entry.name.endswith(".so") or ".so." in entry.name):
-            yield Path(entry.path)
+def scan_path(
+    path: Path, on_file: Callable[[str], None] | None = None
+) -> Iterator[BinaryReport | Unreadable]:
+    """Every binary at, below or inside `path`: a file, a wheel, a folder, an environment, an image archive.
 
-
-def _is_elf(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(4) == _ELF
-    except OSError:
-        return True  # scan_file names the reason.
-
-
-def scan_path(path: Path) -> Iterator[BinaryReport | Unreadable]:
-    """Every shared object at or below `path`; symbolic links are not followed."""
-    if path.is_file():
+    Args:
+        on_file: told each name before it is read (for a progress display).
+    """
+    kind = kind_of(path)
+    if kind in ("folder", "environment"):
+        yield from scan_folder(path, on_file)
+    elif kind == "wheel":
+        yield from scan_zip(path, on_file=on_file)
+    elif kind == "image":
+        yield from scan_image(path, on_file)
+    else:
         yield scan_file(path)
-        return
-    for candidate in _candidates(path):
-        if isinstance(candidate, Unreadable):
-            yield candidate
-        elif _is_elf(candidate):
-            yield scan_file(candidate)

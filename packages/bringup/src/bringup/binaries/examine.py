@@ -1,0 +1,206 @@
+"""One file's bytes → what it carries. The first bytes decide what it is, not its name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from bringup.binaries import ar, elf, fatbin, pe
+from bringup.binaries.architectures import Architecture
+from bringup.binaries.elf_symbols import undefined_symbols
+from bringup.binaries.fatbin import EntryKind, FatbinContainer, FatbinEntry, read_containers
+from bringup.binaries.model import BinaryReport, CudaRuntime
+from bringup.binaries.source import Damaged, Source
+
+# nvcc's linked code stands in the first; the second holds code that is still to be linked.
+_LINKED, _TO_LINK = ".nv_fatbin", "__nv_relfatbin"
+_TORCH_LIBRARY = re.compile(
+    r"(lib)?(torch(_cpu|_cuda|_hip|_xpu|_python|_cuda_cu|_cuda_cpp|_cuda_linalg|_nvshmem|_global_deps)?"
+    r"|c10(_cuda|_hip)?|caffe2\w*)(\.so[\d.]*|\.dll|\.dylib)",
+    re.IGNORECASE,
+)
+_RUNTIME = re.compile(r"(?:lib)?cudart(?:64)?(?:\.so\.|_)?(\d+)?[\d.]*(?:\.so|\.dll)?", re.IGNORECASE)
+_TORCH_SYMBOL = re.compile(r"_ZNK?(?:St\w*)?(?:3c10|2at|5torch)|aoti_torch_|torch_(?:call|library|new)_")
+_PTX_TARGET = re.compile(rb"^\s*\.target\s+(?:sm_|compute_)(\d+)([af]?)\b", re.MULTILINE)
+_PTX_VERSION = re.compile(rb"^\s*\.version\s+(\d+)\.(\d+)", re.MULTILINE)
+_PTX_HEAD = 64 << 10
+
+
+def looks_scannable(head: bytes) -> bool:
+    """Whether the first 8 bytes are those of a format that is read here (PTX text is known by its name)."""
+    return head.startswith((elf.MAGIC, pe.MAGIC, fatbin.MAGIC_BYTES, ar.MAGIC))
+
+
+def examine(source: Source, path: str) -> BinaryReport:
+    """What the bytes carry.
+
+    Args:
+        path: only for the report, and to tell PTX text and torch's own libraries.
+
+    Raises:
+        Damaged: they are of no known format, or broken.
+    """
+    head = source.read(0, 8)
+    if head.startswith(elf.MAGIC):
+        return _elf(source, path)
+    if head.startswith(pe.MAGIC):
+        return _pe(source, path)
+    if head.startswith(fatbin.MAGIC_BYTES):
+        return _report(path, "fatbin", source, tuple(read_containers(source)))
+    if head.startswith(ar.MAGIC):
+        return _static_library(source, path)
+    if path.lower().endswith(".ptx"):
+        return _ptx(source, path)
+    if not head:
+        raise Damaged("empty")
+    raise Damaged("no shared object, Windows library, fat binary or other file that is read here")
+
+
+def _report(
+    path: str, kind: str, source: Source, containers: tuple[FatbinContainer, ...], **more: object
+) -> BinaryReport:
+    damage = next((container.damage for container in containers if container.damage), None)
+    build: Callable[..., BinaryReport] = BinaryReport
+    return build(path=path, kind=kind, containers=containers, size=source.size, damage=damage, **more)
+
+
+def _name(path: str) -> str:
+    return re.split(r"[/\\!]", path)[-1]
+
+
+def _elf(source: Source, path: str) -> BinaryReport:
+    facts = elf.read_elf(source)
+    if facts.machine == "cuda":
+        return _cubin(source, path, facts)
+    containers, to_link = _elf_containers(source, facts)
+    return _report(
+        path,
+        "object" if facts.relocatable else "elf",
+        source,
+        containers,
+        relocatable=to_link,
+        machine=facts.machine,
+        needed=facts.needed,
+        soname=facts.soname,
+        rpath=facts.rpath,
+        runpath=facts.runpath,
+        versions=facts.versions,
+        cuda_runtime=_elf_runtime(source, facts, bool(containers)),
+        torch_extension=_is_torch_extension(source, facts, path, bool(containers)),
+    )
+
+
+def _elf_containers(source: Source, facts: elf.ElfFacts) -> tuple[tuple[FatbinContainer, ...], bool]:
+    """The linked fat binaries; where there are none, those still to be linked."""
+    for name in (_LINKED, _TO_LINK):
+        found: list[FatbinContainer] = []
+        for section in facts.named(name):
+            found += read_containers(source, section.offset, section.size, fatbin.MOST_ENTRIES - len(found))
+        if found:
+            return tuple(found), name == _TO_LINK
+    return (), False
+
+
+def runtime_of(needed: tuple[str, ...]) -> CudaRuntime | None:
+    """The CUDA runtime library among the needed ones."""
+    for library in needed:
+        match = _RUNTIME.match(library)
+        if match and "cudart" in library.lower():
+            number = int(match[1]) if match[1] else None
+            # CUDA 10 and 11 wrote the minor version into the name on Windows: cudart64_110.dll.
+            major = number // 10 if number is not None and number >= 90 else number
+            return CudaRuntime(library, major, "shared")
+    return None
+
+
+def _elf_runtime(source: Source, facts: elf.ElfFacts, device_code: bool) -> CudaRuntime | None:
+    shared = runtime_of(facts.needed)
+    if shared or not device_code or facts.relocatable:
+        return shared
+    undefined = {symbol.name for symbol in undefined_symbols(source, facts)}
+    if any(name.startswith("__cudaRegister") for name in undefined):
+        return None  # Another library of the process brings the runtime.
+    if facts.typed(elf.SHT_DYNSYM) is None:
+        return None
+    return CudaRuntime(None, None, "static")
+
+
+def _is_torch_extension(source: Source, facts: elf.ElfFacts, path: str, device_code: bool) -> bool:
+    if _TORCH_LIBRARY.fullmatch(facts.soname or "") or _TORCH_LIBRARY.fullmatch(_name(path)):
+        return False
+    if re.search(r"(^|[/!])torch/(lib|bin|_C)", path.replace("\\", "/")):
+        return False
+    if any(_TORCH_LIBRARY.fullmatch(library) for library in facts.needed):
+        return True
+    # A few are linked without torch's libraries and find their symbols in the process.
+    return device_code and any(_TORCH_SYMBOL.match(s.name) for s in undefined_symbols(source, facts))
+
+
+def _cubin(source: Source, path: str, facts: elf.ElfFacts) -> BinaryReport:
+    architecture = cubin_architecture(facts)
+    entry = FatbinEntry(EntryKind.MACHINE_CODE, architecture, source.size, 0, None)
+    return _report(path, "cubin", source, (FatbinContainer(0, (entry,)),))
+
+
+def cubin_architecture(facts: elf.ElfFacts) -> Architecture:
+    """The architecture in a cubin's e_flags: nvcc ≥ 13 (ABI version 8) writes it a byte higher than before.
+
+    Raises:
+        Damaged: none stands there.
+    """
+    number, suffix = facts.flags & 0xFF, ""
+    if facts.abi_version >= 8:
+        number = facts.flags >> 8 & 0xFF
+        suffix = "a" if facts.flags & 0x8 else ""
+    elif facts.flags & 0x800:
+        suffix = "a"
+    if not 10 <= number < 250:
+        raise Damaged(f"a cubin with the flags {facts.flags:#x}, which name no architecture")
+    return Architecture(number, suffix)
+
+
+def _ptx(source: Source, path: str) -> BinaryReport:
+    text = source.read(0, _PTX_HEAD)
+    target, version = _PTX_TARGET.search(text), _PTX_VERSION.search(text)
+    if not target or len(target[1]) > 3 or not version:
+        raise Damaged("no PTX: .version or .target is missing")
+    architecture = Architecture(int(target[1]), target[2].decode())
+    isa = (int(version[1][:4]), int(version[2][:4]))
+    entry = FatbinEntry(EntryKind.PTX, architecture, source.size, 0, isa)
+    return _report(path, "ptx", source, (FatbinContainer(0, (entry,)),))
+
+
+def _pe(source: Source, path: str) -> BinaryReport:
+    facts = pe.read_pe(source)
+    containers: list[FatbinContainer] = []
+    for section in facts.fatbin_sections():
+        room = fatbin.MOST_ENTRIES - len(containers)
+        containers += read_containers(source, section.offset, section.size, room)
+    own = _TORCH_LIBRARY.fullmatch(_name(path)) or re.search(r"(^|[/\\!])torch[/\\]lib[/\\]", path)
+    runtime = runtime_of(facts.needed)
+    if runtime is None and containers and not any(name.lower() == "torch_cuda.dll" for name in facts.needed):
+        runtime = CudaRuntime(None, None, "static")
+    return _report(
+        path,
+        "pe",
+        source,
+        tuple(containers),
+        machine=facts.machine,
+        needed=facts.needed,
+        cuda_runtime=runtime,
+        torch_extension=not own and any(_TORCH_LIBRARY.fullmatch(name) for name in facts.needed),
+    )
+
+
+def _static_library(source: Source, path: str) -> BinaryReport:
+    containers: list[FatbinContainer] = []
+    machine = None
+    for member in ar.members(source):
+        if member.read(0, 4) != elf.MAGIC:
+            continue
+        facts = elf.read_elf(member)
+        machine = machine or facts.machine
+        containers += _elf_containers(member, facts)[0]
+        if len(containers) > fatbin.MOST_ENTRIES:
+            raise Damaged(f"more than {fatbin.MOST_ENTRIES} containers in its fat binaries")
+    return _report(path, "static-library", source, tuple(containers), relocatable=True, machine=machine)
