@@ -65,6 +65,9 @@ def explain_installer_failure(log: str, subject: str) -> BringupError:
     if _CERTIFICATE.search(log):
         return BringupError("untrusted-index", subject=subject, text=tail)
     absent = _ABSENT.search(log)
+    if absent and "(from versions: none)" in log:
+        # What pip says both of a name that the index lacks and of an index that does not answer.
+        return BringupError("no-versions", requirement=absent[1].strip(), subject=subject)
     if absent:
         return BringupError("no-matching-distribution", requirement=absent[1].strip(), subject=subject)
     if _CONFLICT.search(log):

@@ -1,0 +1,190 @@
+"""`bringup apply`, really: killed at every step, locked, re-run, wrong hash, undone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bringup.facts.interpreters import Interpreter, find_interpreters
+from bringup.plan.model import (
+    CreateEnvironment,
+    InstallOwn,
+    InstallPackages,
+    LockedPackage,
+    Plan,
+    Verify,
+    write_plan,
+)
+from bringup.plan.own_packages import find_own_package
+from bringup.plan.resolve import Resolver
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, "-c", "from bringup.cli.main import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Interpreter:
+    return next(row for row in find_interpreters() if row.makes_environments and row.minor >= (3, 10))
+
+
+@pytest.fixture(scope="module")
+def packages(interpreter: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> tuple[LockedPackage, ...]:
+    """Small real packages, locked as the planner locks them."""
+    os.environ["BRINGUP_HOME"] = str(tmp_path_factory.mktemp("resolver"))
+    resolver = Resolver(interpreter)
+    resolver.prepare()
+    rows = resolver.resolve(["idna==3.7", "packaging==24.0"])
+    del os.environ["BRINGUP_HOME"]
+    return tuple(LockedPackage(name=row.name, version=row.version, sha256=row.sha256) for row in rows)
+
+
+def plan(
+    interpreter: Interpreter, packages: tuple[LockedPackage, ...], imports: tuple[str, ...] = ()
+) -> Plan:
+    own = find_own_package("prostate-ssl")
+    return Plan(
+        schema="bringup/plan/1",
+        recipe="small",
+        environment="small",
+        platform=interpreter.platform,
+        packages=packages,
+        steps=(
+            CreateEnvironment(id="environment", python=interpreter.version, interpreter=interpreter.path),
+            InstallPackages(id="one", packages=("idna",)),
+            InstallPackages(id="two", packages=("packaging",)),
+            InstallOwn(id="prostate-ssl", package="prostate-ssl", content=own.content),
+            Verify(id="verify", imports=imports or ("idna", "packaging")),
+        ),
+    )
+
+
+def start(home: Path, file: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"BRINGUP_HOME": str(home), "LC_ALL": "C.UTF-8"}
+    command = [*COMMAND, "apply", str(file), "--json"]
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def finish(home: Path, file: Path) -> tuple[int, dict[str, object], str]:
+    process = start(home, file)
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, json.loads(output), errors
+
+
+def done_steps(home: Path) -> list[str]:
+    lines = [line for file in home.glob("environments/small/*/journal.jsonl") for line in file.open()]
+    return [json.loads(line)["step"] for line in lines]
+
+
+def kill_everything(process: subprocess.Popen[str], home: Path) -> None:
+    """SIGKILL to bringup; installers that it started die with their pipe or are killed here."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(["pkill", "-KILL", "-f", str(home)], check=False)
+    time.sleep(0.2)
+
+
+def test_killed_at_every_step(
+    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
+) -> None:
+    document = plan(interpreter, packages)
+    file = tmp_path / "plan.toml"
+    write_plan(document, file)
+    home = tmp_path / "home"
+    for count in range(len(document.steps)):
+        process = start(home, file)
+        deadline = time.monotonic() + 120
+        while len(done_steps(home)) < count and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(0.15)  # well inside the next step
+        kill_everything(process, home)
+        assert not (home / "environments" / "small" / "current").exists() or count == len(document.steps) - 1
+    code, result, errors = finish(home, file)
+    assert code == 0, errors
+    assert result["proof"]["ok"]  # type: ignore[index]
+    code, result, errors = finish(home, file)
+    assert code == 0, errors
+    assert result["reused"]
+
+
+def test_a_step_is_not_done_twice(
+    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.toml"
+    write_plan(plan(interpreter, packages), file)
+    finish(tmp_path, file)
+    before = done_steps(tmp_path)
+    finish(tmp_path, file)
+    assert done_steps(tmp_path) == before
+
+
+def test_a_proof_that_fails_switches_nothing_in(
+    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.toml"
+    write_plan(plan(interpreter, packages), file)
+    assert finish(tmp_path, file)[0] == 0
+    pointer = tmp_path / "environments" / "small" / "current"
+    before = pointer.read_text()
+    write_plan(plan(interpreter, packages, ("idna", "not_there_at_all")), file)
+    code, result, _ = finish(tmp_path, file)
+    assert code == 1
+    assert result["id"] == "proof-failed"
+    assert "not_there_at_all" in str(result["text"])
+    assert pointer.read_text() == before
+
+
+def test_a_wrong_hash_is_refused(
+    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
+) -> None:
+    wrong = tuple(row.model_copy(update={"sha256": "0" * 64}) for row in packages)
+    file = tmp_path / "plan.toml"
+    write_plan(plan(interpreter, wrong), file)
+    code, result, _ = finish(tmp_path, file)
+    assert code == 1
+    assert result["id"] == "wrong-hash"
+
+
+def test_two_at_once(interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    write_plan(plan(interpreter, packages), file)
+    first = start(tmp_path, file)
+    while not (tmp_path / "environments" / "small" / ".lock").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    code, result, _ = finish(tmp_path, file)
+    assert (code, result["id"]) == (1, "apply-locked")
+    first.communicate(timeout=300)
+    assert first.returncode == 0
+
+
+def test_no_network(interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path) -> None:
+    """An index that refuses connections: port 9 of this machine, where nobody listens."""
+    file = tmp_path / "plan.toml"
+    write_plan(plan(interpreter, packages), file)
+    nowhere = {
+        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_CACHE_DIR": "1",
+    }
+    nowhere |= {"PIP_RETRIES": "1", "PIP_FIND_LINKS": ""}
+    environment = os.environ | nowhere | {"BRINGUP_HOME": str(tmp_path)}
+    ran = subprocess.run(
+        [*COMMAND, "apply", str(file), "--json"], capture_output=True, text=True, env=environment
+    )
+    assert ran.returncode == 1
+    assert json.loads(ran.stdout)["id"] == "no-network"
