@@ -8,7 +8,6 @@ bits are the same in numpy and in torch, on the CPU and on a GPU.
 
 from __future__ import annotations
 
-import math
 from enum import IntEnum
 from typing import TypeVar
 
@@ -30,19 +29,7 @@ class Draw(IntEnum):
     AXIS = 2
     SLICE = 3
     SHARE = 4
-    BOX = 5
-    FLIP = 6
-    CENTRE = 7
-    CONVOLUTION = 8
-    MIXING = 9
-    JITTER = 10
-    SPLINE = 11
-    HISTOGRAM = 12
-    BLUR = 13
-    GAMMA = 14
-    BLOCKS = 15
-    WHOLE_MODALITY = 16
-    MASKED_CROPS = 17
+    MASKED_CROPS = 5
 
 
 def _signed(word: int) -> int:
@@ -114,12 +101,3 @@ def uniform(keys: torch.Tensor, count: int) -> torch.Tensor:
     counter = torch.arange(count, device=keys.device, dtype=torch.int64)
     bits = _mix_tensor(keys.unsqueeze(-1) ^ _mix_tensor(counter))
     return ((bits >> 40) & ((1 << 24) - 1)).to(torch.float32) * 2.0**-24
-
-
-def normal(keys: torch.Tensor, count: int) -> torch.Tensor:
-    """Standard normal float32, (*keys.shape, count); Box–Muller on pairs of uniforms."""
-    half = (count + 1) // 2
-    pairs = uniform(keys, 2 * half)
-    radius = torch.sqrt(-2.0 * torch.log1p(-pairs[..., :half]))
-    angle = 2.0 * math.pi * pairs[..., half:]
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=-1)[..., :count]

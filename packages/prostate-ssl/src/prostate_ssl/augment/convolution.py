@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from prostate_ssl.randomness import Draw, fold, normal, uniform
+from prostate_ssl.augment.draws import CONVOLUTION, MIXING, POINTWISE, CropDraws, to_normal
 
 HIDDEN = 4
 LAYERS = 4
@@ -19,21 +19,20 @@ _NEGATIVE_SLOPE = 0.01
 _CHANNELS = (1, *([HIDDEN] * (LAYERS - 1)), 1)
 
 
-def random_kernels(keys: torch.Tensor) -> list[torch.Tensor]:
+def random_kernels(draws: CropDraws) -> list[torch.Tensor]:
     """Weights of the random networks.
 
     Args:
-        keys: (n,) int64, one a crop.
+        draws: of n crops.
 
     Returns:
         LAYERS tensors (n, out, in, 3, 3) float32; a kernel of size 1 has zeros around its centre.
     """
     sizes = [_CHANNELS[layer] * _CHANNELS[layer + 1] * 9 for layer in range(LAYERS)]
-    own = fold(keys, int(Draw.CONVOLUTION))
-    numbers = normal(own, sum(sizes)).split(sizes, dim=-1)
-    pointwise = uniform(fold(own, 1), LAYERS) < 0.5
-    centre = torch.zeros(3, 3, dtype=torch.bool, device=keys.device)
-    centre[1, 1] = True
+    numbers = to_normal(draws.of(CONVOLUTION)).split(sizes, dim=-1)
+    pointwise = draws.of(POINTWISE) < 0.5
+    # (Not by assignment: a scalar assigned on a GPU is a copy from the host, which a CUDA graph refuses.)
+    centre = (torch.arange(9, device=pointwise.device) == 4).view(3, 3)
     kernels = []
     for layer, weights in enumerate(numbers):
         weights = weights.reshape(-1, _CHANNELS[layer + 1], _CHANNELS[layer], 3, 3)
@@ -44,42 +43,43 @@ def random_kernels(keys: torch.Tensor) -> list[torch.Tensor]:
 
 def apply_network(images: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
     """Pass each crop through its own network: images (n, M, S, S) in 0–1 → (n, M, S, S) of any range."""
+    # The border is held once for all layers; each then takes one pixel off again.
+    padded = functional.pad((images - 0.5) * 2.0, (LAYERS, LAYERS, LAYERS, LAYERS), mode="replicate")
     if images.device.type == "cpu":
         # Grouped convolutions have no fast path on the CPU: crop by crop is seven times quicker there.
-        return torch.stack([_network_of_one(images[row], kernels, row) for row in range(images.shape[0])])
+        return torch.stack([_network_of_one(padded[row], kernels, row) for row in range(images.shape[0])])
     n = images.shape[0]
     # Modalities are the batch and crops the groups: one grouped convolution a layer serves every crop.
-    x = (images.transpose(0, 1) - 0.5) * 2.0
+    x = padded.transpose(0, 1)
     for layer, weights in enumerate(kernels):
-        x = functional.pad(x, (1, 1, 1, 1), mode="replicate")
         x = functional.conv2d(x, weights.flatten(0, 1), groups=n)
         if layer + 1 < len(kernels):
             x = functional.leaky_relu(x, _NEGATIVE_SLOPE)
     return x.transpose(0, 1)
 
 
-def _network_of_one(image: torch.Tensor, kernels: list[torch.Tensor], row: int) -> torch.Tensor:
-    x = (image[:, None] - 0.5) * 2.0
+def _network_of_one(padded: torch.Tensor, kernels: list[torch.Tensor], row: int) -> torch.Tensor:
+    x = padded[:, None]
     for layer, weights in enumerate(kernels):
-        x = functional.conv2d(functional.pad(x, (1, 1, 1, 1), mode="replicate"), weights[row])
+        x = functional.conv2d(x, weights[row])
         if layer + 1 < len(kernels):
             x = functional.leaky_relu_(x, _NEGATIVE_SLOPE)
     return x[:, 0]
 
 
-def random_convolution(images: torch.Tensor, keys: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+def random_convolution(images: torch.Tensor, draws: CropDraws, present: torch.Tensor) -> torch.Tensor:
     """GIN for n crops; pixels that are 0 (air, absent modalities) stay 0.
 
     Args:
         images: (n, M, S, S) float32 in 0–1.
-        keys: (n,) int64.
+        draws: of n crops.
         present: (n, M) bool; absent modalities do not take part in the min–max.
     """
-    changed = apply_network(images, random_kernels(keys))
+    changed = apply_network(images, random_kernels(draws))
     there = present[:, :, None, None]
     infinity = float("inf")
     low = changed.masked_fill(~there, infinity).amin(dim=(1, 2, 3), keepdim=True)
     high = changed.masked_fill(~there, -infinity).amax(dim=(1, 2, 3), keepdim=True)
     changed = (changed - low) / (high - low).clamp(min=1e-6)
-    alpha = uniform(fold(keys, int(Draw.MIXING)), 1)[:, :, None, None]
+    alpha = draws.of(MIXING)[:, :, None, None]
     return torch.where(images == 0, images, alpha * changed + (1.0 - alpha) * images)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy.interpolate import BSpline, splrep
 
-from prostate_ssl.randomness import Draw, fold, uniform
+from prostate_ssl.augment.draws import HISTOGRAM, JITTER, SPLINE, CropDraws
 
 JITTER_PROBABILITY = 0.8
 JITTER_BRIGHTNESS = 0.4
@@ -33,16 +33,16 @@ def contrast(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return (_per_crop(factor) * images + (1.0 - _per_crop(factor)) * mean).clamp(0.0, 1.0)
 
 
-def color_jitter(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def color_jitter(images: torch.Tensor, crops: CropDraws) -> torch.Tensor:
     """Brightness and contrast by U(0.6, 1.4) in random order, for four crops of five.
 
     Saturation and hue, which the published settings name too, leave grey images as they are. Air stays 0.
 
     Args:
         images: (n, M, S, S) float32 in 0–1.
-        keys: (n,) int64.
+        crops: draws of the n crops.
     """
-    draws = uniform(fold(keys, int(Draw.JITTER)), 4)
+    draws = crops.of(JITTER)
     light = 1.0 + JITTER_BRIGHTNESS * (2.0 * draws[:, 1] - 1.0)
     strength = 1.0 + JITTER_CONTRAST * (2.0 * draws[:, 2] - 1.0)
     light_first = contrast(brightness(images, light), strength)
@@ -87,9 +87,9 @@ def spline_curve(images: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return ((powers[3] * images + powers[2]) * images + powers[1]) * images + powers[0]
 
 
-def bspline(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def bspline(images: torch.Tensor, crops: CropDraws) -> torch.Tensor:
     """A random spline curve (0 → 0, 1 → 1, three values between), for three crops of four; air stays 0."""
-    draws = uniform(fold(keys, int(Draw.SPLINE)), SPLINE_KNOTS)
+    draws = crops.of(SPLINE)
     inner = draws[:, 1 : SPLINE_KNOTS - 1]
     ends = torch.zeros_like(inner[:, :1])
     changed = spline_curve(images, torch.cat([ends, inner, ends + 1.0], dim=1))
@@ -117,14 +117,14 @@ def piecewise_curve(images: torch.Tensor, count: torch.Tensor, values: torch.Ten
     return torch.where(span > 0, curve * span + low, images)
 
 
-def histogram_points(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def histogram_points(crops: CropDraws) -> tuple[torch.Tensor, torch.Tensor]:
     """Count (n,) int64 and values (n, 10) of the shifted control points; each moves between its neighbours.
 
     The rule of MONAI's `RandHistogramShift`: point by point, uniform between the moved left and the unmoved
     right neighbour; the ends stay.
     """
     most = HISTOGRAM_POINTS[1]
-    draws = uniform(fold(keys, int(Draw.HISTOGRAM)), most + 1)
+    draws = crops.of(HISTOGRAM)
     count = HISTOGRAM_POINTS[0] + (draws[:, most] * (most - HISTOGRAM_POINTS[0] + 1)).long()
     step = 1.0 / (count - 1)
     columns = [torch.zeros_like(step)]
@@ -135,9 +135,9 @@ def histogram_points(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return count, torch.stack(columns, dim=1)
 
 
-def histogram_shift(images: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+def histogram_shift(images: torch.Tensor, crops: CropDraws) -> torch.Tensor:
     """A random monotone piecewise linear curve of 3–10 points over each modality's range; air stays 0."""
-    count, values = histogram_points(keys)
+    count, values = histogram_points(crops)
     return torch.where(images == 0, images, piecewise_curve(images, count, values))
 
 

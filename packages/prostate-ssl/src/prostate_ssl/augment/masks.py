@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from prostate_ssl.augment.settings import AugmentationSettings
-from prostate_ssl.randomness import Draw, fold, host_permutation, host_uniform, uniform
+from prostate_ssl.randomness import Draw, host_permutation, host_uniform, uniform
 
 CANDIDATES = 16
 LEAST_AREA = 4.0
@@ -46,18 +46,18 @@ def masked_patch_targets(
     return targets[order].reshape(settings.global_crops_number, global_batch)
 
 
-def block_masks(keys: torch.Tensor, targets: torch.Tensor, side: int) -> torch.Tensor:
+def block_masks(draws: torch.Tensor, targets: torch.Tensor, side: int) -> torch.Tensor:
     """Masks of rectangular blocks.
 
     Args:
-        keys: (n,) int64.
+        draws: (n, 64) uniform numbers.
         targets: (n,) int64 patches to mask, 0 … side².
         side: patches along one side of the crop.
 
     Returns:
         (n, side²) bool, row-major, with exactly `targets` True a row.
     """
-    draws = uniform(fold(keys, int(Draw.BLOCKS)), 4 * CANDIDATES).unflatten(1, (4, CANDIDATES))
+    draws = draws.unflatten(1, (4, CANDIDATES))
     most = targets.to(torch.float32)[:, None].clamp(min=LEAST_AREA)
     area = LEAST_AREA + (most - LEAST_AREA) * draws[:, 0]
     low, span = math.log(ASPECT[0]), math.log(ASPECT[1]) - math.log(ASPECT[0])
@@ -66,13 +66,13 @@ def block_masks(keys: torch.Tensor, targets: torch.Tensor, side: int) -> torch.T
     width = torch.sqrt(area / aspect).round().clamp(1, side)
     top = (draws[:, 2] * (side - height + 1)).floor()
     left = (draws[:, 3] * (side - width + 1)).floor()
-    place = torch.arange(side, device=keys.device, dtype=torch.float32)
+    place = torch.arange(side, device=draws.device, dtype=torch.float32)
     in_rows = (place >= top[..., None]) & (place < (top + height)[..., None])
     in_columns = (place >= left[..., None]) & (place < (left + width)[..., None])
     covered = (in_rows[..., :, None] & in_columns[..., None, :]).flatten(2)
     first = torch.where(covered.any(dim=1), covered.to(torch.int8).argmax(dim=1), CANDIDATES)
     # Within a block row by row: a block that is cut short stays a block.
-    order = first * (side * side) + torch.arange(side * side, device=keys.device)
+    order = first * (side * side) + torch.arange(side * side, device=draws.device)
     rank = order.argsort(dim=1).argsort(dim=1)
     return rank < targets[:, None]
 
@@ -83,7 +83,7 @@ def crop_masks(
     """Masks of the global crops, modality by modality.
 
     Args:
-        keys: (G, B) int64.
+        keys: (G, B) int64, not those of the crops' other draws.
         targets: (G, B) int64 from `masked_patch_targets`.
         present: (B, M) bool; absent modalities are not masked: there is nothing to predict.
 
@@ -93,18 +93,17 @@ def crop_masks(
     """
     crops, modalities = keys.numel(), present.shape[1]
     side = settings.global_crops_size // settings.patch_size
-    flat = keys.flatten()
+    table = uniform(keys.flatten(), 4 * CANDIDATES * modalities + modalities)
+    blocks, lot = table[:, :-modalities], table[:, -modalities:]
     there = present.repeat(keys.shape[0], 1)
     wanted = targets.flatten()
     if not settings.mask_per_channel:
-        masks = block_masks(flat, wanted, side)[:, None].expand(-1, modalities, -1)
+        masks = block_masks(blocks[:, : 4 * CANDIDATES], wanted, side)[:, None].expand(-1, modalities, -1)
         return masks & there[..., None]
-    own = fold(flat[:, None], torch.arange(1, modalities + 1, device=keys.device))
-    masks = block_masks(own.flatten(), wanted.repeat_interleave(modalities), side).unflatten(
-        0, (crops, modalities)
-    )
+    own = blocks.reshape(crops * modalities, 4 * CANDIDATES)
+    masks = block_masks(own, wanted.repeat_interleave(modalities), side).unflatten(0, (crops, modalities))
     if settings.mask_whole_modality:
-        lot = uniform(fold(flat, int(Draw.WHOLE_MODALITY)), modalities).masked_fill(~there, -1.0)
+        lot = lot.masked_fill(~there, -1.0)
         whole = lot.argmax(dim=1, keepdim=True) == torch.arange(modalities, device=keys.device)
         whole = whole & (there.sum(dim=1, keepdim=True) > 1)
         masks = masks | whole[..., None]

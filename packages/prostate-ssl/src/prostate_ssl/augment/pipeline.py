@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from prostate_ssl.augment.blur import LEAST_SIGMA, gaussian_blur
-from prostate_ssl.augment.boxes import foreground_boxes, random_boxes, window_room
+from prostate_ssl.augment.boxes import foreground_boxes, random_boxes, random_gland_pixel, window_room
 from prostate_ssl.augment.convolution import random_convolution
+from prostate_ssl.augment.draws import BLUR, BOX, CENTRE, FLIP, GAMMA, CropDraws, draw_crops
 from prostate_ssl.augment.intensity import bspline, color_jitter, gamma, histogram_shift
 from prostate_ssl.augment.masks import crop_masks
 from prostate_ssl.augment.resize import resize_windows
 from prostate_ssl.augment.settings import AugmentationSettings
-from prostate_ssl.randomness import Draw, fold, uniform
+from prostate_ssl.randomness import fold
 
 PIXEL_MEAN = 0.45
 PIXEL_STD = 0.22
@@ -66,85 +67,97 @@ class CropAugmenter:
             all crop-major. With `append_label_mask` crops have M + 1 channels, the last 0 or 1.
         """
         settings = self.settings
-        globals_ = settings.global_crops_number
-        numbers = torch.arange(globals_ + settings.local_crops_number, device=planes.keys.device)
-        keys = fold(planes.keys[None], numbers[:, None] + 1)
-        global_keys, local_keys = keys[:globals_], keys[globals_:]
+        globals_, locals_ = settings.global_crops_number, settings.local_crops_number
+        numbers = torch.arange(1, 2 * globals_ + locals_ + 1, device=planes.keys.device)
+        keys = fold(planes.keys[None], numbers[:, None])
+        draws = draw_crops(keys[: globals_ + locals_])
+        boxes = self._boxes(planes, draws, globals_)
+        index = torch.arange(planes.keys.shape[0], device=planes.keys.device)
         global_crops = self._crops(
-            planes, global_keys, settings.global_crops_scale, settings.global_crops_size, BLUR_PROBABILITY
+            planes,
+            CropDraws(draws.table[:globals_].flatten(0, 1)),
+            (boxes[0].flatten(0, 1), index.repeat(globals_)),
+            (settings.global_crops_scale, settings.global_crops_size),
+            BLUR_PROBABILITY,
         )
         local_crops = self._crops(
             planes,
-            local_keys,
-            settings.local_crops_scale,
-            settings.local_crops_size,
+            CropDraws(draws.table[globals_:].flatten(0, 1)),
+            (boxes[1].flatten(0, 1), index.repeat(locals_)),
+            (settings.local_crops_scale, settings.local_crops_size),
             (LOCAL_BLUR_PROBABILITY,),
         )
-        masks = crop_masks(settings, global_keys, planes.mask_targets, planes.present)
+        masks = crop_masks(settings, keys[globals_ + locals_ :], planes.mask_targets, planes.present)
         return global_crops, local_crops, masks
+
+    def _boxes(self, planes: Planes, draws: CropDraws, globals_: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Boxes of the global (G, B, 4) and of the local crops (L, B, 4)."""
+        scales = (self.settings.global_crops_scale, self.settings.local_crops_scale)
+        parts = (draws.of(BOX)[:globals_], draws.of(BOX)[globals_:])
+        if not self.settings.crop_from_tumor_foreground:
+            first, second = (random_boxes(planes.extent, d, s) for d, s in zip(parts, scales, strict=True))
+            return first, second
+        row, column = random_gland_pixel(planes.pixels[:, -1] > 0.5, planes.extent, draws.one(CENTRE))
+        centres = ((row[:globals_], column[:globals_]), (row[globals_:], column[globals_:]))
+        first, second = (
+            foreground_boxes(c, planes.extent, d, s) for c, d, s in zip(centres, parts, scales, strict=True)
+        )
+        return first, second
 
     def _crops(
         self,
         planes: Planes,
-        keys: torch.Tensor,
-        scale: tuple[float, float],
-        size: int,
+        draws: CropDraws,
+        boxes: tuple[torch.Tensor, torch.Tensor],
+        shape: tuple[tuple[float, float], int],
         blur_probability: tuple[float, ...],
     ) -> torch.Tensor:
-        kinds, batch = keys.shape
-        flat = keys.flatten()
-        cut = self._cut(planes, keys, scale, size)
-        images, label = cut[:, :-1].clamp(0.0, 1.0), cut[:, -1:]
-        images = self._change_intensity(images, flat, planes.present.repeat(kinds, 1))
-        images = self._blur(images, flat, blur_probability, batch)
+        """n crops of one kind; `boxes` are (n, 4) and the plane of each (n,), `shape` scale and side."""
+        batch = planes.keys.shape[0]
+        channels = None if self.settings.append_label_mask else planes.present.shape[1]
+        height, width = planes.pixels.shape[2:]
+        room = window_room((height, width), shape[0], self.settings.crop_from_tumor_foreground)
+        flip = draws.one(FLIP) < FLIP_PROBABILITY
+        cut = resize_windows(planes.pixels[:, :channels], boxes[1], boxes[0], flip, room, shape[1])
+        present = planes.present[boxes[1]]
+        images = cut[:, : present.shape[1]].clamp(0.0, 1.0)
+        images = self._change_intensity(images, draws, present)
+        images = self._blur(images, draws, blur_probability, batch)
         if len(blur_probability) == 2:
-            images = self._change_gamma(images, flat, batch)
-        images = normalise(images) * planes.present.repeat(kinds, 1)[:, :, None, None]
+            images = self._change_gamma(images, draws, batch)
+        images = normalise(images) * present[:, :, None, None]
         if self.settings.append_label_mask:
-            images = torch.cat([images, (label > 0.5).float()], dim=1)
+            images = torch.cat([images, (cut[:, -1:] > 0.5).float()], dim=1)
         return images
 
-    def _cut(self, planes: Planes, keys: torch.Tensor, scale: tuple[float, float], size: int) -> torch.Tensor:
-        kinds, batch = keys.shape
-        foreground = self.settings.crop_from_tumor_foreground
-        if foreground:
-            boxes = foreground_boxes(planes.pixels[:, -1] > 0.5, planes.extent, keys, scale)
-        else:
-            boxes = random_boxes(planes.extent, keys, scale)
-        flip = uniform(fold(keys, int(Draw.FLIP)), 1)[..., 0] < FLIP_PROBABILITY
-        height, width = planes.pixels.shape[2:]
-        room = window_room((height, width), scale, foreground)
-        index = torch.arange(batch, device=keys.device).repeat(kinds)
-        return resize_windows(planes.pixels, index, boxes.flatten(0, 1), flip.flatten(), room, size)
-
     def _change_intensity(
-        self, images: torch.Tensor, keys: torch.Tensor, present: torch.Tensor
+        self, images: torch.Tensor, draws: CropDraws, present: torch.Tensor
     ) -> torch.Tensor:
         name = self.settings.intensity_aug
         if name == "rc":
-            return random_convolution(images, keys, present)
+            return random_convolution(images, draws, present)
         if name == "color_jittering":
-            return color_jitter(images, keys)
+            return color_jitter(images, draws)
         if name == "bspline":
-            return bspline(images, keys)
+            return bspline(images, draws)
         if name == "histogram":
-            return histogram_shift(images, keys)
+            return histogram_shift(images, draws)
         return images
 
     def _blur(
-        self, images: torch.Tensor, keys: torch.Tensor, probability: tuple[float, ...], batch: int
+        self, images: torch.Tensor, draws: CropDraws, probability: tuple[float, ...], batch: int
     ) -> torch.Tensor:
         largest = max(self.settings.max_blur_radius, LEAST_SIGMA)
-        draws = uniform(fold(keys, int(Draw.BLUR)), 2)
+        chance_draw, size_draw = draws.of(BLUR).unbind(dim=-1)
         # The second global crop's blur does not follow max_blur_radius (as published).
-        radius = torch.full_like(draws[:, 0], largest)
-        chance = torch.full_like(radius, probability[0])
-        if len(probability) == 2:
-            radius[batch:], chance[batch:] = 1.0, probability[1]
-        sigma = LEAST_SIGMA + (radius - LEAST_SIGMA) * draws[:, 1]
-        return gaussian_blur(images, torch.where(draws[:, 0] < chance, sigma, torch.zeros_like(sigma)))
+        first = torch.arange(images.shape[0], device=images.device) < batch
+        second = ~first & (len(probability) == 2)
+        radius = torch.where(second, 1.0, largest)
+        chance = torch.where(second, probability[-1], probability[0])
+        sigma = LEAST_SIGMA + (radius - LEAST_SIGMA) * size_draw
+        return gaussian_blur(images, torch.where(chance_draw < chance, sigma, torch.zeros_like(sigma)))
 
-    def _change_gamma(self, images: torch.Tensor, keys: torch.Tensor, batch: int) -> torch.Tensor:
+    def _change_gamma(self, images: torch.Tensor, draws: CropDraws, batch: int) -> torch.Tensor:
         low, high = self.settings.gamma_range
-        draws = uniform(fold(keys[batch:], int(Draw.GAMMA)), 1)[:, 0]
-        return torch.cat([images[:batch], gamma(images[batch:], low + (high - low) * draws)])
+        draw = draws.one(GAMMA)[batch:]
+        return torch.cat([images[:batch], gamma(images[batch:], low + (high - low) * draw)])

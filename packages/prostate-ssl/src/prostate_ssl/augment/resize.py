@@ -65,20 +65,38 @@ def resize_windows(
     Returns:
         (n, C, size, size) float32, not clamped: bicubic overshoots.
     """
-    tall, wide = room
     top, left, height, width = box.unbind(dim=1)
-    rows = top[:, None] + torch.arange(tall, device=box.device)
-    rows = rows.clamp(max=planes.shape[2] - 1)
-    columns = (left[:, None] + torch.arange(wide, device=box.device)).clamp(max=planes.shape[3] - 1)
+    down = bicubic_weights(height, room[0], size)
+    across = bicubic_weights(width, room[1], size)
+    across = torch.where(flip[:, None, None], across.flip(1), across)
+    if planes.device.type == "cpu":
+        # Without a GPU it pays to cut each window to its own size: a quarter of the arithmetic.
+        return _resize_each(planes, plane_index, box, down, across)
+    rows = (top[:, None] + torch.arange(room[0], device=box.device)).clamp(max=planes.shape[2] - 1)
+    columns = (left[:, None] + torch.arange(room[1], device=box.device)).clamp(max=planes.shape[3] - 1)
     channels = torch.arange(planes.shape[1], device=box.device)
     windows = planes[
         plane_index[:, None, None, None], channels[None, :, None, None], rows[:, None, :, None],
         columns[:, None, None, :],
     ].to(torch.float32)  # fmt: skip
-    down = bicubic_weights(height, tall, size)
-    across = bicubic_weights(width, wide, size)
-    across = torch.where(flip[:, None, None], across.flip(1), across)
     return down[:, None] @ (windows @ across[:, None].transpose(2, 3))
+
+
+def _resize_each(
+    planes: torch.Tensor,
+    plane_index: torch.Tensor,
+    box: torch.Tensor,
+    down: torch.Tensor,
+    across: torch.Tensor,
+) -> torch.Tensor:
+    size = down.shape[1]
+    resized = torch.empty(box.shape[0], planes.shape[1], size, size)
+    for row, (plane, (top, left, height, width)) in enumerate(
+        zip(plane_index.tolist(), box.tolist(), strict=True)
+    ):
+        window = planes[plane, :, top : top + height, left : left + width].to(torch.float32)
+        resized[row] = down[row, :, :height] @ (window @ across[row, :, :width].t())
+    return resized
 
 
 def resize_window(image: torch.Tensor, size: int) -> torch.Tensor:
