@@ -35,7 +35,7 @@ _OTHER_MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x7fELF", "checkpoint-binary"),
     (b"MZ\x90", "checkpoint-binary"),
 )
-_PICKLE_STARTS = frozenset(b"\x80(]}c)NKJMGILFSVXUTCB\x8a\x8c\x8d\x8e\x88\x89\x8f\x95\x96PQi")
+_PICKLE_STARTS = frozenset(b"\x80(]}c)NKJMGILFSVXUTCB\x8a\x8c\x8d\x8e\x88\x89\x8f\x95\x96\x82\x83\x84\x97PQi")
 
 
 def open_regular(path: Path) -> None:
@@ -89,7 +89,7 @@ def _is_text(head: bytes) -> bool:
     """A word and spaces in its first line: no pickle begins so, though single letters are instructions."""
     line = head.split(b"\n", 1)[0]
     printable = all(32 <= byte < 127 or byte in b"\t\r" for byte in line)
-    return printable and re.match(rb"[A-Za-z]{3,}[ :,.]", line) is not None
+    return printable and re.match(rb"[A-Za-z]{3,}[ :,;]", line) is not None
 
 
 def _is_old_tar(head: bytes) -> bool:

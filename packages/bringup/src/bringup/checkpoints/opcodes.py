@@ -5,6 +5,7 @@ Source: CPython's `Lib/pickletools.py`.
 
 from __future__ import annotations
 
+import codecs
 import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,10 @@ from bringup.checkpoints.source import FileSlice, Literal
 
 if TYPE_CHECKING:
     from bringup.checkpoints.machine import Machine
+
+# Looked up now, so that nothing is imported while a file is read.
+for _encoding in ("raw_unicode_escape", "unicode_escape", "latin-1", "ascii", "utf-8", "cp437"):
+    codecs.lookup(_encoding)
 
 Handler = Callable[["Machine"], None]
 OPCODES: list[Handler | None] = [None] * 256
