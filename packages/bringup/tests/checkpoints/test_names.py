@@ -152,7 +152,7 @@ def test_plain_pickles_of_arrays_and_values(tmp_path: Path) -> None:
         assert found["plans.patch_size"].tolist() == [28, 256, 256]
         assert document["tree"]["plans"]["spacing"] == 0.5
         assert document["tree"]["names"] == {"$set": ["a", "b"]}
-        assert document["verdict"] == "tensors-and-containers", [g for g in document["globals"]][:2]
+        assert document["verdict"] == "tensors-and-containers", list(document["globals"])[:2]
 
 
 def test_tensors_in_a_plain_pickle(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def _write_tensors(
     by_name = {entry.name: entry for entry in entries}
     metadata = {"format": "pt", "bringup": f"{name}.json"}
     # In the order of the source, its pieces are read once for both hashes.
-    rows: list[safetensors.Entry] = sorted(entries, key=lambda entry: entry.view.start_in_file)
+    in_order = sorted(entries, key=lambda entry: entry.view.start_in_file)
+    rows: list[safetensors.Entry] = list(in_order)
     return safetensors.write(path, rows, metadata, lambda entry: by_name[entry.name].chunks(spilled), advance)
 
 
