@@ -67,6 +67,11 @@ class Images:
     ptx: tuple[Ptx, ...]
 
     @property
+    def empty(self) -> bool:
+        """Nothing for the loader: only input of the link-time optimiser."""
+        return not self.machine_code and not self.ptx
+
+    @property
     def optional(self) -> bool:
         """Only architecture- or family-specific images: faster code for one chip, never the only code."""
         every = [*self.machine_code, *(row.architecture for row in self.ptx)]
@@ -141,7 +146,8 @@ def judge_counted(
     containers: Mapping[Images, int], chip: ComputeCapability, driver_cuda: tuple[int, int] | None = None
 ) -> Verdict:
     """As `judge`, with the number of containers that offer the same."""
-    counting = [images for images in containers if not images.optional] or list(containers)
+    counting = [images for images in containers if not images.optional]
+    counting = counting or [images for images in containers if not images.empty] or list(containers)
     by_code = by_ptx = without = 0
     for images in counting:
         if any(machine_code_runs(code, chip) for code in images.machine_code):

@@ -21,6 +21,9 @@ _TORCH_LIBRARY = re.compile(
 )
 _RUNTIME = re.compile(r"(?:lib)?cudart(?:64)?(?:\.so\.|_)?(\d+)?[\d.]*(?:\.so|\.dll)?", re.IGNORECASE)
 _TORCH_SYMBOL = re.compile(r"_ZNK?(?:St\w*)?(?:3c10|2at|5torch)|aoti_torch_|torch_(?:call|library|new)_")
+_COMPILER_NOTE = ".note.nv.tkinfo"
+_NOTE_ARCHITECTURE = re.compile(rb"-arch[ =](?:sm|compute)_(\d{2,3})([af]?)\b")
+_LARGEST_NOTE = 64 << 10
 _PTX_TARGET = re.compile(rb"^\s*\.target\s+(?:sm_|compute_)(\d+)([af]?)\b", re.MULTILINE)
 _PTX_VERSION = re.compile(rb"^\s*\.version\s+(\d+)\.(\d+)", re.MULTILINE)
 _PTX_HEAD = 64 << 10
@@ -137,26 +140,27 @@ def _is_torch_extension(source: Source, facts: elf.ElfFacts, path: str, device_c
 
 
 def _cubin(source: Source, path: str, facts: elf.ElfFacts) -> BinaryReport:
-    architecture = cubin_architecture(facts)
-    entry = FatbinEntry(EntryKind.MACHINE_CODE, architecture, source.size, 0, None)
+    entry = FatbinEntry(EntryKind.MACHINE_CODE, _cubin_architecture(source, facts), source.size, 0, None)
     return _report(path, "cubin", source, (FatbinContainer(0, (entry,)),))
 
 
-def cubin_architecture(facts: elf.ElfFacts) -> Architecture:
-    """The architecture in a cubin's e_flags: nvcc ≥ 13 (ABI version 8) writes it a byte higher than before.
+def _cubin_architecture(source: Source, facts: elf.ElfFacts) -> Architecture:
+    """The architecture of a bare cubin.
+
+    The flags of nvcc 13 have the same number for 100, 100a and 100f; the note that the compiler leaves
+    repeats its command line. Flags: from ABI version 8 on the number stands a byte higher than before.
 
     Raises:
-        Damaged: none stands there.
+        Damaged: it stands in neither.
     """
-    number, suffix = facts.flags & 0xFF, ""
-    if facts.abi_version >= 8:
-        number = facts.flags >> 8 & 0xFF
-        suffix = "a" if facts.flags & 0x8 else ""
-    elif facts.flags & 0x800:
-        suffix = "a"
-    if not 10 <= number < 250:
+    for section in facts.named(_COMPILER_NOTE):
+        told = _NOTE_ARCHITECTURE.search(source.read(section.offset, min(section.size, _LARGEST_NOTE)))
+        if told:
+            return Architecture(int(told[1]), told[2].decode())
+    number = facts.flags >> 8 & 0xFF if facts.abi_version >= 8 else facts.flags & 0xFF
+    if number < 10:
         raise Damaged(f"a cubin with the flags {facts.flags:#x}, which name no architecture")
-    return Architecture(number, suffix)
+    return Architecture(number)
 
 
 def _ptx(source: Source, path: str) -> BinaryReport:

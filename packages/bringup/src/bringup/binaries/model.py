@@ -83,7 +83,7 @@ class BinaryReport:
     @cached_property
     def _in_all(self) -> tuple[Architecture, ...]:
         counting = [set(images.machine_code) for images in self.images if not images.optional]
-        counting = counting or [set(images.machine_code) for images in self.images]
+        counting = counting or [set(images.machine_code) for images in self.images if not images.empty]
         return tuple(sorted(set.intersection(*counting))) if counting else ()
 
     @property
