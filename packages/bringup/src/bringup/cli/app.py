@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-VERBS: tuple[str, ...] = ("apply", "plan", "rollback", "undo", "up", "verify", "convert", "rebuild")
+VERBS: tuple[str, ...] = ("scan", "apply", "plan", "rollback", "undo", "up", "verify", "convert", "rebuild")
 GROUPS: tuple[str, ...] = ("env", "recipes")
 
 app = typer.Typer(

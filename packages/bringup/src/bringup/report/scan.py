@@ -1,0 +1,206 @@
+"""What a scan found, as a table for people and as a document for programs (`schemas/scan.json`)."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from bringup.binaries.architectures import ComputeCapability
+from bringup.binaries.compatibility import Verdict
+from bringup.binaries.report import BinaryReport, CudaRuntime, Unreadable
+from bringup.report import console
+from bringup.report.messages import say
+from bringup.report.progress import duration
+
+_MOST_UNREADABLE = 20
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A GPU to judge for. `driver_cuda`: newest CUDA whose PTX its driver compiles, None if not known."""
+
+    name: str
+    capability: ComputeCapability
+    driver_cuda: tuple[int, int] | None = None
+
+
+class ScanProgress:
+    """The number of files and the current one, on a terminal's standard error, after two seconds."""
+
+    def __init__(self) -> None:
+        self._terminal = console.remarks()
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=self._terminal, transient=True)
+        self._task = self._bar.add_task(say("scan.progress"), total=None)
+        self._count = 0
+        self._shown = False
+        self._timer = threading.Timer(2.0, self._show)
+        self._timer.daemon = True
+
+    def _show(self) -> None:
+        self._shown = True
+        self._bar.start()
+
+    def __enter__(self) -> ScanProgress:
+        if self._terminal.is_terminal:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+        if self._shown:
+            self._bar.stop()
+
+    def on_file(self, path: str) -> None:
+        """Tell the next file's path."""
+        self._count += 1
+        if self._shown:
+            text = f"{say('scan.progress')} {self._count} · {path[-48:]}"
+            self._bar.update(self._task, description=text)
+
+
+def scan_document(
+    files: Sequence[BinaryReport], unreadable: Sequence[Unreadable], chips: Sequence[Chip]
+) -> dict[str, Any]:
+    """`bringup/scan/1`. A file without CUDA code has empty lists and an empty `runs_on`."""
+    damaged = [Unreadable(row.path, row.damage) for row in files if row.damage]
+    return {
+        "schema": "bringup/scan/1",
+        "gpus": [{"name": chip.name, "architecture": chip.capability.sm} for chip in chips],
+        "files": [_file(row, chips) for row in files],
+        "unreadable": [{"path": row.path, "reason": row.reason} for row in [*unreadable, *damaged]],
+    }
+
+
+def _verdict(row: BinaryReport, chip: Chip) -> Verdict:
+    return row.runs_on(chip.capability, chip.driver_cuda)
+
+
+def _file(row: BinaryReport, chips: Sequence[Chip]) -> dict[str, Any]:
+    verdicts = {chip.capability.sm: _verdict(row, chip) for chip in chips} if row.has_device_code else {}
+    return {
+        "path": row.path,
+        "kind": row.kind,
+        "machine": row.machine,
+        "size": row.size,
+        "machine_code": list(row.machine_code),
+        "machine_code_in_all": list(row.machine_code_in_all),
+        "ptx": list(row.ptx),
+        "runs_on": {name: verdict.status for name, verdict in verdicts.items()},
+        "containers": len(row.containers),
+        "containers_without": {name: verdict.without for name, verdict in verdicts.items()},
+        "relocatable": row.relocatable,
+        "cuda_runtime": _runtime_document(row.cuda_runtime),
+        "torch_extension": row.torch_extension,
+        "needed": list(row.needed),
+        "damage": row.damage,
+    }
+
+
+def _runtime_document(runtime: CudaRuntime | None) -> dict[str, Any] | None:
+    if runtime is None:
+        return None
+    return {"library": runtime.library, "major": runtime.major, "linkage": runtime.linkage}
+
+
+def print_scan(
+    terminal: Console,
+    roots: Sequence[Path],
+    files: Sequence[BinaryReport],
+    unreadable: Sequence[Unreadable],
+    chips: Sequence[Chip],
+    seconds: float,
+    all_files: bool,
+) -> None:
+    """The table, what could not be read, and one line that sums up."""
+    device = [row for row in files if row.has_device_code]
+    shown = list(files) if all_files else device
+    if shown:
+        terminal.print(_table(shown, roots, chips))
+        terminal.print()
+    if device and chips:
+        terminal.print(say("scan.legend"), markup=False)
+        for row in device:
+            _print_partial(terminal, row, roots, chips)
+    troubles = [*unreadable, *(Unreadable(row.path, row.damage) for row in files if row.damage)]
+    if troubles:
+        terminal.print(say("scan.unreadable"), markup=False)
+    for trouble in troubles if all_files else troubles[:_MOST_UNREADABLE]:
+        terminal.print(f"  {_short(trouble.path, roots)}: {trouble.reason}", markup=False)
+    if len(troubles) > _MOST_UNREADABLE and not all_files:
+        terminal.print(f"  … {len(troubles) - _MOST_UNREADABLE} (--all)", markup=False)
+    if device and not chips:
+        terminal.print(say("scan.no-gpu"), markup=False)
+    counts = {"files": len(files), "device": len(device), "unreadable": len(troubles)}
+    terminal.print(say("scan.summary", seconds=duration(seconds), **counts), markup=False)
+
+
+def _print_partial(
+    terminal: Console, row: BinaryReport, roots: Sequence[Path], chips: Sequence[Chip]
+) -> None:
+    for chip in chips:
+        verdict = _verdict(row, chip)
+        if verdict.status == "partial":
+            total = verdict.without + verdict.by_machine_code + verdict.by_ptx
+            path = _short(row.path, roots)
+            text = say(
+                "scan.partial", path=path, without=verdict.without, total=total, gpu=chip.capability.sm
+            )
+            terminal.print(text, markup=False)
+
+
+def _table(rows: Sequence[BinaryReport], roots: Sequence[Path], chips: Sequence[Chip]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
+    table.add_column(say("scan.file"), overflow="fold", min_width=20)
+    table.add_column(say("scan.machine-code"), overflow="fold", min_width=14)
+    table.add_column(say("scan.ptx"), overflow="fold")
+    table.add_column(say("scan.runtime"), no_wrap=True)
+    for chip in chips:
+        table.add_column(chip.capability.sm, no_wrap=True)
+    for row in rows:
+        cells = [_short(row.path, roots), _machine_code(row), _numbers(row.ptx) or "–", _runtime(row)]
+        table.add_row(*cells, *(_status(row, chip) for chip in chips))
+    return table
+
+
+def _short(path: str, roots: Sequence[Path]) -> str:
+    """Relative to the folder or archive that was named, if there was just one."""
+    if len(roots) != 1:
+        return path
+    root = os.fspath(roots[0])
+    inner = path.removeprefix(root).lstrip("/\\!") if path.startswith(root) else path
+    return inner or Path(path).name
+
+
+def _numbers(names: Sequence[str]) -> str:
+    return " ".join(name.partition("_")[2] for name in names)
+
+
+def _machine_code(row: BinaryReport) -> str:
+    """Numbers of what every container has, and behind a plus what only some have."""
+    everywhere = row.machine_code_in_all
+    some = [name for name in row.machine_code if name not in everywhere]
+    text = _numbers(everywhere)
+    if some:
+        text = f"{text} (+{_numbers(some)})".strip()
+    return text or "–"
+
+
+def _runtime(row: BinaryReport) -> str:
+    if row.cuda_runtime is None:
+        return "–"
+    if row.cuda_runtime.linkage == "static":
+        return say("scan.static")
+    return str(row.cuda_runtime.major or row.cuda_runtime.library or "–")
+
+
+def _status(row: BinaryReport, chip: Chip) -> str:
+    return say(f"scan.status-{_verdict(row, chip).status}") if row.has_device_code else "–"
