@@ -8,7 +8,18 @@ from typing import Any
 
 import typer
 
-VERBS: tuple[str, ...] = ("scan", "apply", "plan", "rollback", "undo", "up", "verify", "convert", "rebuild")
+VERBS: tuple[str, ...] = (
+    "scan",
+    "apply",
+    "plan",
+    "rollback",
+    "undo",
+    "up",
+    "verify",
+    "convert",
+    "rebuild",
+    "explain",
+)
 GROUPS: tuple[str, ...] = ("env", "recipes")
 
 app = typer.Typer(

@@ -1,0 +1,103 @@
+"""Every error text that people met is told apart; big logs and strange bytes are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bringup.findings.error_texts import error_texts, explain
+from bringup.report.explain import cause, fix
+
+EXAMPLES = [(row.id, text) for row in error_texts() for text in row.examples]
+
+
+def test_there_are_many() -> None:
+    assert len(error_texts()) >= 40
+    assert len({row.id for row in error_texts()}) == len(error_texts())
+
+
+@pytest.mark.parametrize(("id", "text"), EXAMPLES)
+def test_each_example_is_recognised(id: str, text: str) -> None:
+    found = explain(f"some output before\n{text}\nand after\n".encode())
+    assert id in [row.id for row in found]
+    row = next(row for row in found if row.id == id)
+    assert row.line >= 2
+    assert cause(row)
+    assert fix(row)
+
+
+@pytest.mark.parametrize(("id", "text"), EXAMPLES)
+def test_each_example_means_one_thing(id: str, text: str) -> None:
+    """A text leads to at most one other explanation (an import error and the module that it names)."""
+    assert len(explain(text.encode())) <= 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Epoch 3: loss 0.12\nAll good.\n",
+        "",
+        "kernel image loaded",
+        "symbols are defined\nno error at all",
+        "Successfully installed torch-2.11.0",
+        "\x00\xff\xfe binary",
+    ],
+)
+def test_the_unknown_is_unknown(text: str) -> None:
+    assert explain(text.encode("utf-8", errors="replace")) == []
+
+
+def test_what_gave_it_away() -> None:
+    log = b"ok\nok\nImportError: a.so: undefined symbol: _ZN3c10Ev\r\nmore\n"
+    (row,) = explain(log)
+    assert (row.line, row.parameters["symbol"]) == (3, "_ZN3c10Ev")
+    assert row.excerpt == "ImportError: a.so: undefined symbol: _ZN3c10Ev"
+
+
+def test_the_telling_row_hides_the_general_one() -> None:
+    ids = [row.id for row in explain(b"ModuleNotFoundError: No module named 'xformers'\n")]
+    assert ids == ["no-xformers"]
+    both = b"No module named 'xformers'\nNo module named 'banana'\n"
+    assert sorted(row.id for row in explain(both)) == ["missing-module", "no-xformers"]
+
+
+def test_in_order_of_appearance() -> None:
+    log = b"c++: fatal error: Killed signal terminated program cc1plus\nERROR: Failed building wheel for x\n"
+    assert [row.id for row in explain(log)] == ["compiler-killed", "wheel-build-failed"]
+
+
+def test_powershell_writes_utf16() -> None:
+    log = "RuntimeError: CUDA error: no kernel image is available".encode("utf-16")
+    assert [row.id for row in explain(log)] == ["no-kernel-image"]
+
+
+def test_a_log_of_100_mb() -> None:
+    line = b"[ 42%] Building CUDA object src/CMakeFiles/some.dir/kernel_number_123456.cu.o warning: unused\n"
+    log = line * (100_000_000 // len(line)) + b"nvcc: command not found\n"
+    began = time.perf_counter()
+    (row,) = explain(log)
+    assert row.id == "nvcc-not-found"
+    assert time.perf_counter() - began < 10  # about a second on an idle core; CI machines are shared
+
+
+def run(arguments: list[str], text: bytes, tmp_path: Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-c", "from bringup.cli.main import main; main()", "explain", *arguments]
+    return subprocess.run(command, input=text, capture_output=True, env=os.environ | {"LC_ALL": "C.UTF-8"})
+
+
+def test_through_the_program(tmp_path: Path) -> None:
+    known = run(["--json"], b"RuntimeError: CUDA error: no kernel image is available\n", tmp_path)
+    assert known.returncode == 0
+    assert json.loads(known.stdout)["explanations"][0]["id"] == "no-kernel-image"
+    unknown = run([], b"hello\n", tmp_path)
+    assert unknown.returncode == 1
+    (tmp_path / "log").write_bytes(b"nvcc: command not found\n")
+    chinese = run([str(tmp_path / "log"), "--lang", "zh"], b"", tmp_path)
+    assert "编译器" in chinese.stdout.decode()
+    assert run(["/nowhere/log"], b"", tmp_path).returncode == 2
