@@ -19,6 +19,8 @@ else:
 
 _LONGEST_LINE = 2000
 _MOST_EXCERPT = 300
+# A piece of the log that stays in the processor's cache is searched for all literals before the next.
+_PIECE = 1 << 18
 
 
 class ErrorText(BaseModel):
@@ -72,11 +74,21 @@ def _line_around(log: bytes, at: int) -> tuple[int, int]:
     return start, end if end >= 0 else min(len(log), at + _LONGEST_LINE)
 
 
-def _matches(log: bytes, row: ErrorText) -> Iterator[tuple[int, str, dict[str, str]]]:
+def _present(log: bytes) -> set[bytes]:
+    """Which of all literals stand anywhere in the log."""
+    sought = {literal.encode() for row in error_texts() for literal in row.literals}
+    overlap = max(map(len, sought))
+    found: set[bytes] = set()
+    for start in range(0, len(log), _PIECE):
+        piece = log[start : start + _PIECE + overlap]
+        found.update(needle for needle in sought - found if needle in piece)
+    return found
+
+
+def _matches(log: bytes, row: ErrorText, present: set[bytes]) -> Iterator[tuple[int, str, dict[str, str]]]:
     """(offset, line, parameters) of each line that bears the row's marks."""
     pattern = re.compile(row.pattern) if row.pattern else None
-    for literal in row.literals:
-        needle = literal.encode()
+    for needle in present.intersection(literal.encode() for literal in row.literals):
         at = log.find(needle)
         while at >= 0:
             start, end = _line_around(log, at)
@@ -91,8 +103,8 @@ def _matches(log: bytes, row: ErrorText) -> Iterator[tuple[int, str, dict[str, s
 _WORDS = ("symbol", "library", "arch", "version", "requirement", "module")
 
 
-def _explain_row(log: bytes, row: ErrorText) -> Explanation | None:
-    seen = sorted(_matches(log, row), key=lambda match: match[0])
+def _explain_row(log: bytes, row: ErrorText, present: set[bytes]) -> Explanation | None:
+    seen = sorted(_matches(log, row, present), key=lambda match: match[0])
     if not seen:
         return None
     start, line, parameters = seen[0]
@@ -110,8 +122,9 @@ def explain(log: bytes) -> list[Explanation]:
     if log[:2] in (b"\xff\xfe", b"\xfe\xff"):
         log = log.decode("utf-16", errors="replace").encode()
     found: dict[str, Explanation] = {}
+    present = _present(log)
     for row in error_texts():
-        explanation = _explain_row(log, row)
+        explanation = _explain_row(log, row, present)
         if explanation:
             found[row.id] = explanation
     by_id = {row.id: row for row in error_texts()}
