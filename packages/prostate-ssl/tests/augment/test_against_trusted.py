@@ -33,6 +33,8 @@ from prostate_ssl.augment.intensity import (
     spline_curve,
 )
 from prostate_ssl.augment.pipeline import normalise
+from prostate_ssl.augment.planes import Planes
+from prostate_ssl.augment.published import slices_as_published
 from prostate_ssl.augment.resize import bicubic_weights, resize_windows
 from prostate_ssl.data.preparing import scale_to_unit
 
@@ -255,3 +257,26 @@ def test_random_boxes_have_the_asked_area_and_aspect() -> None:
     assert area.min() > 0.19 and area.max() < 0.51 and abs(float(area.mean()) - 0.35) < 0.02
     assert aspect.min() > ASPECT[0] - 0.02 and aspect.max() < ASPECT[1] + 0.02
     assert abs(float(aspect.log().mean())) < 0.02 and math.isfinite(float(aspect.sum()))
+
+
+def test_published_order_matches_numpy_and_interpolate() -> None:
+    """Percentiles of each slice, bilinear resize; tolerance 1e-5. The mask stays 0 or 1."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.zeros(2, 3, 40, 50)
+    extent = torch.tensor([[40, 50], [24, 31]])
+    for row, (high, wide) in enumerate(extent.tolist()):
+        pixels[row, :2, :high, :wide] = torch.rand(2, high, wide, generator=generator)
+        pixels[row, 2, 5:15, 6:20] = 1.0
+    keys, targets = torch.zeros(2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64)
+    found = slices_as_published(Planes(pixels, extent, torch.ones(2, 2, dtype=torch.bool), keys, targets), 28)
+    for row, (high, wide) in enumerate(extent.tolist()):
+        for channel in range(2):
+            image = pixels[row, channel, :high, :wide].numpy()
+            low, top = np.percentile(image, [1, 99])
+            clipped = torch.from_numpy(np.clip((image - low) / (top - low), 0, 1))[None, None].float()
+            expected = torch.nn.functional.interpolate(clipped, (28, 28), mode="bilinear")[0, 0]
+            assert (found.pixels[row, channel] - expected).abs().max() < 1e-5
+        expected = torch.nn.functional.interpolate(
+            pixels[row, 2:, :high, :wide][None], (28, 28), mode="nearest"
+        )
+        assert torch.equal(found.pixels[row, 2], expected[0, 0])

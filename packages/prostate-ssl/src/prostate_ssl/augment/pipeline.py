@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
 from prostate_ssl.augment.blur import LEAST_SIGMA, gaussian_blur
@@ -12,6 +10,8 @@ from prostate_ssl.augment.convolution import random_convolution
 from prostate_ssl.augment.draws import BLUR, BOX, CENTRE, FLIP, GAMMA, CropDraws, draw_crops
 from prostate_ssl.augment.intensity import bspline, color_jitter, gamma, histogram_shift
 from prostate_ssl.augment.masks import crop_masks
+from prostate_ssl.augment.planes import Planes
+from prostate_ssl.augment.published import slices_as_published
 from prostate_ssl.augment.resize import resize_windows
 from prostate_ssl.augment.settings import AugmentationSettings
 from prostate_ssl.randomness import fold
@@ -22,26 +22,6 @@ FLIP_PROBABILITY = 0.5
 BLUR_PROBABILITY = (1.0, 0.1)
 """Of the first and of the second global crop (DINO, Caron et al. 2021)."""
 LOCAL_BLUR_PROBABILITY = 0.5
-
-
-@dataclass(frozen=True)
-class Planes:
-    """One slice of every case of a batch, on the device.
-
-    Attributes:
-        pixels: (B, M + 1, H, W) float16 or float32; modalities in 0–1, last the gland mask; zeros beyond
-            `extent`.
-        extent: (B, 2) int64 valid (height, width).
-        present: (B, M) bool.
-        keys: (B,) int64, folded from (seed, epoch, case).
-        mask_targets: (G, B) int64 patches to mask in each global crop.
-    """
-
-    pixels: torch.Tensor
-    extent: torch.Tensor
-    present: torch.Tensor
-    keys: torch.Tensor
-    mask_targets: torch.Tensor
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -67,6 +47,8 @@ class CropAugmenter:
             all crop-major. With `append_label_mask` crops have M + 1 channels, the last 0 or 1.
         """
         settings = self.settings
+        if settings.resize_before_crop:
+            planes = slices_as_published(planes, settings.global_crops_size)
         globals_, locals_ = settings.global_crops_number, settings.local_crops_number
         numbers = torch.arange(1, 2 * globals_ + locals_ + 1, device=planes.keys.device)
         keys = fold(planes.keys[None], numbers[:, None])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from prostate_ssl.data.importing.files import SourcePatient
     from prostate_ssl.data.importing.outcome import CaseOutcome
 
 group = typer.Typer(
@@ -51,6 +52,76 @@ def dicom(
     for damaged in result.unreadable:
         typer.echo(f"warning: {damaged.file}: {damaged.problem}", err=True)
     return _finish("dicom", out, result.outcomes, result.source_ids, sources, len(result.unreadable), as_json)
+
+
+@group.command("mha")
+def mha(
+    source: Path = _SOURCE,
+    out: Path = _OUT,
+    workers: int = _WORKERS,
+    sources: Path | None = _SOURCES,
+    keep_ids: bool = _KEEP,
+    as_json: bool = _JSON,
+) -> int:
+    """PI-CAI / grand-challenge: <patient>_<study>_{t2w,adc,hbv}.mha, in folders or not."""
+    from prostate_ssl.data.importing.files import find_picai
+
+    wanted = "<patient>_<study>_t2w.mha, …_adc.mha, …_hbv.mha"
+    return _import_found("mha", find_picai(source), wanted, source, out, workers, sources, keep_ids, as_json)
+
+
+@group.command("bids")
+def bids(
+    source: Path = _SOURCE,
+    out: Path = _OUT,
+    workers: int = _WORKERS,
+    sources: Path | None = _SOURCES,
+    keep_ids: bool = _KEEP,
+    as_json: bool = _JSON,
+) -> int:
+    """A BIDS data set: anat/*_T2w, dwi/*_dwi with .bval, ADC maps and gland masks."""
+    from prostate_ssl.data.importing.files import find_bids
+
+    wanted = "sub-*/anat/*_T2w.nii.gz"
+    return _import_found("bids", find_bids(source), wanted, source, out, workers, sources, keep_ids, as_json)
+
+
+@group.command("nifti")
+def nifti(
+    source: Path = _SOURCE,
+    mapping: Path = typer.Option(..., "--mapping", help="CSV: patient_id, file (below SRC), sequence."),
+    out: Path = _OUT,
+    workers: int = _WORKERS,
+    sources: Path | None = _SOURCES,
+    keep_ids: bool = _KEEP,
+    as_json: bool = _JSON,
+) -> int:
+    """Loose NIfTI (or .mha) files, with a mapping that says what each one is."""
+    from prostate_ssl.data.importing.files import find_mapped
+
+    patients = find_mapped(source, mapping)
+    return _import_found("nifti", patients, "a mapping", source, out, workers, sources, keep_ids, as_json)
+
+
+def _import_found(
+    kind: str,
+    patients: Sequence[SourcePatient],
+    wanted: str,
+    source: Path,
+    out: Path,
+    workers: int,
+    sources: Path | None,
+    keep_ids: bool,
+    as_json: bool,
+) -> int:
+    from prostate_ssl.data.importing.files import import_patients
+    from prostate_ssl.errors import ProstateError
+
+    if not patients:
+        raise ProstateError(f"No patient was found below {source}: {wanted} is looked for.")
+    with _bars() as progress:
+        outcomes, names = import_patients(patients, out, _count(workers), keep_ids, progress)
+    return _finish(kind, out, outcomes, names, sources, 0, as_json)
 
 
 def _count(workers: int) -> int:

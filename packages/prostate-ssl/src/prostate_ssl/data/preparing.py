@@ -8,7 +8,6 @@ import numpy as np
 
 from prostate_ssl.data.order import cut_plane, gland_counts
 from prostate_ssl.data.reading import CaseVolumes
-from prostate_ssl.data.volumes import UnreadableVolumeError
 
 BODY_MARGIN_MM = 6.0
 
@@ -121,23 +120,10 @@ def _otsu(image: np.ndarray) -> float:
 
 
 def prepare_case(volumes: CaseVolumes, settings: Preparation | None = None) -> PreparedCase:
-    """Clip each volume at its percentiles, scale to 0–1, crop to the body, convert to half precision.
-
-    A constant modality is left out (`present` False, noted): it tells nothing and cannot be scaled.
-
-    Raises:
-        UnreadableVolumeError: every modality is constant.
-    """
+    """Clip each volume at its percentiles, scale to 0–1, crop to the body, convert to half precision."""
     settings = settings or Preparation()
-    present = volumes.present.copy()
-    notes = list(volumes.notes)
+    present = volumes.present
     count, depth, height, width = volumes.modalities.shape
-    for row in np.flatnonzero(present):
-        if float(np.ptp(volumes.modalities[row])) == 0.0:
-            present[row] = False
-            notes.append(f"modality {row} is constant and left out")
-    if not present.any():
-        raise UnreadableVolumeError(f"{volumes.case_id}: every modality is constant.")
     box: tuple[slice, slice] = (slice(0, height), slice(0, width))
     if settings.crop_to_body:
         box = body_box(volumes.modalities[int(np.flatnonzero(present)[0])], volumes.spacing)
@@ -152,7 +138,7 @@ def prepare_case(volumes: CaseVolumes, settings: Preparation | None = None) -> P
         array[count] = volumes.mask[:, rows, columns]
     return PreparedCase(
         volumes.case_id, array, present, volumes.mask is not None, volumes.spacing,
-        (0, rows.start, columns.start), tuple(notes),
+        (0, rows.start, columns.start), volumes.notes,
     )  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def _read_mask(case: Case, reference: Volume) -> tuple[np.ndarray | None, tuple[
 def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = False) -> CaseVolumes:
     """Read the named sequences and the gland mask onto the grid of the T2 image.
 
-    A missing, damaged or misplaced sequence other than T2 is left out (`present` says so, `notes` why).
+    A missing, damaged, constant or misplaced sequence other than T2 is left out (`present` says so, `notes` why).
 
     Raises:
         UnreadableVolumeError: the T2 image is missing or damaged, or no named sequence is usable.
@@ -80,7 +80,9 @@ def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = 
     present = np.zeros(len(sequences), dtype=bool)
     for row, name in enumerate(sequences):
         if name == REFERENCE_SEQUENCE:
-            modalities[row], present[row] = reference.array, True
+            modalities[row], present[row] = reference.array, bool(np.ptp(reference.array) > 0)
+            if not present[row]:
+                notes.append(f"{name} left out: it is constant")
             continue
         choice = choose_sequence(case.folder, name, prefer_computed_dwi)
         if choice.path is None:
@@ -90,6 +92,9 @@ def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = 
             volume = read_volume(choice.path)
         except UnreadableVolumeError as error:
             notes.append(f"{name} left out: {error.message}")
+            continue
+        if float(np.ptp(volume.array)) == 0.0:
+            notes.append(f"{name} left out: {choice.path.name} is constant")
             continue
         array, overlap = _on_reference(volume, reference, nearest=False)
         if overlap < LEAST_OVERLAP:

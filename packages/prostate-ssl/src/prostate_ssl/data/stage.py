@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from prostate_ssl.augment.pipeline import CropAugmenter, Planes
+from prostate_ssl.augment.pipeline import CropAugmenter
+from prostate_ssl.augment.planes import Planes
 from prostate_ssl.augment.settings import AugmentationSettings
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.data.resident import PLANE_COLUMNS, gather_planes

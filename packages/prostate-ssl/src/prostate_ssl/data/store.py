@@ -65,6 +65,8 @@ class CaseStore:
         self._kept: OrderedDict[int, LoadedCase] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
+        # Several threads load: whichever meets one case too many, all of them stop.
+        self._stop: ProstateError | None = None
         self._loading: dict[int, threading.Lock] = {}
 
     def get(self, index: int) -> LoadedCase | None:
@@ -74,6 +76,8 @@ class CaseStore:
             ProstateError: too many cases are bad; the message names them.
         """
         with self._lock:
+            if self._stop is not None:
+                raise self._stop
             if index in self.bad:
                 return None
             if index in self._kept:
@@ -101,10 +105,11 @@ class CaseStore:
             share = len(self.bad) / len(self.case_ids)
         if share > self._max_bad_share:
             named = "; ".join(f"{bad.case_id} ({bad.reason})" for bad in list(self.bad.values())[:10])
-            raise ProstateError(
+            self._stop = ProstateError(
                 f"{len(self.bad)} of {len(self.case_ids)} cases cannot be used, more than the allowed "
                 f"share of {self._max_bad_share:.0%}: {named}. Look at them with `prostate-ssl check`."
             )
+            raise self._stop
 
     def forget(self, index: int) -> None:
         """Free a case's memory; it is loaded again when it is asked for."""

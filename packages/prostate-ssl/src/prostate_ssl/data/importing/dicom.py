@@ -33,6 +33,7 @@ from prostate_ssl.data.importing.outcome import (
     CaseOutcome,
     NamedImage,
     SeriesLine,
+    folder_name,
     hash_of,
     is_complete,
     known_cases,
@@ -164,16 +165,11 @@ def _name_studies(studies: Sequence[_Study], out: Path, keep_ids: bool) -> list[
         if key in known:
             name = str(known[key]["case_id"])
         elif keep_ids:
-            name = _safe_folder(study.patient)
+            name = folder_name(study.patient)
         else:
             name = next(fresh)
         named.append(_Study(study.patient, study.judgements, name, key))
     return named
-
-
-def _safe_folder(patient: str) -> str:
-    cleaned = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in patient).strip(".")
-    return cleaned or "unknown"
 
 
 def import_study(study: _Study, out: Path) -> CaseOutcome:

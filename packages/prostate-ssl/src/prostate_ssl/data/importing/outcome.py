@@ -92,6 +92,23 @@ def hash_of(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def folder_name(source_id: str) -> str:
+    """A source's ID as a folder name: letters, digits, - _ . stay."""
+    cleaned = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in source_id).strip(
+        "."
+    )
+    return cleaned or "unknown"
+
+
 def write_case(out: Path, outcome: CaseOutcome, images: Sequence[NamedImage]) -> None:
     """Write one case into a hidden folder and rename it; images are brought to the grid of `ax_t2wi`.
 
@@ -131,7 +148,7 @@ def _write_image(folder: Path, image: NamedImage, reference: Volume) -> dict[str
         "resampled": not fits,
         "covers": round(covered, 4),
         "notes": list(image.volume.notes),
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "sha256": hash_file(path),
     }
 
 
@@ -163,7 +180,7 @@ def is_complete(out: Path, document: dict[str, object]) -> bool:
     folder = out / str(document["case_id"])
     for stem, facts in files.items():
         path = folder / f"{stem}.nii.gz"
-        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != facts["sha256"]:
+        if not path.is_file() or hash_file(path) != facts["sha256"]:
             return False
     return True
 

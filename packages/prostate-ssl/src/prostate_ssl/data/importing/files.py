@@ -1,0 +1,349 @@
+"""Importing what are files already: PI-CAI / grand-challenge .mha, BIDS, loose NIfTI with a mapping."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk
+
+from prostate_ssl.data.importing.dicom_headers import list_files
+from prostate_ssl.data.importing.outcome import (
+    CaseOutcome,
+    NamedImage,
+    SeriesLine,
+    folder_name,
+    hash_file,
+    hash_of,
+    is_complete,
+    known_cases,
+    next_pseudonyms,
+    write_case,
+)
+from prostate_ssl.data.importing.parallel import parallel_map
+from prostate_ssl.data.layout import MASK_NAME, REFERENCE_SEQUENCE
+from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, read_volume, to_lps_order
+from prostate_ssl.errors import ProstateError
+
+_SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd")
+_PICAI = re.compile(r"(?P<patient>\d+)_(?P<study>\d+)_(?P<kind>[a-z0-9]+)", re.IGNORECASE)
+_PICAI_STEMS = {"t2w": REFERENCE_SEQUENCE, "adc": "ax_adc", "hbv": "ax_dwi"}
+_STEM = re.compile(rf"{REFERENCE_SEQUENCE}|ax_adc|{MASK_NAME}|(?:ax_)?dwi(?:_b?\d+)?(?:_calc)?|[a-z]\w*")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a patient.
+
+    Attributes:
+        stem: name of the output without suffix; "" for a file that is left.
+        b_values: of a 4-D diffusion file, s/mm², one a volume; it becomes one output for each distinct value.
+        reason: why it was taken or left.
+    """
+
+    path: Path
+    stem: str
+    reason: str
+    b_values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourcePatient:
+    """A patient with its files; case_id and source_key are filled in by `import_patients`."""
+
+    patient: str
+    files: tuple[SourceFile, ...]
+    case_id: str = ""
+    source_key: str = ""
+
+
+def _stem(path: Path) -> str:
+    for suffix in _SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.stem
+
+
+def _images(source: Path) -> list[Path]:
+    if not source.is_dir():
+        raise ProstateError(
+            f"{source} does not exist or is not a folder. Name the folder that holds the images."
+        )
+    return [path for path in list_files(source) if path.name.lower().endswith(_SUFFIXES)]
+
+
+def find_picai(source: Path) -> list[SourcePatient]:
+    """Patients of a PI-CAI / grand-challenge folder: `<patient>_<study>_{t2w,adc,hbv,sag,cor}.mha`.
+
+    Of several studies the latest (the highest number) that has a T2 image is taken. The high-b image may be
+    acquired or computed, its b-value is not in the name: it becomes `ax_dwi`.
+    """
+    studies: dict[str, dict[str, list[tuple[str, Path]]]] = {}
+    for path in _images(source):
+        match = _PICAI.fullmatch(_stem(path))
+        if match:
+            kinds = studies.setdefault(match["patient"], {}).setdefault(match["study"], [])
+            kinds.append((match["kind"].lower(), path))
+    patients = []
+    for patient, found in sorted(studies.items()):
+        with_t2 = [study for study, files in found.items() if any(kind == "t2w" for kind, _ in files)]
+        best = max(with_t2 or found, key=int)
+        files = [
+            _picai_file(kind, path) if study == best else SourceFile(path, "", "another study was taken")
+            for study, members in sorted(found.items())
+            for kind, path in sorted(members)
+        ]
+        patients.append(SourcePatient(patient, tuple(files)))
+    return patients
+
+
+def _picai_file(kind: str, path: Path) -> SourceFile:
+    stem = _PICAI_STEMS.get(kind, "")
+    if stem:
+        return SourceFile(path, stem, f"'{kind}' by name")
+    return SourceFile(path, "", {"sag": "sagittal", "cor": "coronal"}.get(kind, f"'{kind}' is not used"))
+
+
+def find_bids(source: Path) -> list[SourcePatient]:
+    """Patients of a BIDS data set (1.x): anat T2w, dwi with .bval, ADC maps, gland masks.
+
+    Of several sessions the last with a T2w image is taken. A T2w image whose name says sagittal or coronal is
+    left; one whose slices lie so is refused.
+    """
+    by_subject: dict[str, list[Path]] = {}
+    for path in _images(source):
+        subject = next((part for part in path.parts if part.startswith("sub-")), None)
+        if subject:
+            by_subject.setdefault(subject, []).append(path)
+    return [SourcePatient(name, tuple(_bids_files(paths))) for name, paths in sorted(by_subject.items())]
+
+
+def _session(path: Path) -> str:
+    return next((part for part in path.parts if part.startswith("ses-")), "")
+
+
+def _bids_files(paths: Sequence[Path]) -> list[SourceFile]:
+    with_t2 = sorted({_session(path) for path in paths if _stem(path).endswith("_T2w")})
+    session = with_t2[-1] if with_t2 else ""
+    files = []
+    taken: set[str] = set()
+    for path in sorted(paths):
+        if _session(path) != session:
+            files.append(SourceFile(path, "", "another session was taken"))
+            continue
+        file = _bids_file(path)
+        if file.stem and file.stem in taken and not file.b_values:
+            file = SourceFile(path, "", f"a second {file.stem}")
+        taken.add(file.stem)
+        files.append(file)
+    return files
+
+
+def _bids_file(path: Path) -> SourceFile:
+    stem = _stem(path)
+    suffix = stem.rsplit("_", 1)[-1]
+    if suffix == "T2w":
+        plane = next(
+            (name for name in ("sag", "cor") if re.search(rf"acq-\w*{name}", stem, re.IGNORECASE)), None
+        )
+        if plane:
+            return SourceFile(path, "", f"acq-{plane}: not axial")
+        return SourceFile(path, REFERENCE_SEQUENCE, "T2w")
+    if suffix.lower() == "adc" or "desc-adc" in stem.lower():
+        return SourceFile(path, "ax_adc", "an ADC map")
+    if suffix == "dwi":
+        values = _b_values_beside(path)
+        if not values:
+            return SourceFile(path, "ax_dwi", "diffusion without a .bval file")
+        return SourceFile(
+            path, "ax_dwi", f"b = {', '.join(f'{value:g}' for value in sorted(set(values)))}", values
+        )
+    if suffix in ("mask", "dseg") and re.search("prostate|gland", stem, re.IGNORECASE):
+        return SourceFile(path, MASK_NAME, "a gland mask")
+    return SourceFile(path, "", f"'{suffix}' is not used")
+
+
+def _b_values_beside(path: Path) -> tuple[float, ...]:
+    file = path.with_name(_stem(path) + ".bval")
+    if not file.is_file():
+        return ()
+    try:
+        return tuple(float(word) for word in file.read_text(encoding="utf-8").split())
+    except (ValueError, OSError) as error:
+        raise ProstateError(f"{file} should hold b-values, numbers with spaces between: {error}.") from error
+
+
+def find_mapped(source: Path, mapping: Path) -> list[SourcePatient]:
+    """Patients of a mapping file: CSV with the columns patient_id, file (relative to the source), sequence.
+
+    Sequences are output names: ax_t2wi, ax_adc, ax_dwi_b800, ax_dwi_b1400_calc, roi_Prostate, or any new one.
+
+    Raises:
+        ProstateError: the mapping is missing, lacks a column, names a missing file or
+            a sequence twice.
+    """
+    try:
+        with mapping.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProstateError(f"The mapping {mapping} cannot be read: {error}.") from error
+    wanted = ("patient_id", "file", "sequence")
+    if not rows or any(column not in rows[0] for column in wanted):
+        raise ProstateError(
+            f"The mapping {mapping} needs a header with {', '.join(wanted)} and a line a file."
+        )
+    patients: dict[str, list[SourceFile]] = {}
+    for number, row in enumerate(rows, start=2):
+        patient, name, stem = ((row[column] or "").strip() for column in wanted)
+        path = source / name
+        if not path.is_file():
+            raise ProstateError(f"{mapping}, line {number}: {path} does not exist.")
+        if not _STEM.fullmatch(stem):
+            raise ProstateError(
+                f"{mapping}, line {number}: '{stem}' is no name of a sequence, as ax_dwi_b800."
+            )
+        files = patients.setdefault(patient, [])
+        if any(file.stem == stem for file in files):
+            raise ProstateError(f"{mapping}, line {number}: {patient} has two files for {stem}.")
+        files.append(SourceFile(path, stem, "by the mapping"))
+    return [SourcePatient(name, tuple(files)) for name, files in patients.items()]
+
+
+def import_patients(
+    patients: Sequence[SourcePatient],
+    out: Path,
+    workers: int,
+    keep_ids: bool,
+    progress: Callable[[str, int], Callable[[], None]],
+) -> tuple[list[CaseOutcome], dict[str, str]]:
+    """Import listed patients; returns outcomes in order and the original IDs by case (personal)."""
+    out.mkdir(parents=True, exist_ok=True)
+    keys = [hash_of([hash_file(file.path) for file in patient.files if file.stem]) for patient in patients]
+    known = known_cases(out)
+    fresh = iter(next_pseudonyms(out, len(patients), {str(case["case_id"]) for case in known.values()}))
+    named = []
+    for patient, key in zip(patients, keys, strict=True):
+        name = (
+            str(known[key]["case_id"])
+            if key in known
+            else folder_name(patient.patient)
+            if keep_ids
+            else next(fresh)
+        )
+        named.append(replace(patient, case_id=name, source_key=key))
+    advance = progress("Importing", len(named))
+    outcomes = []
+    for outcome in parallel_map(partial(import_patient, out=out), named, workers):
+        outcomes.append(outcome)
+        advance()
+    return outcomes, {patient.case_id: patient.patient for patient in named}
+
+
+def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
+    """Import one patient; what goes wrong with it is its outcome, not an exception."""
+    outcome = CaseOutcome(patient.case_id, patient.source_key)
+    outcome.labels = {number: file.path.name for number, file in enumerate(patient.files, start=1)}
+    outcome.series = [
+        SeriesLine(
+            number, file.stem or "other", bool(file.stem), file.reason, 0, tuple(sorted(set(file.b_values)))
+        )
+        for number, file in enumerate(patient.files, start=1)
+    ]
+    before = next((doc for doc in known_cases(out).values() if doc["case_id"] == patient.case_id), None)
+    if before is not None and before["source_key"] == patient.source_key and is_complete(out, before):
+        outcome.status, outcome.files = "unchanged", dict(before["files"])  # type: ignore[call-overload]
+        return outcome
+    if (out / patient.case_id).exists():
+        outcome.status, outcome.reason = (
+            "failed",
+            f"{out / patient.case_id} holds something else; remove it first",
+        )
+        return outcome
+    try:
+        images = [
+            image
+            for number, file in enumerate(patient.files, start=1)
+            if file.stem
+            for image in _read(file, number)
+        ]
+        if not any(image.stem == REFERENCE_SEQUENCE for image in images):
+            raise UnreadableVolumeError("no axial T2 image, and every case needs one")
+        write_case(out, outcome, images)
+    except ProstateError as error:
+        outcome.status, outcome.reason = "failed", error.message
+        outcome.public_reason = error.message.replace(str(out), "the data folder")
+        for number, file in enumerate(patient.files, start=1):
+            outcome.public_reason = outcome.public_reason.replace(str(file.path), f"file {number}")
+    return outcome
+
+
+def _read(file: SourceFile, number: int) -> list[NamedImage]:
+    source = (str(file.path),)
+    if file.b_values:
+        return [
+            NamedImage(f"ax_dwi_b{round(value)}", volume, number, source)
+            for value, volume in _split_by_b_value(file.path, file.b_values)
+        ]
+    volume = _read_itk(file.path) if file.path.suffix.lower() in (".mha", ".mhd") else read_volume(file.path)
+    if file.stem == REFERENCE_SEQUENCE and _lies(volume) != "axial":
+        raise UnreadableVolumeError(
+            f"{file.path}: its slices lie {_lies(volume)}, an axial T2 image is needed."
+        )
+    return [NamedImage(file.stem, volume, number, source, is_mask=file.stem == MASK_NAME)]
+
+
+def _lies(volume: Volume) -> str:
+    """The plane of the slices: across the axis of the coarsest spacing, where one is clearly coarser."""
+    spacing = np.array(volume.spacing)
+    if spacing.max() < 1.5 * np.median(spacing):
+        return "axial"
+    return ("axial", "coronal", "sagittal")[int(spacing.argmax())]
+
+
+def _read_itk(path: Path) -> Volume:
+    """Read .mha or .mhd; of the header nothing but geometry is kept."""
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise UnreadableVolumeError(
+            f"{path}: not readable ({str(error).strip().splitlines()[-1]})."
+        ) from error
+    data = sitk.GetArrayFromImage(image).astype(np.float32)
+    if data.ndim != 3:
+        raise UnreadableVolumeError(f"{path}: expected a 3-D image, found shape {data.shape}.")
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
+    affine[:3, 3] = image.GetOrigin()
+    if not np.isfinite(data).any():
+        raise UnreadableVolumeError(f"{path}: no finite voxel.")
+    data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
+    ordered, ordered_affine = to_lps_order(data.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    return Volume(np.ascontiguousarray(ordered), ordered_affine)
+
+
+def _split_by_b_value(path: Path, b_values: Sequence[float]) -> list[tuple[float, Volume]]:
+    """A 4-D diffusion file as one volume a b-value: the mean over its directions and repetitions."""
+    try:
+        image = nibabel.load(path)
+        data = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
+    except Exception as error:
+        raise UnreadableVolumeError(f"{path}: truncated or damaged ({error}).") from error
+    if data.ndim == 3:
+        data = data[..., None]
+    if data.shape[-1] != len(b_values):
+        raise UnreadableVolumeError(
+            f"{path}: {data.shape[-1]} volumes, but {len(b_values)} b-values in its .bval file."
+        )
+    volumes = []
+    for value in sorted(set(b_values)):
+        members = [row for row, b in enumerate(b_values) if b == value]
+        ordered, affine = to_lps_order(data[..., members].mean(axis=-1), np.asarray(image.affine))  # type: ignore[attr-defined]
+        notes = (f"mean of {len(members)} volumes",) if len(members) > 1 else ()
+        volumes.append((value, Volume(np.ascontiguousarray(ordered), affine, notes)))
+    return volumes

@@ -1,0 +1,260 @@
+"""Section 1's list of bad input: each has a defined outcome, in `check` and in the feed."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from prostate_ssl.cli.main import run
+from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
+from prostate_ssl.data.checking import check_folder
+from prostate_ssl.data.layout import Case, choose_sequence, discover_cases
+from prostate_ssl.data.preparing import prepare_case
+from prostate_ssl.data.reading import read_case
+from prostate_ssl.data.volumes import UnreadableVolumeError
+from prostate_ssl.errors import ProstateError
+
+SEQUENCES = ("ax_t2wi", "ax_adc", "ax_dwi")
+SMALL = AugmentationSettings(global_crops_size=56, local_crops_size=28, local_crops_number=2)
+Damage = Callable[[Path], None]
+
+
+def _load(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image = nibabel.load(path)
+    return np.asarray(image.dataobj, dtype=np.float32), image.affine
+
+
+def _save(path: Path, data: np.ndarray, affine: np.ndarray) -> None:
+    nibabel.save(nibabel.Nifti1Image(data, affine), path)
+
+
+def _remove(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        for path in folder.glob(name):
+            path.unlink()
+
+    return damage
+
+
+def _empty(name: str) -> Damage:
+    return lambda folder: (folder / name).write_bytes(b"") and None
+
+
+def _cut(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[: len(content) // 2])
+
+    return damage
+
+
+def _cut_uncompressed(folder: Path) -> None:
+    content = gzip.decompress((folder / "ax_adc.nii.gz").read_bytes())
+    (folder / "ax_adc.nii").write_bytes(content[: len(content) // 2])
+
+
+def _change(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+    def damage(folder: Path) -> None:
+        data, affine = _load(folder / name)
+        _save(folder / name, change(data), affine)
+
+    return damage
+
+
+def _with(value: float) -> Callable[[np.ndarray], np.ndarray]:
+    def change(data: np.ndarray) -> np.ndarray:
+        data[3:6, 3:6] = value
+        return data
+
+    return change
+
+
+def _elsewhere(folder: Path) -> None:
+    data, affine = _load(folder / "ax_adc.nii.gz")
+    affine = affine.copy()
+    affine[:3, 3] += 500
+    _save(folder / "ax_adc.nii.gz", data, affine)
+
+
+# name → damage, expected severity of the remark, its kind, present modalities (None: the case is refused)
+OUTCOMES: dict[str, tuple[Damage, str, str, list[bool] | None]] = {
+    "no-t2": (_remove("ax_t2wi*"), "error", "missing-sequence", None),
+    "no-adc": (_remove("ax_adc*"), "warning", "missing-sequence", [True, False, True]),
+    "no-dwi": (_remove("*dwi*"), "warning", "missing-sequence", [True, True, False]),
+    "no-mask": (_remove("roi*"), "info", "mask", [True, True, True]),
+    "empty-t2": (_empty("ax_t2wi.nii.gz"), "error", "unreadable", None),
+    "empty-adc": (_empty("ax_adc.nii.gz"), "error", "unreadable", [True, False, True]),
+    "cut-t2": (_cut("ax_t2wi.nii.gz"), "error", "unreadable", None),
+    "cut-adc": (_cut("ax_adc.nii.gz"), "error", "unreadable", [True, False, True]),
+    "cut-uncompressed": (_cut_uncompressed, "error", "unreadable", [True, False, True]),
+    "no-nifti": (lambda f: (f / "ax_adc.nii.gz").write_bytes(b"hello") and None, "error", "unreadable", [True, False, True]),
+    "nan": (_change("ax_adc.nii.gz", _with(np.nan)), "warning", "intensities", [True, True, True]),
+    "inf": (_change("ax_t2wi.nii.gz", _with(np.inf)), "warning", "intensities", [True, True, True]),
+    "all-nan": (_change("ax_adc.nii.gz", lambda d: d * np.nan), "error", "unreadable", [True, False, True]),
+    "constant": (_change("ax_adc.nii.gz", lambda d: d * 0 + 5), "warning", "intensities", [True, False, True]),
+    "outlier": (_change("ax_t2wi.nii.gz", _with(1e9)), "info", "intensities", [True, True, True]),
+    "4-d": (_change("ax_adc.nii.gz", lambda d: np.stack([d * 0, d], axis=-1)), "warning", "intensities", [True, True, True]),
+    "4-d-of-one": (_change("ax_adc.nii.gz", lambda d: d[..., None]), "info", "geometry", [True, True, True]),
+    "2-d": (_change("ax_adc.nii.gz", lambda d: d[:, :, 0]), "error", "unreadable", [True, False, True]),
+    "fewer-slices": (_change("ax_adc.nii.gz", lambda d: d[:, :, :5]), "warning", "geometry", [True, True, True]),
+    "elsewhere": (_elsewhere, "error", "geometry", [True, False, True]),
+    "empty-mask": (_change("roi_Prostate.nii.gz", lambda d: d * 0), "warning", "mask", [True, True, True]),
+    "tiny-mask": (_change("roi_Prostate.nii.gz", lambda d: d * (np.cumsum(d).reshape(d.shape) <= 3)), "warning", "mask", [True, True, True]),
+    "cut-mask": (_cut("roi_Prostate.nii.gz"), "error", "unreadable", [True, True, True]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_outcome_in_check_and_reading(copied: Callable[[int], Path], name: str) -> None:
+    damage, severity, kind, present = OUTCOMES[name]
+    root = copied(1)
+    damage(root / "phantom_0001")
+    report = check_folder(root)
+    assert any((remark.severity, remark.kind) == (severity, kind) for remark in report.remarks), (
+        report.remarks
+    )
+    case = discover_cases(root)[0]
+    if present is None:
+        with pytest.raises(UnreadableVolumeError, match="ax_t2wi"):
+            prepare_case(read_case(case, SEQUENCES))
+        return
+    prepared = prepare_case(read_case(case, SEQUENCES))
+    assert prepared.present.tolist() == present
+    assert np.isfinite(prepared.array).all() and prepared.array.min() >= 0 and prepared.array.max() <= 1
+    assert (prepared.array[:-1][~prepared.present] == 0).all()
+    if severity != "info":
+        assert prepared.notes
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_training_goes_on_with_every_kind_of_bad_case(copied: Callable[[int], Path], name: str) -> None:
+    root = copied(4)
+    OUTCOMES[name][0](root / "phantom_0002")
+    dataset = make_dataset(
+        dataset_str=f"ProstateSSL:split=TRAIN:root={root}:random_axes=True:random_slices=True"
+    )
+    feed = build_feed(dataset, SMALL, 4, 0, max_bad_share=0.5)
+    stream = feed.batches()
+    batches = [next(stream) for _ in range(3)]
+    assert all(
+        batch.global_crops.isfinite().all() and batch.local_crops.isfinite().all() for batch in batches
+    )
+    refused = OUTCOMES[name][3] is None
+    assert [bad.case_id for bad in feed.dropped] == (["phantom_0002"] if refused else [])
+    assert all((batch.case_index != 1).all() for batch in batches) == refused
+
+
+def test_orientation_of_files_does_not_matter(copied: Callable[[int], Path]) -> None:
+    """The same image stored in another order of axes gives the same case."""
+    root = copied(1)
+    case = discover_cases(root)[0]
+    expected = read_case(case, SEQUENCES)
+    for name, codes in (("ax_t2wi.nii.gz", "RAS"), ("ax_adc.nii.gz", "SAR"), ("roi_Prostate.nii.gz", "PIL")):
+        image = nibabel.load(case.folder / name)
+        start = nibabel.orientations.io_orientation(image.affine)
+        turn = nibabel.orientations.ornt_transform(start, nibabel.orientations.axcodes2ornt(codes))
+        turned = image.as_reoriented(turn)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(turned.dataobj), turned.affine), case.folder / name)
+    found = read_case(case, SEQUENCES)
+    assert np.allclose(found.modalities, expected.modalities, atol=1e-3)
+    assert np.array_equal(found.mask, expected.mask) and found.spacing == pytest.approx(expected.spacing)
+
+
+def test_resampling_follows_position_in_space(tmp_path: Path) -> None:
+    """A ramp in millimetres, sampled on a coarse shifted grid, is the same ramp on the T2 grid."""
+    folder = tmp_path / "P"
+    folder.mkdir()
+    fine, coarse = np.diag([-1.0, -1.0, 3.0, 1.0]), np.diag([-2.0, -2.0, 3.0, 1.0])
+    fine[:3, 3], coarse[:3, 3] = [32, 32, 0], [35, 34, 0]
+    _save(folder / "ax_t2wi.nii", np.random.default_rng(0).random((64, 64, 6)).astype(np.float32), fine)
+    i, j, k = np.meshgrid(np.arange(36), np.arange(36), np.arange(6), indexing="ij")
+    x, y, z = (coarse @ np.stack([i, j, k, np.ones_like(i)]).reshape(4, -1))[:3].reshape(3, 36, 36, 6)
+    _save(folder / "ax_adc.nii", (500 + 2 * x + 3 * y + z).astype(np.float32), coarse)
+    volumes = read_case(Case("P", folder), ("ax_t2wi", "ax_adc"))
+    d, h, w = np.meshgrid(np.arange(6), np.arange(64), np.arange(64), indexing="ij")
+    X, Y, Z = (volumes.affine @ np.stack([w, h, d, np.ones_like(d)]).reshape(4, -1))[:3].reshape(3, 6, 64, 64)
+    assert np.allclose(volumes.modalities[1], 500 + 2 * X + 3 * Y + Z, atol=1e-2)
+
+
+def test_too_many_bad_cases_stop_the_run_with_their_names(copied: Callable[[int], Path]) -> None:
+    root = copied(4)
+    for name in ("phantom_0001", "phantom_0003"):
+        (root / name / "ax_t2wi.nii.gz").write_bytes(b"")
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={root}")
+    with pytest.raises(ProstateError, match=r"phantom_000[13].*phantom_000[13]"):
+        next(build_feed(dataset, SMALL, 4, 0, max_bad_share=0.3).batches())
+
+
+def test_a_case_that_turns_bad_in_the_middle_is_dropped(copied: Callable[[int], Path]) -> None:
+    root = copied(4)
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={root}")
+    feed = build_feed(dataset, SMALL, 1, 0, num_workers=1, max_bad_share=0.5)
+    for folder in root.iterdir():  # nothing has been read yet: the second case asked for is gone by then
+        if folder.name == "phantom_0003":
+            shutil.rmtree(folder)
+    stream = feed.batches()
+    assert all(int(next(stream).case_index) != 2 for _ in range(12))
+    assert [bad.case_id for bad in feed.dropped] == ["phantom_0003"]
+
+
+def test_check_reports_lists_duplicates_and_strictness(
+    copied: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = copied(2)
+    assert run(["check", str(root)]) == 0
+    (root / "split").mkdir()
+    (root / "split" / "train.csv").write_text("patient_id\nphantom_0001\nnobody\n")
+    assert run(["check", str(root), "--split", "split/train.csv"]) == 1
+    assert "nobody" in capsys.readouterr().out
+    (root / "phantom_0001" / "ax_adc.nii.gz").unlink()
+    assert run(["check", str(root)]) == 0 and run(["check", str(root), "--strict"]) == 1
+    shutil.copy(root / "phantom_0001" / "ax_t2wi.nii.gz", root / "phantom_0002" / "ax_t2wi.nii.gz")
+    assert any(
+        remark.kind == "duplicate" and remark.severity == "error" for remark in check_folder(root).remarks
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["ax_dwi_b50", "ax_dwi_b1000"], "ax_dwi_b1000"),
+        (["ax_dwi_1000", "dwi_b2000"], "dwi_b2000"),
+        (["dwi_2000", "dwi_50"], "dwi_2000"),
+        (["ax_dwi"], "ax_dwi"),
+        (["ax_dwi", "ax_dwi_b50"], "ax_dwi_b50"),
+        (["ax_dwi_b800", "ax_dwi_b1400_calc"], "ax_dwi_b800"),
+        (["ax_dwi_b400", "ax_dwi_b1400_calc"], "ax_dwi_b1400_calc"),
+        (["ax_dwi_b1400_calc"], "ax_dwi_b1400_calc"),
+    ],
+)
+def test_which_diffusion_image_is_taken(tmp_path: Path, names: list[str], chosen: str) -> None:
+    for name in names:
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"x")
+    assert choose_sequence(tmp_path, "ax_dwi").path == tmp_path / f"{chosen}.nii.gz"
+
+
+def test_the_uncompressed_twin_is_taken_and_said(tmp_path: Path) -> None:
+    for name in ("ax_t2wi.nii", "ax_t2wi.nii.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    choice = choose_sequence(tmp_path, "ax_t2wi")
+    assert choice.path == tmp_path / "ax_t2wi.nii" and "uncompressed" in choice.notes[0]
+
+
+@pytest.mark.parametrize("kind", ["missing", "file", "empty"])
+def test_no_data_is_one_paragraph(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    root.write_text("x") if kind == "file" else root.mkdir() if kind == "empty" else None
+    for command in (
+        ["check", str(root)],
+        ["split", str(root), "--out", str(tmp_path / "s")],
+        ["cache", str(root), "--out", str(tmp_path / "c")],
+    ):
+        assert run(command) == 1
+        assert str(root) in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
