@@ -217,3 +217,19 @@ def test_stochastic_depth_is_the_same_on_any_number_of_ranks():
     assert not torch.equal(
         whole, drop_path_scales([0.3] * 4, 2, 8, slice(0, 8), (0, 12, "local")).unflatten(2, (2, 8))
     )
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_wanted_rows_are_the_same_as_all_tokens(registers):
+    torch.manual_seed(0)
+    model = MedicalVisionTransformer(
+        VitShape(32, 3, 2), patch_size=7, img_size=28, layerscale=1.0, num_register_tokens=registers
+    )
+    x = torch.randn(4, 3, 28, 28)
+    scales = drop_path_scales([0.4] * 3, 1, 4, slice(0, 4), (0, 0, "global"))
+    index = torch.tensor([0, 5, 47, 48, 100, 191])
+    whole = model.forward_features(x, drop_scales=scales)
+    rows = model.token_rows(4, 48, index)
+    some = model.forward_features(x, drop_scales=scales, rows=rows)["x_norm_rows"]
+    assert torch.allclose(some[:4], whole["x_norm_clstoken"], atol=1e-5)
+    assert torch.allclose(some[4:], whole["x_norm_patchtokens"].flatten(0, 1)[index], atol=1e-5)

@@ -25,7 +25,12 @@ VERBS: dict[str, tuple[str, str]] = {
     "extract": ("extract", "Write features of cases: a table, and the tokens of each case."),
     "evaluate": ("evaluate", "Probe the frozen features: logistic regression, k-NN, missing modalities."),
     "visualize": ("visualize", "Draw PCA and attention over the slices of a case."),
+    "finetune": ("finetune", "Learn segmentation or classification on top of the backbone."),
+    "export": ("export", "Write the backbone as safetensors and ONNX."),
+    "best": ("best", "Say which checkpoint of a run to take."),
     "report": ("report", "Make one page about a run."),
+    "config": ("config", "Explain keys, suggest settings, list presets."),
+    "smoke-test": ("smoke_test", "Train five steps, and predict memory and time of the whole run."),
 }
 
 

@@ -108,7 +108,9 @@ class Train:
     num_workers: int = key(10, "Processes that read cases; 0 reads in the training process.")
     OFFICIAL_EPOCH_LENGTH: Any = key(1250, "Iterations an epoch; «auto» is ceil(cases / total batch).")
     cache_dataset: bool = key(True, "Use the cache in train.cache_dir, if one is named.")
-    cache_dir: str = key("", "Ours: folder of `prostate-ssl cache`; empty: cases are decoded from their files.")
+    cache_dir: str = key(
+        "", "Ours: folder of `prostate-ssl cache`; empty: cases are decoded from their files."
+    )
     centering: str = key("centering", "Teacher centring: centering (running mean) or sinkhorn_knopp.")
     img_size: int = key(518, "Image size that fixes the number of positional encodings.")
     percentage_labels: float = key(1.0, "ProstateSSL: share of cases whose mask is shown (0–1).")
@@ -117,7 +119,8 @@ class Train:
         "auto", "Ours: torch.compile of the blocks: auto (on a GPU with a C compiler), true, false."
     )
     attention: str = key(
-        "auto", "Ours: attention kernel: auto, sdpa (PyTorch's fused), flex (FlexAttention), tf32 (fast fp32)."
+        "auto",
+        "Ours: attention kernel: auto, sdpa (PyTorch's fused), flex (FlexAttention), tf32 (fast fp32).",
     )
     activation_checkpointing: bool = key(
         False, "Ours: recompute blocks in the backward pass: less memory, slower."

@@ -113,9 +113,26 @@ class Block(nn.Module):
         self.mlp = ffn
         self.ls2 = LayerScale(dim, layerscale) if layerscale else nn.Identity()
 
-    def forward(self, x: torch.Tensor, scales: torch.Tensor | None = None) -> torch.Tensor:
-        """x: (B, T, D); scales: (2, B) factors of the two branches, or None for ones. Returns (B, T, D)."""
+    def forward(
+        self, x: torch.Tensor, scales: torch.Tensor | None = None, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """One block, of all tokens or of some.
+
+        Args:
+            x: (B, T, D).
+            scales: (2, B) factors of the two branches, or None for ones.
+            rows: (R,) positions in the flattened (B·T) tokens whose results are wanted; they attend to all
+                tokens, but only they pass the FFN.
+
+        Returns:
+            (B, T, D), or (R, D) with `rows`.
+        """
         attended: torch.Tensor = self.ls1(self.attn(self.norm1(x)))
         x = x + (attended if scales is None else attended * scales[0, :, None, None])
+        factor = None if scales is None else scales[1, :, None, None]
+        if rows is not None:
+            tokens = x.shape[1]
+            x = x.flatten(0, 1).index_select(0, rows)
+            factor = None if scales is None else scales[1].index_select(0, rows // tokens).unsqueeze(-1)
         mixed: torch.Tensor = self.ls2(self.mlp(self.norm2(x)))
-        return x + (mixed if scales is None else mixed * scales[1, :, None, None])
+        return x + (mixed if factor is None else mixed * factor)

@@ -215,6 +215,7 @@ class MedicalVisionTransformer(nn.Module):
         present: torch.Tensor | None = None,
         modalities: Sequence[str] | None = None,
         drop_scales: torch.Tensor | None = None,
+        rows: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """Normalised tokens of a batch of slices.
 
@@ -225,9 +226,11 @@ class MedicalVisionTransformer(nn.Module):
             present: (B, M) bool; a modality that is absent is masked as a whole.
             modalities: names of the M channels; default the configured ones, in their order.
             drop_scales: (depth, 2, B) stochastic-depth factors, or None (evaluation).
+            rows: (R,) positions in the flattened (B · (1 + registers + M·N)) tokens (`token_rows`): only
+                these are returned, which saves most of the last block.
 
         Returns:
-            x_norm_clstoken (B, D), x_norm_regtokens (B, R, D), x_norm_patchtokens (B, M·N, D),
+            With `rows`: x_norm_rows (R, D). Without: x_norm_clstoken (B, D), x_norm_regtokens (B, R, D), x_norm_patchtokens (B, M·N, D),
             x_prenorm (B, 1 + R + M·N, D).
 
         Raises:
@@ -236,11 +239,30 @@ class MedicalVisionTransformer(nn.Module):
         tokens = self.embed(x, masks, present, modalities)
         for index, block in enumerate(self.blocks):
             scales = None if drop_scales is None else drop_scales[index]
+            last = rows if index + 1 == self.n_blocks else None
             if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, scales, use_reentrant=False)
+                tokens = checkpoint(block, tokens, scales, last, use_reentrant=False)
             else:
-                tokens = block(tokens, scales)
-        return self._named(self.norm(tokens), tokens)
+                tokens = block(tokens, scales, last)
+        normed = self.norm(tokens)
+        return {"x_norm_rows": normed} if rows is not None else self._named(normed, tokens)
+
+    def token_rows(self, crops: int, patches: int, index: torch.Tensor | None) -> torch.Tensor:
+        """Positions of all CLS tokens, then of the patches `index`, in the flattened tokens of a batch.
+
+        Args:
+            crops: B.
+            patches: M·N patches of a crop.
+            index: (L,) positions in the flattened (B · M·N) patches, or None.
+
+        Returns:
+            (B + L,) int64.
+        """
+        first = 1 + self.num_register_tokens
+        cls = torch.arange(crops, device=self.cls_token.device) * (first + patches)
+        if index is None:
+            return cls
+        return torch.cat([cls, index + (index // patches + 1) * first])
 
     def _named(self, normed: torch.Tensor, prenorm: torch.Tensor) -> dict[str, torch.Tensor]:
         first = 1 + self.num_register_tokens

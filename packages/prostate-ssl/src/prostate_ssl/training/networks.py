@@ -26,6 +26,7 @@ from prostate_ssl.objectives import (
     semi_supervised_loss,
     sinkhorn_knopp,
 )
+from prostate_ssl.objectives.collective import world_size
 
 GLOBAL_CROPS = 2
 Losses = dict[str, torch.Tensor]
@@ -84,6 +85,13 @@ def network_calls(network: nn.ModuleDict) -> NetworkCalls:
     calls: NetworkCalls = dict(network.items())
     calls["backbone"] = network["backbone"].forward_features
     return calls
+
+
+def _channels_present(batch: CropBatch, crops: torch.Tensor) -> torch.Tensor:
+    """(crops, channels) bool; a mask that is fed as one more channel is always there."""
+    more = crops.shape[1] - batch.present.shape[1]
+    present = nn.functional.pad(batch.present, (0, more), value=True)
+    return present.repeat(len(crops) // len(present), 1)
 
 
 class SelfDistillation(nn.Module):
@@ -156,13 +164,13 @@ class SelfDistillation(nn.Module):
     def teacher_targets(self, batch: CropBatch, temperature: float | torch.Tensor) -> Targets:
         """The teacher's distributions; the running centers move."""
         cases = len(batch.case_index)
+        masked = self._masked_tokens(batch) if self.do_ibot else None
+        rows = self._rows(batch.global_crops, batch.masks.shape[-1], masked)
         with self.autocast():
             tokens = self.teacher_call["backbone"](
-                batch.global_crops, present=batch.present.repeat(GLOBAL_CROPS, 1)
+                batch.global_crops, present=_channels_present(batch, batch.global_crops), rows=rows
             )
-            cls = tokens["x_norm_clstoken"]
-            masked = self._masked_tokens(batch) if self.do_ibot else None
-            scores = self._heads(self.teacher_call, cls, tokens["x_norm_patchtokens"], masked)
+            scores = self._heads(self.teacher_call, tokens["x_norm_rows"], len(batch.global_crops))
         cls_targets = self._centred(self.dino_loss, scores[0], temperature, None)
         cls_targets = cls_targets.view(GLOBAL_CROPS, cases, -1).flip(0)
         if masked is None:
@@ -192,26 +200,25 @@ class SelfDistillation(nn.Module):
             sample_probability=ibot.mask_sample_probability,
             ratio_max=max(ibot.mask_ratio_min_max),
             whole_modality=ibot.mask_per_channel and ibot.mask_whole_modality,
+            ranks=world_size(),
         )
         # A modality that the case lacks has nothing to predict.
-        there = batch.present.repeat(GLOBAL_CROPS, 1).unsqueeze(-1)
+        there = _channels_present(batch, batch.global_crops).unsqueeze(-1)
         return select_masked(batch.masks & there, bound)
 
+    def _rows(self, crops: torch.Tensor, patches: int, masked: MaskedTokens | None) -> torch.Tensor:
+        """The tokens that the losses look at: CLS tokens and masked patches."""
+        index = None if masked is None else masked.index
+        return self.student_backbone.token_rows(len(crops), crops.shape[1] * patches, index)
+
     def _heads(
-        self,
-        network: NetworkCalls,
-        cls: torch.Tensor,
-        patches: torch.Tensor | None,
-        masked: MaskedTokens | None,
+        self, network: NetworkCalls, tokens: torch.Tensor, cls: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores of the CLS tokens and of the masked patches, in one pass where they share a head."""
-        if masked is None or patches is None:
-            return network["dino_head"](cls), cls.new_empty(0, 0)
-        chosen = patches.flatten(0, 1)[masked.index]
-        if self.separate_head:
-            return network["dino_head"](cls), network["ibot_head"](chosen)
-        scores = network["dino_head"](torch.cat([cls, chosen]))
-        return scores[: len(cls)], scores[len(cls) :]
+        """Scores of the first `cls` tokens and of the rest, in one pass where they share a head."""
+        if self.separate_head and len(tokens) > cls:
+            return network["dino_head"](tokens[:cls]), network["ibot_head"](tokens[cls:])
+        scores = network["dino_head"](tokens)
+        return scores[:cls], scores[cls:]
 
     @contextmanager
     def _backbone_gradients(self, frozen: bool) -> Iterator[None]:
@@ -223,15 +230,18 @@ class SelfDistillation(nn.Module):
         crops: torch.Tensor,
         batch: CropBatch,
         masks: torch.Tensor | None,
+        masked: MaskedTokens | None,
         scales: torch.Tensor | None,
         frozen: bool,
-    ) -> dict[str, torch.Tensor]:
+    ) -> torch.Tensor:
+        """CLS tokens of the crops, then their masked patches: (crops + L, D)."""
         backbone = self.student_backbone.forward_features if frozen else self.student_call["backbone"]
-        views = len(crops) // len(batch.case_index)
+        patches = (crops.shape[-1] // self.student_backbone.patch_size) ** 2
+        rows = self._rows(crops, patches, masked)
         with self._backbone_gradients(frozen):
-            tokens: dict[str, torch.Tensor] = backbone(
-                crops, masks, present=batch.present.repeat(views, 1), drop_scales=scales
-            )
+            tokens: torch.Tensor = backbone(
+                crops, masks, present=_channels_present(batch, crops), drop_scales=scales, rows=rows
+            )["x_norm_rows"]
         return tokens
 
     def _pairs(self) -> int:
@@ -243,8 +253,10 @@ class SelfDistillation(nn.Module):
     ) -> torch.Tensor:
         cases = len(batch.case_index)
         with self.autocast():
-            tokens = self._student_tokens(batch.local_crops, batch, None, step.local_scales, step.frozen)
-            scores, _ = self._heads(self.student_call, tokens["x_norm_clstoken"], None, None)
+            tokens = self._student_tokens(
+                batch.local_crops, batch, None, None, step.local_scales, step.frozen
+            )
+            scores, _ = self._heads(self.student_call, tokens, len(tokens))
         scores = scores.view(-1, cases, scores.shape[-1])
         dino = self.loss_functions["dino"](scores, targets.cls) / self._pairs()
         shown["dino_local_crops_loss"] = dino
@@ -258,11 +270,10 @@ class SelfDistillation(nn.Module):
         cfg, cases = self.cfg, len(batch.case_index)
         with self.autocast():
             tokens = self._student_tokens(
-                batch.global_crops, batch, batch.masks, step.global_scales, step.frozen
+                batch.global_crops, batch, batch.masks, targets.masked, step.global_scales, step.frozen
             )
-            cls = tokens["x_norm_clstoken"]
-            patches = tokens["x_norm_patchtokens"]
-            scores, patch_scores = self._heads(self.student_call, cls, patches, targets.masked)
+            cls = tokens[: len(batch.global_crops)]
+            scores, patch_scores = self._heads(self.student_call, tokens, len(cls))
         # Crop g against the other crop's target, all crops as one view: the mean of both, counted twice.
         pairs = scores[None], targets.cls.flatten(0, 1)[None]
         dino = self.loss_functions["dino"](*pairs) * GLOBAL_CROPS / self._pairs()

@@ -22,6 +22,7 @@ from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, read_checkpoint
 from prostate_ssl.training.feed import TrainingData, open_training_data
+from prostate_ssl.training.memory import check_memory, out_of_memory
 from prostate_ssl.training.metrics import MetricsLog, setup_logging
 from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
 from prostate_ssl.training.optimizer import apply_settings, build_optimizer, clip_gradients, update_teacher
@@ -69,7 +70,6 @@ class Run:
     checkpointer: Checkpointer
     first: int = 0
     watch: LossWatch = field(default_factory=lambda: LossWatch(0))
-    waited: float = 0.0
 
 
 def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
@@ -93,8 +93,11 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
         return run_iterations(run)
 
 
-def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool) -> Run:
+def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, announce: bool = True) -> Run:
     """Data, networks, optimiser and schedules, restored from the last checkpoint if there is one."""
+    if session.device.type == "cuda":
+        total_memory = torch.cuda.get_device_properties(session.device).total_memory
+        check_memory(cfg, total_memory, session.world_size)
     data = open_training_data(cfg, session)
     schedules = build_schedules(cfg, scaled_learning_rate(cfg, session.world_size), data.epoch_length)
     # Every rank draws the same weights, so sharding and replication begin with equal networks.
@@ -115,7 +118,8 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool) -> Ru
     run.first = restore(run, resume)
     if session.is_main:
         save_config(cfg, folder / "config.yaml")
-    _announce(run)
+    if announce:
+        _announce(run)
     return run
 
 
@@ -181,10 +185,10 @@ def run_iterations(run: Run) -> TrainingOutcome:
         for iteration in range(run.first, total):
             asked = time.perf_counter()
             batch = next(batches)
-            run.waited += time.perf_counter() - asked
+            waited = time.perf_counter() - asked
             values = step(run, iteration, batch)
             run.watch.push(iteration, values, batch)
-            report(run, metrics, run.watch.pop())
+            report(run, metrics, run.watch.pop(), time.perf_counter() - asked, waited)
             if metrics and run.session.world_size == 1 and iteration % histogram_period == 0:
                 metrics.histograms(iteration, named_gradients(run.networks))
             evaluate(run, iteration)
@@ -194,6 +198,8 @@ def run_iterations(run: Run) -> TrainingOutcome:
             if stopping:
                 log.info("Stopped by a signal after iteration %d; the same command goes on.", iteration + 1)
                 return TrainingOutcome(iteration + 1, total, stop.received or 15, resumed=run.first > 0)
+    except torch.cuda.OutOfMemoryError as error:
+        raise out_of_memory(cfg, run.session.device, run.session.world_size) from error
     finally:
         stop.restore()
         if metrics:
@@ -241,8 +247,20 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def report(run: Run, metrics: MetricsLog | None, due: list[tuple[Pending, dict[str, float]]]) -> None:
-    """Check and log the iterations whose values have reached the host."""
+def report(
+    run: Run,
+    metrics: MetricsLog | None,
+    due: list[tuple[Pending, dict[str, float]]],
+    seconds: float | None = None,
+    waited: float = 0.0,
+) -> None:
+    """Check and log the iterations whose values have reached the host.
+
+    Args:
+        run, metrics: where they belong.
+        due: the iterations with their values.
+        seconds, waited: time of the last iteration, and how much of it was waiting for data.
+    """
     for entry, values in due:
         refuse_nan(entry, values, run.data.case_names, run.folder, run.session.rank)
         if metrics is None:
@@ -257,6 +275,10 @@ def report(run: Run, metrics: MetricsLog | None, due: list[tuple[Pending, dict[s
             "backbone_frozen": float(at.backbone_frozen),
             "current_batch_size": float(len(entry.batch.case_index)),
         }
+        if seconds is not None:
+            scheduled |= {"iteration_seconds": seconds, "data_seconds": waited}
+        if run.session.device.type == "cuda":
+            scheduled["memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
         metrics.add(entry.iteration, values, scheduled)
 
 

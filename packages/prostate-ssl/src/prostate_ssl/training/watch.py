@@ -12,6 +12,7 @@ import torch
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import write_atomically, write_json
+from prostate_ssl.objectives.collective import sum_over_ranks, world_size
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class LossWatch:
         self.pending: deque[Pending] = deque()
 
     def push(self, iteration: int, values: dict[str, torch.Tensor], batch: CropBatch) -> None:
-        """Start the copy of an iteration's scalars."""
+        """Start the copy of an iteration's scalars, averaged over the ranks."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
+        stacked = sum_over_ranks(stacked) / world_size()
         ready = None
         if stacked.is_cuda:
             host = torch.empty(stacked.shape, pin_memory=True)
@@ -68,7 +70,7 @@ def refuse_nan(
     each case's crops) and `.pt` (the batch).
 
     Raises:
-        ProstateError: a loss is not finite.
+        ProstateError: a loss is not finite. All ranks see it at once; only rank 0 says so.
     """
     bad = [name for name, value in values.items() if name.endswith("loss") and not math.isfinite(value)]
     if not bad:
@@ -87,6 +89,8 @@ def refuse_nan(
     write_json(where / f"{stem}.json", {"iteration": entry.iteration, "values": told, "cases": inputs})
     tensors = {name: getattr(batch, name).cpu() for name in batch.__dataclass_fields__}
     write_atomically(where / f"{stem}.pt", lambda file: torch.save(tensors, file))
+    if rank:
+        raise SystemExit(1)
     odd = [case for case, numbers in inputs.items() if any(isinstance(n, str) for n in numbers.values())]
     cause = (
         f"The crops of {', '.join(odd)} hold NaN: look at those files (prostate-ssl check). " if odd else ""

@@ -1,0 +1,1 @@
+"""Tasks that use the backbone: segmentation, classification, export."""

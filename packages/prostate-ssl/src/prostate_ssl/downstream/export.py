@@ -1,0 +1,124 @@
+"""The backbone in formats that other programs read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.evaluation.backbone import Backbone
+from prostate_ssl.evaluation.features import model_side
+from prostate_ssl.files import write_json
+
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files that were written, and the largest relative difference of each from torch."""
+
+    files: tuple[Path, ...]
+    differences: dict[str, float]
+
+
+class _Tokens(nn.Module):
+    """CLS and patch tokens as a tuple, for formats without dictionaries."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        tokens = self.model.forward_features(x)
+        return tokens["x_norm_clstoken"], tokens["x_norm_patchtokens"]
+
+
+def export_backbone(backbone: Backbone, out: Path, *, onnx: bool = False) -> Exported:
+    """Write `model.safetensors`, `config.json` and, on request, `model.onnx`, each compared with torch.
+
+    The ONNX graph takes `x` (B, M, H, W) float32 of the model's own size, any B, and gives `cls` (B, D) and
+    `patches` (B, M·N, D).
+
+    Raises:
+        ProstateError: ONNX packages missing; a file that does not compute what torch computes.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model = backbone.model.cpu().eval()
+    side = model_side(model)
+    example = torch.randn(2, len(model.mri_sequences), side, side, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = _Tokens(model)(example)
+    weights = out / "model.safetensors"
+    save_file({n: t.contiguous() for n, t in model.state_dict().items()}, weights)
+    write_json(
+        out / "config.json",
+        {
+            "schema": "prostate-ssl/backbone/1",
+            "mri_sequences": list(model.mri_sequences),
+            "image_size": side,
+            "normalisation": {"mean": 0.45, "std": 0.22},
+            "config": OmegaConf.to_container(backbone.cfg),
+        },
+    )
+    again = type(backbone)(model, backbone.cfg, weights, torch.device("cpu"))
+    again.model.load_state_dict(load_file(weights))
+    with torch.no_grad():
+        differences = {"safetensors": _difference(_Tokens(again.model)(example), wanted)}
+    files = [weights, out / "config.json"]
+    if onnx:
+        path = out / "model.onnx"
+        differences["onnx"] = _export_onnx(_Tokens(model), example, wanted, path)
+        files.append(path)
+    wrong = {name: d for name, d in differences.items() if d > TOLERANCE}
+    if wrong:
+        name, difference = next(iter(wrong.items()))
+        raise ProstateError(
+            f"The exported {name} file differs from torch by {difference:.1e}; it is not usable."
+        )
+    return Exported(tuple(files), differences)
+
+
+def _difference(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> float:
+    return max(float((g - w).norm() / w.norm()) for g, w in zip(got, wanted, strict=True))
+
+
+def _export_onnx(
+    model: nn.Module, example: torch.Tensor, wanted: tuple[torch.Tensor, ...], path: Path
+) -> float:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise ProstateError(f"ONNX export needs {error.name}: pip install 'prostate-ssl[onnx]'.") from error
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        input_names=["x"],
+        output_names=["cls", "patches"],
+        dynamic_shapes={"x": {0: batch}},
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    one = session.run(None, {"x": example[:1].numpy()})
+    two = session.run(None, {"x": example.numpy()})
+    first = tuple(w[:1] for w in wanted)
+    return max(
+        _difference(tuple(map(torch.from_numpy, two)), wanted),
+        _difference(tuple(map(torch.from_numpy, one)), first),
+    )
+
+
+def read_export(folder: Path) -> dict[str, object]:
+    """The description beside an exported model."""
+    document: dict[str, object] = json.loads((folder / "config.json").read_text())
+    return document

@@ -1,0 +1,122 @@
+"""How much GPU memory a configuration will take, before it takes it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from omegaconf import DictConfig
+
+from prostate_ssl.config import load_config
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.models.build import build_backbone, model_modalities
+from prostate_ssl.models.head import DINOHead
+
+GIB = 2**30
+# Bytes that a block keeps per token and channel for its backward pass. Fitted to measured peaks (see
+# benchmarks/train.jsonl); the tests compare the prediction with those rows.
+_KEPT_BYTES = {"fp32": 70.0, "bf16": 40.0}
+_STATE_BYTES = 20  # weight, gradient, two AdamW moments, teacher: fp32 each
+_RESERVE = 0.06  # of the card: driver, CUDA context, fragmentation
+PRESETS = ("gpu-16gb", "gpu-24gb", "gpu-32gb", "gpu-80gb")
+
+
+@cache
+def _parameters(arch: str, ffn: str, prototypes: int, hidden: int, bottleneck: int, layers: int) -> int:
+    cfg = load_config(overrides=[f"student.arch={arch}", f"student.ffn_layer={ffn}"])
+    with torch.device("meta"):
+        backbone = build_backbone(cfg)
+        head = DINOHead(backbone.embed_dim, prototypes, layers, hidden, bottleneck)
+    return sum(p.numel() for module in (backbone, head) for p in module.parameters())
+
+
+def predicted_peak(cfg: DictConfig, world_size: int = 1) -> float:
+    """Peak memory of a training step in GiB, resident data not counted.
+
+    Weights, gradients, moments and teacher are exact; activations are proportional to tokens × depth × width,
+    with a factor measured per precision. Local and global crops go backward one after the other, so the
+    larger of them counts.
+    """
+    dino = cfg.dino
+    parameters = _parameters(
+        cfg.student.arch,
+        cfg.student.ffn_layer,
+        dino.head_n_prototypes,
+        dino.head_hidden_dim,
+        dino.head_bottleneck_dim,
+        dino.head_nlayers,
+    )
+    from prostate_ssl.models.build import ARCHITECTURES
+
+    shape = ARCHITECTURES[cfg.student.arch]
+    cases, modalities, patch = (
+        cfg.train.batch_size_per_gpu,
+        len(model_modalities(cfg)),
+        cfg.student.patch_size,
+    )
+    tokens = max(
+        crops * (1 + modalities * (size // patch) ** 2)
+        for crops, size in (
+            (2, cfg.crops.global_crops_size),
+            (cfg.crops.local_crops_number, cfg.crops.local_crops_size),
+        )
+    )
+    kept = _KEPT_BYTES[cfg.precision]
+    layers = 1 + 4 * shape.depth / kept if cfg.train.activation_checkpointing else shape.depth
+    activations = cases * tokens * shape.embed_dim * layers * kept
+    sharded = world_size if cfg.compute_precision.student.backbone.sharding_strategy != "NO_SHARD" else 1
+    return (_STATE_BYTES * parameters / sharded + activations) / GIB
+
+
+def check_memory(cfg: DictConfig, total_bytes: int, world_size: int = 1) -> None:
+    """Refuse a configuration that the card cannot hold, before the first step.
+
+    Raises:
+        ProstateError: with the prediction and what fits.
+    """
+    need, have = predicted_peak(cfg, world_size), total_bytes / GIB
+    if need <= have * (1 - _RESERVE):
+        return
+    raise ProstateError(
+        f"This configuration needs about {need:.1f} GiB of GPU memory, and the card has {have:.1f}. "
+        + what_fits(cfg, total_bytes, world_size)
+    )
+
+
+def what_fits(cfg: DictConfig, total_bytes: int, world_size: int = 1) -> str:
+    """The gentlest changes that fit a card of this size, each with its predicted memory."""
+    room = total_bytes / GIB * (1 - _RESERVE)
+    options = [(f"train.batch_size_per_gpu={b}", {"train.batch_size_per_gpu": b}) for b in _smaller(cfg)]
+    options.append(("train.activation_checkpointing=true", {"train.activation_checkpointing": True}))
+    options += [(f"crops.global_crops_size={size}", {"crops.global_crops_size": size}) for size in (196, 182)]
+    options += [
+        ("precision=bf16", {"precision": "bf16"}),
+        ("student.arch=medical_vit_small", {"student.arch": "medical_vit_small"}),
+    ]
+    fitting = []
+    for text, changes in options:
+        changed = cfg.copy()
+        for name, value in changes.items():
+            section, _, key = name.rpartition(".")
+            (changed[section] if section else changed)[key] = value
+        need = predicted_peak(changed, world_size)
+        if need <= room:
+            fitting.append(f"{text} ({need:.1f} GiB)")
+    presets = [p for p in PRESETS if predicted_peak(load_config(p), world_size) <= room]
+    advice = f"What fits: {', '.join(fitting[:4])}" if fitting else "No single change makes it fit"
+    return advice + (f"; or the preset {presets[-1]}." if presets else ".")
+
+
+def _smaller(cfg: DictConfig) -> list[int]:
+    batch: int = cfg.train.batch_size_per_gpu
+    return [b for b in (batch * 3 // 4, batch // 2, batch // 4) if b >= 1][:3]
+
+
+def out_of_memory(cfg: DictConfig, device: torch.device, world_size: int) -> ProstateError:
+    """The error for a card that ran full in the middle of a run."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    peak = torch.cuda.max_memory_allocated(device) / GIB
+    return ProstateError(
+        f"CUDA out of memory: {peak:.1f} of {total / GIB:.1f} GiB were in use. Other programs may share the card. "
+        + what_fits(cfg, total, world_size)
+    )

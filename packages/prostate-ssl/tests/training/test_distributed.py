@@ -1,0 +1,123 @@
+"""Several processes (gloo on the CPU) do what one process does on the joined batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from prostate_ssl.config import load_config
+from prostate_ssl.objectives import RunningCenter, koleo_loss, sinkhorn_knopp
+from prostate_ssl.training.metrics import read_metrics
+from prostate_ssl.training.trainer import train
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _objectives_rank(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    whole = torch.randn(12, 7, generator=torch.Generator().manual_seed(1))
+    valid = torch.arange(12) % 5 != 0
+    rows = slice(0, 6) if rank == 0 else slice(6, 12)
+    center = RunningCenter((1, 7))
+    results = {
+        "center": [center.targets(whole[rows], 0.05, valid[rows]), center.center],
+        "sinkhorn": [sinkhorn_knopp(whole[rows], 0.05, valid[rows])],
+    }
+    x = whole[rows].clone().requires_grad_()
+    loss = koleo_loss(x, over_ranks=True)
+    loss.backward()
+    results["koleo"] = [loss.detach(), x.grad]
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_centers_sinkhorn_and_global_koleo_see_the_joined_batch(tmp_path):
+    mp.spawn(_objectives_rank, (free_port(), str(tmp_path)), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
+    whole = torch.randn(12, 7, generator=torch.Generator().manual_seed(1))
+    valid = torch.arange(12) % 5 != 0
+    center = RunningCenter((1, 7))
+    targets = center.targets(whole, 0.05, valid)
+    assert torch.allclose(torch.cat([r["center"][0] for r in ranks]), targets, atol=1e-6)
+    assert all(torch.allclose(r["center"][1], center.center, atol=1e-6) for r in ranks)
+    joined = torch.cat([r["sinkhorn"][0] for r in ranks])
+    assert torch.allclose(joined, sinkhorn_knopp(whole, 0.05, valid), atol=1e-6)
+    x = whole.clone().requires_grad_()
+    loss = koleo_loss(x)
+    loss.backward()
+    assert torch.allclose(sum(r["koleo"][0] for r in ranks) / 2, loss, atol=1e-6)
+    # Data parallelism averages gradients over the ranks.
+    assert torch.allclose(torch.cat([r["koleo"][1] for r in ranks]) / 2, x.grad, atol=1e-5)
+
+
+def torchrun(overrides: list[str], folder: Path, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_addr=127.0.0.1",
+        f"--master_port={free_port()}", "-m", "prostate_ssl.train", "--config-file", "demo",
+        "--output-dir", str(folder), *overrides,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+
+
+def sharding(strategy: str) -> list[str]:
+    return [
+        f"compute_precision.{network}.{module}.sharding_strategy={strategy}"
+        for network in ("student", "teacher")
+        for module in ("backbone", "dino_head")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "centering"),
+    [
+        ("NO_SHARD", "centering"),
+        ("SHARD_GRAD_OP", "sinkhorn_knopp"),
+        pytest.param("FULL_SHARD", "centering", marks=pytest.mark.slow),
+    ],
+)
+def test_two_ranks_train_as_one_and_resume_as_one(strategy, centering, small_overrides, tmp_path):
+    common = [
+        *small_overrides,
+        "dino.koleo_global=true",
+        f"train.centering={centering}",
+        "student.layerscale=1e-5",
+    ]
+    train(load_config("demo", [*common, f"train.output_dir={tmp_path / 'one'}"]))
+    one = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "one").items()}
+
+    half = [*common, "train.batch_size_per_gpu=1"]
+    done = torchrun([*half, *sharding(strategy)], tmp_path / "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    # The log holds this rank's loss averaged over the ranks, so it is the joined batch's.
+    assert two.keys() == one.keys()
+    assert max(abs(two[i] - one[i]) for i in one) <= 1e-4
+    for newer in (9, 12):
+        (tmp_path / "two" / f"model_{newer:07d}.rank_0.pth").unlink()
+    train(load_config("demo", [*common, f"train.output_dir={tmp_path / 'two'}"]))
+    again = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    assert max(abs(again[i] - one[i]) for i in one) <= 1e-4
+
+
+@pytest.mark.slow
+def test_a_failing_rank_stops_all_of_them_with_one_message(small_overrides, tmp_path):
+    overrides = [*small_overrides, "optim.base_lr=1e30", "optim.clip_grad=0", "optim.epochs=300"]
+    done = torchrun(overrides, tmp_path / "run")
+    assert done.returncode != 0
+    text = done.stdout + done.stderr
+    assert "NaN detected in loss" in text and text.count("error: NaN detected") == 1
