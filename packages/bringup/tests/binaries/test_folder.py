@@ -72,9 +72,7 @@ def test_environments_are_known_by_their_marks(tree: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="permissions of POSIX")
-def test_a_folder_without_permission_is_named(
-    tree: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_folder_without_permission_is_named(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """As another user where the test runs as root, whom no permission stops."""
     locked = tree / "locked"
     locked.mkdir()

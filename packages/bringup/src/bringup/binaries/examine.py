@@ -8,7 +8,7 @@ from collections.abc import Callable
 from bringup.binaries import ar, elf, fatbin, pe
 from bringup.binaries.architectures import Architecture
 from bringup.binaries.elf_symbols import undefined_symbols
-from bringup.binaries.fatbin import EntryKind, FatbinContainer, FatbinEntry, read_containers
+from bringup.binaries.fatbin import EntryKind, FatbinContainer, FatbinEntry, read_containers, read_sections
 from bringup.binaries.model import BinaryReport, CudaRuntime
 from bringup.binaries.source import Damaged, Source
 
@@ -96,11 +96,9 @@ def _elf(source: Source, path: str) -> BinaryReport:
 def _elf_containers(source: Source, facts: elf.ElfFacts) -> tuple[tuple[FatbinContainer, ...], bool]:
     """The linked fat binaries; where there are none, those still to be linked."""
     for name in (_LINKED, _TO_LINK):
-        found: list[FatbinContainer] = []
-        for section in facts.named(name):
-            found += read_containers(source, section.offset, section.size, fatbin.MOST_ENTRIES - len(found))
+        found = read_sections(source, ((part.offset, part.size) for part in facts.named(name)))
         if found:
-            return tuple(found), name == _TO_LINK
+            return found, name == _TO_LINK
     return (), False
 
 
@@ -176,10 +174,7 @@ def _ptx(source: Source, path: str) -> BinaryReport:
 
 def _pe(source: Source, path: str) -> BinaryReport:
     facts = pe.read_pe(source)
-    containers: list[FatbinContainer] = []
-    for section in facts.fatbin_sections():
-        room = fatbin.MOST_ENTRIES - len(containers)
-        containers += read_containers(source, section.offset, section.size, room)
+    containers = read_sections(source, ((part.offset, part.size) for part in facts.fatbin_sections()))
     own = _TORCH_LIBRARY.fullmatch(_name(path)) or re.search(r"(^|[/\\!])torch[/\\]lib[/\\]", path)
     runtime = runtime_of(facts.needed)
     if runtime is None and containers and not any(name.lower() == "torch_cuda.dll" for name in facts.needed):
@@ -188,7 +183,7 @@ def _pe(source: Source, path: str) -> BinaryReport:
         path,
         "pe",
         source,
-        tuple(containers),
+        containers,
         machine=facts.machine,
         needed=facts.needed,
         cuda_runtime=runtime,
@@ -199,12 +194,15 @@ def _pe(source: Source, path: str) -> BinaryReport:
 def _static_library(source: Source, path: str) -> BinaryReport:
     containers: list[FatbinContainer] = []
     machine = None
+    room = fatbin.MOST_ENTRIES
     for member in ar.members(source):
         if member.read(0, 4) != elf.MAGIC:
             continue
         facts = elf.read_elf(member)
         machine = machine or facts.machine
-        containers += _elf_containers(member, facts)[0]
-        if len(containers) > fatbin.MOST_ENTRIES:
+        found = _elf_containers(member, facts)[0]
+        containers += found
+        room -= sum(1 + len(container.entries) for container in found)
+        if room < 0:
             raise Damaged(f"more than {fatbin.MOST_ENTRIES} containers in its fat binaries")
     return _report(path, "static-library", source, tuple(containers), relocatable=True, machine=machine)

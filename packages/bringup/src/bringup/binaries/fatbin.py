@@ -6,7 +6,7 @@ The layout is not published; it was measured on files of nvcc 11 to 13 and on pu
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
@@ -24,6 +24,8 @@ _LARGEST_ENTRY_HEADER = 4096
 _ARCHITECTURE_SPECIFIC = 0x100000
 _FAMILY_SPECIFIC = 0x200000
 _WINDOW = 1 << 20
+# Linkers pad to a page at most; a sparse file could claim terabytes of nothing.
+_WIDEST_GAP = 64 << 20
 # cuDNN and cuBLAS stay below a tenth of it; a hostile file of empty entries would fill the memory.
 MOST_ENTRIES = 300_000
 
@@ -165,9 +167,28 @@ def read_containers(
         at += -(at - start) % 8
 
 
+def read_sections(source: Source, sections: Iterable[tuple[int, int]]) -> tuple[FatbinContainer, ...]:
+    """Containers of several parts of a file, each an offset and a size in bytes.
+
+    Raises:
+        Damaged: the parts lie over one another, or hold too many entries together.
+    """
+    found: list[FatbinContainer] = []
+    room, behind = MOST_ENTRIES, 0
+    for offset, size in sorted(sections):
+        if offset < behind:
+            raise Damaged("its fat binary sections lie over one another")
+        behind = offset + size
+        for container in read_containers(source, offset, size, room):
+            room -= 1 + len(container.entries)
+            found.append(container)
+    return tuple(found)
+
+
 def _next_magic(source: Source, here: int, start: int, end: int) -> int | None:
-    """The next 8-byte boundary after `here`, counted from `start`, that bears the magic."""
+    """The next 8-byte boundary after `here`, counted from `start`, that bears the magic; within 64 MB."""
     at = here + 8
+    end = min(end, at + _WIDEST_GAP)
     while at < end:
         window = source.read(at, min(_WINDOW, end - at))
         if len(window) < len(MAGIC_BYTES):
