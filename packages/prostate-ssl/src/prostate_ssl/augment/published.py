@@ -33,7 +33,7 @@ def bilinear_weights(length: torch.Tensor, width: int, size: int) -> torch.Tenso
 
 
 def slices_as_published(planes: Planes, size: int) -> Planes:
-    """Clip each slice of each modality at its own percentiles 1 and 99, then resize every slice to a square."""
+    """Clip each slice of each modality at its own percentiles 1 and 99, then resize it to a square."""
     batch, _, height, width = planes.pixels.shape
     high, wide = planes.extent[:, 0], planes.extent[:, 1]
     rows = torch.arange(height, device=high.device)[None, :, None] < high[:, None, None]

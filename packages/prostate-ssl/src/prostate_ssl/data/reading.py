@@ -69,7 +69,8 @@ def _read_mask(case: Case, reference: Volume) -> tuple[np.ndarray | None, tuple[
 def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = False) -> CaseVolumes:
     """Read the named sequences and the gland mask onto the grid of the T2 image.
 
-    A missing, damaged, constant or misplaced sequence other than T2 is left out (`present` says so, `notes` why).
+    A missing, damaged, constant or misplaced sequence other than T2 is left out: `present` says so, `notes`
+    why.
 
     Raises:
         UnreadableVolumeError: the T2 image is missing or damaged, or no named sequence is usable.
