@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "check": ("check", "Check a data folder: files, geometry, intensities, masks, duplicates."),
     "split": ("split", "Write train, validation and test lists (70/15/15)."),
     "cache": ("cache", "Decode, resample and clip every case once into memory-mapped arrays."),
+    "crops": ("crops", "Draw what the network sees: crops, modalities, masks."),
     "train": ("train", "Pre-train with DINO, iBOT and KoLeo, or go on where the last call stopped."),
     "extract": ("extract", "Write features of cases: a table, and the tokens of each case."),
     "evaluate": ("evaluate", "Probe the frozen features: logistic regression, k-NN, missing modalities."),
