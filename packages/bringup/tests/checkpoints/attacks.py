@@ -160,6 +160,9 @@ def _calls() -> dict[str, bytes]:
         "method_of_an_object": called(
             called(named("builtins", "getattr"), named("a", "B") + b")\x81", text("run"))) + b".",
         "surrogate_names": called(named("os", "system") + b"0" + stacked("os", "system"), text(TOUCH)) + b".",
+        "magic_number_by_a_call": called(named("builtins", "int"), text("119547037146038801333356"))
+        + b"." + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + run + b".",
+        "second_pickle": pickle.dumps(0x1950A86A20F9469CFC6C, 0) + b"K\x01." + run + b".",
         "deep_in_a_state": b"}" + text("state_dict") + b"}" + text("w") + run + b"ss.",
         "as_a_key": b"}" + run + b"K\x01s.",
         "in_a_persistent_id": run + b"Q.",
@@ -176,6 +179,8 @@ def _calls() -> dict[str, bytes]:
 
 
 CALLS = _calls()
+AFTER_THE_FIRST_PICKLE = ("magic_number_by_a_call", "second_pickle")
+"""Archives hold one pickle; what stands behind it there is never read, by PyTorch neither."""
 
 _LONG = struct.pack("<Q", 2**62)
 DAMAGED: dict[str, bytes] = {

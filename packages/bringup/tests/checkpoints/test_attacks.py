@@ -74,7 +74,9 @@ def test_calls_are_named_and_never_made(name: str, tmp_path: Path, watched: list
     assert watched == []
 
 
-@pytest.mark.parametrize("name", attacks.CALLS)
+@pytest.mark.parametrize(
+    "name", [name for name in attacks.CALLS if name not in attacks.AFTER_THE_FIRST_PICKLE]
+)
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 def test_the_same_inside_torch_files(
     name: str, container: str, tmp_path: Path, watched: list[str], save: Callable[..., Path]

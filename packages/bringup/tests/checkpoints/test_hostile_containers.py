@@ -61,6 +61,7 @@ def _ambiguous() -> dict[str, bytes]:
         twice = archive(one, ("a/data.pkl", EVIL))
     return {
         "duplicate_members": bytes(twice),
+        "capital_letters": bytes(archive(one, ("a/DATA.pkl", EVIL))),
         "two_pickles": bytes(archive(one, ("b/data.pkl", EVIL))),
         "parent_folder": bytes(archive(one, ("../../etc/cron.d/x", b"x"))),
         "absolute": bytes(archive(one, ("/etc/passwd", b"x"))),

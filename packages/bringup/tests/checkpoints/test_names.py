@@ -207,3 +207,51 @@ def test_shared_and_recursive_values_are_described_once(save: Callable[..., Path
     loop["self"] = loop
     tree = described(save(loop), tmp_path / "out")["tree"]
     assert tree["b"] == {"$same_as": "/a"} and tree["self"] == {"$same_as": "/"}
+
+
+class AttributeDict(dict):  # type: ignore[type-arg]
+    """As Lightning keeps hyper-parameters."""
+
+
+def test_hyper_parameters_of_another_class(save: Callable[..., Path], tmp_path: Path) -> None:
+    from bringup.checkpoints import rules
+
+    value = {"state_dict": {"w": torch.ones(1)}, "hyper_parameters": AttributeDict(width=4)}
+    assert rules.fill("{attribute:width}", described(save(value), tmp_path / "out")) == 4
+
+
+def test_nnunet_checkpoints(save: Callable[..., Path], tmp_path: Path) -> None:
+    """nnU-Net's `.model` (version 1) and its `.pth` (version 2), with NumPy scalars in their records."""
+    records = ([numpy.float64(0.5)], [numpy.float32(0.25)], [[1, 2]])
+    state = nn.Conv3d(1, 2, 3).state_dict()
+    old = {"epoch": 1, "state_dict": state, "optimizer_state_dict": {"state": {}}, "plot_stuff": records}
+    new = {"network_weights": state, "trainer_name": "nnUNetTrainer", "init_args": {"plans": {"a": 1}}}
+    for name, value in (("model_final_checkpoint.model", old), ("checkpoint_final.pth", new)):
+        document = described(save(value, name=name), tmp_path / "out" / name)
+        assert document["verdict"] == "tensors-and-containers"
+        found = load_file(tmp_path / "out" / name / document["files"][0])
+        assert all(torch.equal(found[key], tensor) for key, tensor in state.items())
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+def test_common_objects_are_no_calls_that_nobody_needs(container: str, save: Callable[..., Path]) -> None:
+    import functools
+    import logging
+    import math
+    import re
+
+    module = nn.Linear(1, 1)
+    module.helpers = [  # type: ignore[assignment]
+        functools.partial(nn.LayerNorm, eps=1e-6),
+        logging.getLogger("x"),
+        re.compile("a+"),
+        math.sqrt,
+        len,
+        numpy.random.RandomState(0),
+        nn.init.xavier_uniform_,
+        torch.relu,
+        Path("x"),
+        torch.optim.SGD,
+    ]
+    with open_checkpoint(save(module, container)) as checkpoint:
+        assert checkpoint.verdict == "unknown-classes", checkpoint.globals[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from bringup.checkpoints import convert, rules
@@ -90,6 +91,10 @@ def test_layouts(
     assert done.tensors == 4 and done.torch == torch.__version__
     if layout == "safetensors":
         found = load_file(output)
+        with safe_open(output, "pt") as file:
+            metadata = file.metadata()
+        assert metadata["class"] == "old_library:Net"
+        assert json.loads(metadata["keywords"]) == {"width": 4, "rigid": True, "level": "fsaverage6"}
     elif layout == "state-dict":
         found = torch.load(output, weights_only=True)
     else:

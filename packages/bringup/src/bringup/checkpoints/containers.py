@@ -131,7 +131,27 @@ class ContainerReader:
         root = self._run(reader, resolver)
         if resolver.storages:
             raise refuse("the pickle refers to storages that are not in the file")
-        return Contents(root, "pickle", trailing_bytes=reader.size - reader.position)
+        trailing = reader.size - reader.position
+        self._look_at_what_follows(reader, resolver)
+        return Contents(root, "pickle", trailing_bytes=trailing)
+
+    def _look_at_what_follows(self, reader: ByteReader, resolver: TorchResolver) -> None:
+        """Log the globals of further pickles.
+
+        `torch.load` reads on when the first one gives its magic number, however it is made: by a call,
+        for example, whose value is not known here.
+        """
+        while reader.position < reader.size and self._is_pickle(reader, resolver):
+            pass
+
+    def _is_pickle(self, reader: ByteReader, resolver: TorchResolver) -> bool:
+        try:
+            self._run(reader, resolver)
+        except BringupError as error:
+            if error.id == "checkpoint-limit":
+                raise
+            return False
+        return True
 
     def _read_tar(self, data: Region) -> Contents:
         """`torch.save` before 0.1.10: members `storages`, `tensors` and `pickle`."""

@@ -72,6 +72,33 @@ HARMLESS_TYPE_CALLS = frozenset(
     ]
 )
 
+_MADE_BY_CALLS: dict[str, str] = {
+    "builtins": """
+        abs all any chr divmod enumerate hash len max min ord pow repr reversed round sorted sum zip
+        staticmethod classmethod property memoryview super Ellipsis NotImplemented NoneType
+    """,
+    "functools": "partial",
+    "itertools": "count cycle repeat chain",
+    "logging": "getLogger Logger RootLogger",
+    "re": "_compile Pattern RegexFlag",
+    "array": "array _array_reconstructor",
+    "random": "Random",
+    "math": "exp log sqrt sin cos tan tanh floor ceil pow fabs",
+    "torch.nn.backends.thnn": "_get_thnn_function_backend",
+    "numpy.random": "RandomState Generator",
+    "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
+    "pandas._libs.internals": "_unpickle_block",
+    "pandas.core.indexes.base": "_new_Index",
+    "torch._utils": "_rebuild_wrapper_subclass",
+}
+OBJECTS: frozenset[str] = frozenset(
+    f"{module}.{name}" for module, names in _MADE_BY_CALLS.items() for name in names.split()
+)
+"""Calls that pickled objects of well-known classes are made by, and functions without side effects."""
+CALLS_OF_OBJECTS: frozenset[str] = OBJECTS - frozenset(
+    f"builtins.{name}" for name in _MADE_BY_CALLS["builtins"].split()
+)
+
 _REACHES_OUT = """
     torch.hub torch.load torch.package torch.jit.load torch.jit.frontend torch.jit.unsupported
     torch.serialization.load torch.utils.cpp_extension torch.utils.bottleneck torch.utils.collect_env

@@ -81,7 +81,13 @@ def known_values(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _items(value: Any) -> Any:
-    return value["items"] if isinstance(value, dict) and "$mapping" in value else value
+    """The keys and values of a mapping, of whatever class (Lightning's `AttributeDict`)."""
+    if isinstance(value, dict) and "$mapping" in value:
+        return value["items"]
+    if isinstance(value, dict) and "$object" in value:
+        pairs = value.get("pairs", [])
+        return {key: part for key, part in pairs if isinstance(key, str)} or value.get("state", {})
+    return value
 
 
 def _is_plain(value: Any) -> bool:

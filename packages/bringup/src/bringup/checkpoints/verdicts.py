@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bringup.checkpoints.known_globals import (
+    CALLS_OF_OBJECTS,
     HARMLESS,
     HARMLESS_TYPE_CALLS,
     MENTION_IS_ENOUGH,
+    OBJECTS,
     TYPE_MODULES,
     TYPE_NAMES_REFUSED,
 )
@@ -77,13 +79,13 @@ def judge_name(named: Global) -> str:
     dotted = str(named)
     if dotted in HARMLESS or dotted in ("builtins.getattr", "operator.getitem", "_operator.getitem"):
         return "known"
+    if dotted in OBJECTS:
+        return "class"
     if _names_hidden_attribute(named.name) or not named.module or not named.name:
         return "hidden-attribute"
     if named.module in TYPE_MODULES and dotted not in TYPE_NAMES_REFUSED:
         return "class"
-    if dotted in ("functools.partial", "builtins.NoneType", "collections.namedtuple") or _is_builtin_type(
-        named
-    ):
+    if _is_exception(named):
         return "class"
     if any(_is_below(dotted, prefix) for prefix in MENTION_IS_ENOUGH):
         return "reaches-out"
@@ -93,10 +95,8 @@ def judge_name(named: Global) -> str:
     return "class" if _looks_like_class(named.name) else "function"
 
 
-def _is_builtin_type(named: Global) -> bool:
-    return named.module == "builtins" and (
-        named.name in ("memoryview", "property", "super") or named.name.endswith(("Error", "Exception"))
-    )
+def _is_exception(named: Global) -> bool:
+    return named.module == "builtins" and named.name.endswith(("Error", "Exception", "Warning"))
 
 
 def judge_call(maker: Any, arguments: tuple[Any, ...]) -> str:
@@ -115,10 +115,11 @@ def judge_call(maker: Any, arguments: tuple[Any, ...]) -> str:
     reason = judge_name(maker)
     if reason == "known":
         return reason if dotted != "builtins.type" or len(arguments) == 1 else "call"
+    if dotted in OBJECTS:
+        return "class" if dotted in CALLS_OF_OBJECTS else "call"
     if reason == "class":
         free = maker.module not in TYPE_MODULES or dotted in HARMLESS_TYPE_CALLS
-        makes_object = free and _looks_like_class(maker.name)
-        return "class" if makes_object or dotted == "functools.partial" else "call"
+        return "class" if free and _looks_like_class(maker.name) else "call"
     return "call" if reason == "function" else reason
 
 

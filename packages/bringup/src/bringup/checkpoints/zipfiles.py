@@ -45,9 +45,12 @@ class ZipArchive:
         self._data = data
         directory, end, count = self._find_directory()
         self.members: dict[str, Member] = {}
+        folded: set[str] = set()
         for member in self._read_directory(directory, end, count):
-            if member.name in self.members:
+            # PyTorch's reader (miniz) does not tell capitals from small letters.
+            if member.name.lower() in folded:
                 raise ambiguous(f"'{member.name[:200]}' stands in it twice")
+            folded.add(member.name.lower())
             self.members[member.name] = member
         self._places = {member.name: self._check_local(member) for member in self.members.values()}
         self._check_overlaps(directory)

@@ -179,10 +179,10 @@ def keep_types(torch, model, tensors):
                 slot.data = slot.data.to(tensors[name].dtype)
 
 
-def write_safetensors(torch, path, tensors):
+def write_safetensors(torch, path, tensors, metadata):
     known = [(code, name) for code, name in NAMES.items() if hasattr(torch, name)]
     codes = {getattr(torch, name): code for code, name in known}
-    rows, start = {"__metadata__": {"format": "pt"}}, 0
+    rows, start = {"__metadata__": metadata}, 0
     ordered = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     for name in ordered:
         tensor = tensors[name]
@@ -210,7 +210,9 @@ def load(torch, path, weights_only):
 def save(torch, plan, model, path):
     tensors = {n: t for n, t in model.state_dict().items() if hasattr(t, "shape")}
     if plan["layout"] == "safetensors":
-        write_safetensors(torch, path, tensors)
+        # What a consumer needs beside the tensors, so that it needs no pickle: class and arguments.
+        metadata = {"format": "pt", "class": plan["class_path"], "keywords": json.dumps(plan["keywords"])}
+        write_safetensors(torch, path, tensors, metadata)
     elif plan["layout"] == "state-dict":
         torch.save(model.state_dict(), path)
     else:
