@@ -24,6 +24,7 @@ _LARGEST_ENTRY_HEADER = 4096
 _ARCHITECTURE_SPECIFIC = 0x100000
 _FAMILY_SPECIFIC = 0x200000
 _WINDOW = 1 << 20
+_NEAR = 256
 # Linkers pad to a page at most; a sparse file could claim terabytes of nothing.
 _WIDEST_GAP = 64 << 20
 # cuDNN and cuBLAS stay below a tenth of it; a hostile file of empty entries would fill the memory.
@@ -189,8 +190,10 @@ def _next_magic(source: Source, here: int, start: int, end: int) -> int | None:
     """The next 8-byte boundary after `here`, counted from `start`, that bears the magic; within 64 MB."""
     at = here + 8
     end = min(end, at + _WIDEST_GAP)
+    # Containers among other data lie close to one another: look nearby before reading much.
+    length = _NEAR
     while at < end:
-        window = source.read(at, min(_WINDOW, end - at))
+        window = source.read(at, min(length, end - at))
         if len(window) < len(MAGIC_BYTES):
             return None
         found = window.find(MAGIC_BYTES)
@@ -198,5 +201,6 @@ def _next_magic(source: Source, here: int, start: int, end: int) -> int | None:
             if (at + found - start) % 8 == 0:
                 return at + found
             found = window.find(MAGIC_BYTES, found + 1)
-        at += max(8, (len(window) - 8) // 8 * 8) if len(window) >= _WINDOW else len(window)
+        at += max(8, (len(window) - 8) // 8 * 8) if len(window) >= length else len(window)
+        length = min(length * 4, _WINDOW)
     return None

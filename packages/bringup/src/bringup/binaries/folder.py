@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from bringup.binaries.model import BinaryReport, Unreadable
 from bringup.binaries.names import holds_metadata, is_archive, may_be_binary
 from bringup.binaries.source import Damaged, open_source
 from bringup.binaries.zip_archive import scan_zip
+
+# A hop from header to header waits for a cold disk; several files wait together.
+_READERS = 8
 
 
 @dataclass
@@ -42,24 +46,22 @@ def survey(root: str | Path) -> Survey:
         except OSError as error:
             found.unreadable.append(Unreadable(folder, error.strerror or str(error)))
             continue
-        metadata = holds_metadata(folder)
         folders = []
         for entry in rows:
             try:
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                    continue
-                found.seen += 1
-                _sort_in(found, entry, metadata)
+                    if not holds_metadata(entry.name):
+                        folders.append(entry.path)
+                else:
+                    found.seen += 1
+                    _sort_in(found, entry)
             except OSError as error:
                 found.unreadable.append(Unreadable(entry.path, error.strerror or str(error)))
         waiting += reversed(folders)
     return found
 
 
-def _sort_in(found: Survey, entry: os.DirEntry[str], metadata: bool) -> None:
-    if metadata:
-        return
+def _sort_in(found: Survey, entry: os.DirEntry[str]) -> None:
     if is_archive(entry.name):
         if entry.is_file():
             found.archives.append(entry.path)
@@ -70,34 +72,25 @@ def _sort_in(found: Survey, entry: os.DirEntry[str], metadata: bool) -> None:
             found.files.append(entry.path)
 
 
-def scan_file_at(path: str) -> Iterator[BinaryReport | Unreadable]:
-    """One file of a folder: nothing is yielded if it is no binary after all."""
+def scan_file_at(path: str) -> BinaryReport | Unreadable | None:
+    """One file of a folder; None if it is no binary after all."""
     try:
         with open_source(path) as source:
             if looks_scannable(source.read(0, 8)) or path.lower().endswith(".ptx"):
-                yield examine(source, path)
-            elif ".so" in path and not source.size:
-                yield Unreadable(path, "empty")
+                return examine(source, path)
+            if ".so" in path and not source.size:
+                return Unreadable(path, "empty")
     except OSError as error:
-        yield Unreadable(path, error.strerror or str(error))
+        return Unreadable(path, error.strerror or str(error))
     except Damaged as error:
-        yield Unreadable(path, str(error))
+        return Unreadable(path, str(error))
+    return None
 
 
-def scan_folder(
-    root: str | Path, on_file: Callable[[str], None] | None = None
-) -> Iterator[BinaryReport | Unreadable]:
-    """Every binary below a folder: those in it, then those behind links, then those in wheels and eggs.
-
-    Args:
-        on_file: told each path before it is read.
-    """
-    found = survey(root)
-    yield from found.unreadable
+def _each_once(found: Survey) -> Iterator[str]:
+    """The files, then the links to files that were not among them."""
     seen: set[tuple[int, int]] = set()
     for path in [*found.files, *found.links]:
-        if on_file:
-            on_file(path)
         if found.links:
             try:
                 facts = Path(path).stat()
@@ -106,6 +99,28 @@ def scan_folder(
             if not stat.S_ISREG(facts.st_mode) or (facts.st_dev, facts.st_ino) in seen:
                 continue
             seen.add((facts.st_dev, facts.st_ino))
-        yield from scan_file_at(path)
+        yield path
+
+
+def scan_folder(
+    root: str | Path, on_file: Callable[[str], None] | None = None
+) -> Iterator[BinaryReport | Unreadable]:
+    """Every binary below a folder: those in it, then those behind links, then those in wheels and eggs.
+
+    Args:
+        on_file: told each path when its turn comes.
+    """
+    found = survey(root)
+    yield from found.unreadable
+    paths = list(_each_once(found))
+    pool = ThreadPoolExecutor(_READERS)
+    try:
+        for path, row in zip(paths, pool.map(scan_file_at, paths), strict=True):
+            if on_file:
+                on_file(path)
+            if row is not None:
+                yield row
+    finally:
+        pool.shutdown(cancel_futures=True)
     for path in found.archives:
         yield from scan_zip(path, on_file=on_file)
