@@ -8,10 +8,13 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
 from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.binaries.compatibility import carries
 from bringup.catalog.gpu_names import find_gpu
-from bringup.catalog.schema import DriverMinimum, Gpu, TorchBuild
+from bringup.catalog.schema import DriverMinimum, Extension, Gpu, TorchBuild
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,6 +31,17 @@ class Catalog:
     torch_builds: tuple[TorchBuild, ...]
     drivers: tuple[DriverMinimum, ...]
     gpus: tuple[Gpu, ...]
+    extensions: tuple[Extension, ...]
+
+    def extension(self, name: str) -> Extension | None:
+        """The extension of this distribution name, however it is spelled."""
+        key = canonicalize_name(name)
+        return next((row for row in self.extensions if row.name == key), None)
+
+    def portable_replacement(self, name: str) -> bool:
+        """Whether portable-kernels has a shim in place of this distribution."""
+        row = self.extension(name)
+        return row is not None and row.portable is not None
 
     def find_gpu(self, text: str) -> tuple[str, ComputeCapability]:
         """Name and compute capability of what a person calls a GPU: «RTX 5090», «5070 Ti», sm_120, 12.0.
@@ -42,6 +56,15 @@ class Catalog:
         code = [Architecture.parse(name) for name in build.machine_code]
         ptx = [Architecture.parse(name) for name in build.ptx]
         return carries(code, ptx, capability)
+
+    def recommended_torch(self, capability: ComputeCapability | None) -> TorchBuild | None:
+        """The newest build that serves a chip, one whose binary was read before one that was not."""
+        serving = [
+            build
+            for build in self.torch_builds
+            if build.cuda and (capability is None or self.torch_runs_on(build, capability))
+        ]
+        return max(serving, key=lambda build: (build.verified, Version(build.version)), default=None)
 
     def minimum_driver(self, cuda: str, windows: bool) -> str | None:
         """Oldest driver for programs of this CUDA version; None where the catalog does not know."""
@@ -65,4 +88,5 @@ def load() -> Catalog:
         torch_builds=tuple(TorchBuild.model_validate(row) for row in _table("torch.toml", "torch_builds")),
         drivers=tuple(DriverMinimum.model_validate(row) for row in _table("drivers.toml", "drivers")),
         gpus=tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus")),
+        extensions=tuple(Extension.model_validate(row) for row in _table("extensions.toml", "extensions")),
     )

@@ -61,3 +61,20 @@ class Gpu(Row):
 
     name: str
     capability: Annotated[str, Field(pattern=r"^\d{1,2}\.\d$")]
+
+
+class Extension(Row):
+    """A compiled extension that research code uses.
+
+    Attributes:
+        name: of the distribution, as PEP 503 compares it. `imports`: its top-level modules.
+        portable: the shim of portable-kernels that replaces it, None where there is none.
+        repository: where its source is. `wheels`: a find-links page with `{torch}` and `{cuda}`, if any.
+    """
+
+    name: str
+    imports: tuple[str, ...]
+    portable: str | None = None
+    repository: str
+    wheels: str | None = None
+    licence: str

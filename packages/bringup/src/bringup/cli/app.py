@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 VERBS: tuple[str, ...] = (
+    "doctor",
     "scan",
     "apply",
     "plan",

@@ -1,1 +1,43 @@
 """Facts joined with the catalog: one rule, one function, one finding type. Ids and parameters, no words."""
+
+from __future__ import annotations
+
+from bringup.findings import builds, driver, kernel_images, loading, projects
+from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Rule, Severity
+
+__all__ = ["RULES", "Evidence", "Examined", "Finding", "NamedGpu", "Rule", "Severity", "find"]
+
+# In the order in which a person should read them: what stops everything first.
+RULES: tuple[Rule, ...] = (
+    driver.driver_silent,
+    driver.chip_newer_than_driver,
+    driver.driver_too_old,
+    driver.other_vendors,
+    kernel_images.cpu_torch_beside_gpu,
+    kernel_images.kernel_images,
+    builds.local_version_contradiction,
+    builds.companions_of_another_release,
+    builds.cuda_companion_beside_cpu_torch,
+    builds.xformers_recorded_build,
+    loading.undefined_symbol,
+    loading.missing_library,
+    builds.wrong_python_abi,
+    builds.system_too_old,
+    projects.impossible_pin,
+    projects.torch_load_calls,
+    projects.unimportable_checkpoint,
+    projects.unused_extension,
+    projects.build_resources,
+)
+_ORDER = {"error": 0, "warning": 1, "info": 2}
+
+
+def find(examined: Examined) -> list[Finding]:
+    """Every finding, errors first, each once."""
+    found: dict[object, Finding] = {}
+    for rule in RULES:
+        for finding in rule(examined):
+            found.setdefault(
+                (finding.id, finding.subject, finding.evidence, finding.parameters.get("gpu")), finding
+            )
+    return sorted(found.values(), key=lambda finding: _ORDER[finding.severity])

@@ -1,0 +1,161 @@
+"""Rules about a project's own files: pins, torch.load calls, extensions nobody imports, pickled models."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from bringup.checkpoints import open_checkpoint, unimportable_classes
+from bringup.errors import BringupError
+from bringup.facts.environment import EnvironmentFacts
+from bringup.findings.model import Evidence, Examined, Finding
+
+_WEIGHTS_ONLY_DEFAULT = Version("2.6")  # PyTorch 2.6 release notes, «backwards incompatible changes».
+
+
+def torch_load_calls(examined: Examined) -> Iterator[Finding]:
+    """Calls of torch.load that mean something else since torch 2.6."""
+    project = examined.project
+    if project is None:
+        return
+    for call in project.torch_loads:
+        evidence = (Evidence(call.file, f"line {call.line}", call.text),)
+        parameters = {"place": f"{call.file}:{call.line}"}
+        if call.weights_only == "missing":
+            error = "_pickle.UnpicklingError: Weights only load failed."
+            fix = f'bringup rewrite "{project.root}"'
+            yield Finding("torch-load-call", "warning", parameters["place"], evidence, error, fix, parameters)
+        elif call.weights_only == "false":
+            fix = "bringup convert CHECKPOINT -o DIR"
+            yield Finding(
+                "torch-load-runs-pickles", "info", parameters["place"], evidence, "", fix, parameters
+            )
+
+
+def _allows(specifier: SpecifierSet, version: str) -> bool:
+    return specifier.contains(version, prereleases=True)
+
+
+def impossible_pin(examined: Examined) -> Iterator[Finding]:
+    """A pin of torch that no build for the GPU fulfils."""
+    project = examined.project
+    if project is None:
+        return
+    for pin in project.pins:
+        if canonicalize_name(pin.requirement.name) != "torch" or not pin.requirement.specifier:
+            continue
+        allowed = [
+            b
+            for b in examined.catalog.torch_builds
+            if b.cuda and _allows(pin.requirement.specifier, b.version)
+        ]
+        exact = [s.version for s in pin.requirement.specifier if s.operator in ("==", "===", "<=", "<", "~=")]
+        for gpu in examined.gpus:
+            serving = [
+                b for b in examined.catalog.torch_builds if examined.catalog.torch_runs_on(b, gpu.capability)
+            ]
+            if not serving or not exact or any(b in serving for b in allowed):
+                continue
+            first = min(serving, key=lambda b: Version(b.version))
+            if not allowed and not any(Version(v.rstrip(".*")) < Version(first.version) for v in exact):
+                continue  # A release that the catalog does not know: nothing is claimed.
+            evidence = (
+                Evidence(pin.file, f"line {pin.line}", str(pin.requirement)),
+                Evidence(
+                    "catalog",
+                    gpu.capability.sm,
+                    f"first torch with code for it: {first.version}+{first.local}",
+                ),
+            )
+            sm = gpu.capability.sm
+            error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch installation."
+            fix = f'bringup plan --project "{project.root}" --gpu {gpu.capability.sm} -o plan.toml'
+            parameters = {
+                "pin": str(pin.requirement),
+                "gpu": gpu.name,
+                "first": f"{first.version}+{first.local}",
+            }
+            yield Finding("impossible-pin", "error", str(pin.requirement), evidence, error, fix, parameters)
+
+
+def unused_extension(examined: Examined) -> Iterator[Finding]:
+    """An extension that is installed or required and that nothing in the project imports: drop it."""
+    project = examined.project
+    if project is None:
+        return
+    listed = {
+        canonicalize_name(pin.requirement.name): Evidence(pin.file, f"line {pin.line}", str(pin.requirement))
+        for pin in project.pins
+    }
+    if examined.environment:
+        for row in examined.environment.distributions:
+            listed.setdefault(
+                canonicalize_name(row.name), Evidence(row.location, "Version", row.version or "")
+            )
+    for name, evidence in sorted(listed.items()):
+        extension = examined.catalog.extension(name)
+        if extension and not any(module in project.imports for module in extension.imports):
+            proof = Evidence(project.root, "imports of " + ", ".join(extension.imports), "0")
+            fix = f"pip uninstall {name}"
+            yield Finding("unused-extension", "info", name, (evidence, proof), "", fix, {"name": name})
+
+
+def _importable(environment: EnvironmentFacts, root: Path) -> set[str]:
+    """Top-level modules that the environment or the project itself offers."""
+    modules = set(sys.stdlib_module_names)
+    for row in environment.distributions:
+        modules.update(row.import_names)
+    modules.update(path.stem for path in root.glob("*.py"))
+    modules.update(path.name for path in root.iterdir() if (path / "__init__.py").exists())
+    return modules
+
+
+def unimportable_checkpoint(examined: Examined) -> Iterator[Finding]:
+    """A pickled model whose classes the environment cannot import."""
+    project, environment = examined.project, examined.environment
+    if project is None or environment is None:
+        return
+    root = Path(project.root)
+    importable = _importable(environment, root)
+    for file in project.checkpoints:
+        try:
+            with open_checkpoint(root / file) as checkpoint:
+                missing = unimportable_classes(checkpoint, importable)
+        except BringupError:
+            continue  # Not a checkpoint after all: many kinds of file bear these suffixes.
+        if missing:
+            first = str(sorted(missing)[0])
+            evidence = (Evidence(file, "pickle global", first),)
+            module = first.split(".")[0]
+            error = f"ModuleNotFoundError: No module named '{module}'"
+            fix = f'bringup convert "{root / file}" -o converted'
+            parameters = {"file": file, "name": first, "count": str(len(missing))}
+            yield Finding("unimportable-checkpoint", "warning", file, evidence, error, fix, parameters)
+
+
+def build_resources(examined: Examined) -> Iterator[Finding]:
+    """The project compiles CUDA code: is there memory for one job, and disk."""
+    project = examined.project
+    if project is None or not project.extension_builds:
+        return
+    host = examined.machine.host
+    job = 4_000_000_000  # One nvcc job of a torch extension; torchmcubes peaked at 8 GB with two.
+    build = Evidence(project.extension_builds[0], "compiles", "CUDA")
+    if host.memory_total < 2 * job:
+        seen = Evidence("this machine", "memory", f"{host.memory_total / 1e9:.1f} GB")
+        fix = "bringup wsl" if host.wsl else "bringup build SRC --jobs 1"
+        error = "c++: fatal error: Killed signal terminated program cc1plus"
+        parameters = {"memory": f"{host.memory_total / 1e9:.1f}", "needed": f"{2 * job / 1e9:.0f}"}
+        yield Finding("little-memory-for-build", "warning", "memory", (build, seen), error, fix, parameters)
+    if examined.machine.disk.free < 5_000_000_000:
+        free = f"{examined.machine.disk.free / 1e9:.1f}"
+        seen = Evidence(examined.machine.disk.path, "free", f"{free} GB")
+        error = "No space left on device"
+        yield Finding(
+            "little-disk-for-build", "warning", "disk", (build, seen), error, "bringup clean", {"free": free}
+        )
