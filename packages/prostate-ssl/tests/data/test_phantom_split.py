@@ -1,0 +1,134 @@
+"""Phantoms and splits."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
+
+from prostate_ssl.cli.main import run
+from prostate_ssl.data import make_dataset
+from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
+from prostate_ssl.data.splitting import list_sizes, split_patients
+from prostate_ssl.data.tables import read_patient_table
+from prostate_ssl.errors import ProstateError
+
+SMALL = PhantomSettings(size=64, slices=8)
+
+
+def test_phantoms_are_the_same_bytes_and_a_second_run_does_nothing(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "a", 2, SMALL)
+    write_phantoms(tmp_path / "b", 3, SMALL, workers=2)
+    for path in (tmp_path / "a").rglob("*.nii.gz"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").rglob("*.nii.gz")}
+    assert write_phantoms(tmp_path / "a", 3, SMALL) == ["phantom_0003"]
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert len(list(csv.DictReader((tmp_path / "a" / "labels.csv").open()))) == 3
+    with pytest.raises(ProstateError, match="other settings"):
+        write_phantoms(tmp_path / "a", 2, PhantomSettings(size=64, slices=9))
+
+
+def test_lesions_are_dark_on_adc_and_bright_at_high_b(phantoms: Path) -> None:
+    """In the gland ADC and high-b signal go against each other, as they do in patients."""
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}")
+    for index in range(len(dataset)):
+        case = dataset.prepared(index)
+        gland = case.array[3] > 0.5
+        adc, dwi = (case.array[row][gland].astype(np.float64) for row in (1, 2))
+        assert np.corrcoef(adc, dwi)[0, 1] < -0.3
+
+
+@pytest.mark.slow
+def test_grey_values_alone_hardly_tell_the_label(tmp_path: Path) -> None:
+    """A cross-validated probe on histograms of the gland stays below an AUC of 0.75."""
+    write_phantoms(tmp_path, 48, PhantomSettings(size=96, slices=10))
+    dataset = make_dataset(dataset_str=f"ProstateSupervised:root={tmp_path}")
+    rows = []
+    for index in range(len(dataset)):
+        image = dataset.sample(index).image.numpy()
+        rows.append(np.concatenate([np.histogram(c, bins=16, range=(-2, 2.5))[0] / c.size for c in image]))
+    model = LogisticRegression(max_iter=2000, C=10.0)
+    scores = cross_val_predict(model, np.array(rows), dataset.labels, cv=6, method="predict_proba")[:, 1]
+    assert roc_auc_score(dataset.labels, scores) < 0.75
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(0, 5))
+def test_every_patient_is_in_one_list(count: int, seed: int) -> None:
+    names = [f"P{k}" for k in range(count)]
+    split = split_patients(names, [str(k % 3) for k in range(count)], seed)
+    assert sorted((*split.train, *split.val, *split.test)) == sorted(names)
+    assert (len(split.train), len(split.val), len(split.test)) == list_sizes(count)
+
+
+def test_sizes_are_70_15_15() -> None:
+    assert list_sizes(400) == (280, 60, 60) and list_sizes(20) == (14, 3, 3)
+    assert list_sizes(3) == (1, 1, 1) and list_sizes(1) == (1, 0, 0)
+
+
+def test_lists_are_stratified_and_do_not_depend_on_the_order() -> None:
+    names = [f"P{k:03d}" for k in range(200)]
+    labels = ["1" if k < 50 else "0" for k in range(200)]
+    split = split_patients(names, labels, 3)
+    share = dict(zip(names, labels, strict=True))
+    for part, ones in ((split.train, 35), (split.val, 7.5), (split.test, 7.5)):
+        assert abs(Counter(share[name] for name in part)["1"] - ones) <= 1
+    again = split_patients(names[::-1], labels[::-1], 3)
+    assert set(again.train) == set(split.train) and set(again.val) == set(split.val)
+    assert set(split_patients(names, labels, 4).train) != set(split.train)
+
+
+def test_split_verb(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["split", str(phantoms), "--out", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"train": 4, "val": 1, "test": 1}
+    table = read_patient_table(tmp_path / "train.csv")
+    assert table.labels is not None and sorted(table.labels) == ["0", "0", "1", "1"]
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={tmp_path / 'train.csv'}")
+    assert dataset.case_ids == list(table.ids)
+
+
+def test_without_labels_nothing_is_split_on_request(tmp_path: Path) -> None:
+    write_phantoms(tmp_path / "d", 2, SMALL)
+    (tmp_path / "d" / "labels.csv").unlink()
+    assert run(["split", str(tmp_path / "d"), "--out", str(tmp_path / "s"), "--if-labelled"]) == 0
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize("column", ["patient_id", "case_id", "id", "ID", "subject", "name", "Fall"])
+def test_id_columns_and_leading_zeros(tmp_path: Path, column: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(
+        f"age,{column}\n50,007\n60,08\n" if column != "Fall" else "Fall,x\n007,1\n08,2\n",
+        encoding="utf-8-sig",
+    )
+    table = read_patient_table(path)
+    assert table.ids == ("007", "08")
+    assert bool(table.warnings) == (column == "Fall")
+
+
+def test_a_list_is_looked_for_beside_the_config_and_in_the_root(phantoms: Path, tmp_path: Path) -> None:
+    (tmp_path / "split").mkdir()
+    (tmp_path / "split" / "train.csv").write_text("patient_id\nphantom_0002\n")
+    text = f"ProstateSSL:root={phantoms}:split_csv=split/train.csv"
+    assert make_dataset(dataset_str=text, beside=tmp_path).case_ids == ["phantom_0002"]
+    with pytest.raises(ProstateError, match=r"split/train\.csv was not found"):
+        make_dataset(dataset_str=text)
+
+
+def test_evaluation_looks_at_the_gland(phantoms: Path) -> None:
+    dataset = make_dataset(dataset_str=f"ProstateSSL:split=VAL:root={phantoms}:random_slices=True")
+    sample = dataset.sample(0)
+    assert sample.image.shape == (3, 224, 224) and sample.mask.float().mean() > 0.1
+    assert sample.slice_index == int((dataset.prepared(0).array[3] > 0.5).sum(axis=(1, 2)).argmax())
+    hidden = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:percentage_labels=0").sample(0)
+    assert hidden.slice_index == 5 and not hidden.mask.any()
