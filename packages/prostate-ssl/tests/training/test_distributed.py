@@ -85,7 +85,7 @@ def sharding(strategy: str) -> list[str]:
 @pytest.mark.parametrize(
     ("strategy", "centering"),
     [
-        ("NO_SHARD", "centering"),
+        pytest.param("NO_SHARD", "centering", marks=pytest.mark.slow),
         ("SHARD_GRAD_OP", "sinkhorn_knopp"),
         pytest.param("FULL_SHARD", "centering", marks=pytest.mark.slow),
     ],

@@ -230,10 +230,6 @@ def _check_contradictions(cfg: DictConfig) -> None:
             cfg.dino.loss_weight <= 0 and cfg.ibot.loss_weight <= 0,
             "dino.loss_weight and ibot.loss_weight are both 0: nothing would be learned",
         ),
-        (
-            cfg.optim.warmup_epochs > cfg.optim.epochs,
-            f"optim.warmup_epochs is {cfg.optim.warmup_epochs}, longer than optim.epochs, {cfg.optim.epochs}",
-        ),
         (not 0 <= cfg.train.percentage_labels <= 1, "train.percentage_labels must lie in 0–1"),
         (not 0 <= cfg.student.drop_path_rate < 1, "student.drop_path_rate must lie in [0, 1)"),
         (

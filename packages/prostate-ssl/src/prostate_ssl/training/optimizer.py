@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from prostate_ssl.training.schedules import StepSettings
 
@@ -112,5 +113,9 @@ def local_tensors(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 @torch.no_grad()
 def update_teacher(student: nn.Module, teacher: nn.Module, momentum: float) -> None:
     """θ_t ← m θ_t + (1 − m) θ_s, in one fused call over this rank's shards."""
+    for module in teacher.modules():
+        # Without a backward pass nothing else frees the weights that the forward pass gathered.
+        if isinstance(module, FSDPModule):
+            module.reshard()
     targets, sources = local_tensors(teacher.parameters()), local_tensors(student.parameters())
     torch._foreach_lerp_(targets, sources, 1.0 - momentum)

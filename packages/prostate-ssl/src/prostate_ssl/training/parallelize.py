@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.attention import use_kernel
-from prostate_ssl.training.networks import SelfDistillation
+from prostate_ssl.training.networks import SelfDistillation, network_calls
 from prostate_ssl.training.session import Session, attention_kernel, wants_compile
 
 
@@ -75,6 +75,9 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
         else:
             shard(networks.student[name], mesh, strategy["student"])
             shard(networks.teacher[name], mesh, strategy["teacher"])
+            # Sharding wraps the methods: they are looked up anew.
+            networks.student_call[name] = network_calls(networks.student)[name]
+            networks.teacher_call[name] = network_calls(networks.teacher)[name]
     networks.gradient_sync = partial(gradient_sync, networks)
 
 

@@ -166,6 +166,8 @@ def _announce(run: Run) -> None:
         scaled_learning_rate(cfg, run.session.world_size),
         cfg.optim.scaling_rule,
     )
+    if cfg.optim.warmup_epochs >= cfg.optim.epochs:
+        log.info("optim.warmup_epochs covers the whole run: the learning rate only rises.")
     if cfg.compute_precision.grad_scaler:
         log.info(
             "compute_precision asks for fp16 with a gradient scaler: trained in %s without one.",
