@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -168,3 +169,52 @@ def test_they_are_rebuilt_with_todays_library(
     assert output.out.count("equal bit by bit") == 10 and "weights_only=False" in output.err
     made = sorted(path.name for path in (tmp_path / "new" / "SUGAR" / "model_files").glob("*/*.model"))
     assert made == sorted(Path(path).name for path in paths)
+
+
+# The consumer's call site as SUGAR has it, and the patch that docs/checkpoints.md gives for it.
+CALL_SITE = """
+import sys
+import torch
+
+def predict(model_files, device):
+    for model_file in model_files:
+        model = torch.load(model_file, map_location=device)['model']
+        model.to(device)
+        model.eval()
+        print(type(model).__name__, model.ico_level, model.rigid)
+
+predict(sys.argv[1:], "cpu")
+"""
+
+
+def documented_patch() -> tuple[str, str]:
+    """Fault and replacement, read from the document."""
+    text = (Path(__file__).parents[4] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    fault = re.search(r"^    fault = '''(.*)'''$", text, re.MULTILINE)
+    value = re.search(r"^    value = '''(.*?)'''$", text, re.MULTILINE | re.DOTALL)
+    assert fault and value
+    return fault[1], value[1].replace("\n    ", "\n")
+
+
+@pytest.mark.slow
+def test_the_patched_consumer_opens_no_pickle(old_models: Path, tmp_path: Path) -> None:
+    today = tmp_path / "today"
+    _install(today, "torch_geometric>=2.3", "numpy", "safetensors")
+    (today / "gatunet_model.py").write_text(LIBRARY)
+    (tmp_path / "sugar.toml").write_text(RECIPE)
+    paths = [str(path) for path in sorted(old_models.glob("fsaverage6/lh*.model"))]
+    assert run(["convert", *paths, "-o", str(tmp_path / "converted")]) == 0
+    descriptions = sorted(str(path) for path in (tmp_path / "converted").glob("*.json"))
+    command = ["rebuild", *descriptions, "--env", sys.prefix, "--recipe", str(tmp_path / "sugar.toml")]
+    command += ["--path", str(today), "-o", str(tmp_path / "new"), "--layout", "safetensors"]
+    assert run(command) == 0
+    fault, value = documented_patch()
+    patched, count = re.subn(fault, value, CALL_SITE, flags=re.MULTILINE)
+    assert count == 1 and "torch.load(" not in patched
+    (tmp_path / "consumer.py").write_text(patched)
+    folder = tmp_path / "new" / "SUGAR" / "model_files" / "fsaverage6"
+    arguments = [str(folder / Path(path).name) for path in paths]
+    environment = {**os.environ, "PYTHONPATH": str(today)}
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "consumer.py"), *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines() == ["GatUNet fsaverage6 False", "GatUNet fsaverage6 True"]

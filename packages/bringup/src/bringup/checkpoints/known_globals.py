@@ -111,5 +111,11 @@ _REACHES_OUT = """
     requests urllib3 httpx aiohttp yaml fsspec sympy.parsing sympy.sympify win32api paramiko fabric sh
     plumbum pexpect psutil cffi numba nltk.app pty commands popen2 distutils imp __main__.__builtins__
 """
-MENTION_IS_ENOUGH: tuple[str, ...] = tuple(_REACHES_OUT.split())
+_STANDARD_LIBRARY_OF_OTHER_VERSIONS = """
+    lib2to3 asynchat asyncore smtpd cgi cgitb crypt pipes telnetlib nntplib uu xdrlib aifc audioop chunk
+    imghdr mailcap msilib nis ossaudiodev sndhdr spwd sunau formatter parser symbol macpath binhex urllib2
+    httplib thread dircache user new ihooks rexec Bastion compression annotationlib _interpreters
+    _interpchannels _interpqueues _remote_debugging tomllib
+"""
+MENTION_IS_ENOUGH: tuple[str, ...] = tuple((_REACHES_OUT + _STANDARD_LIBRARY_OF_OTHER_VERSIONS).split())
 """What reaches the system, the network or an interpreter; below these names everything counts."""
