@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import textwrap
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from bringup.binaries.architectures import ComputeCapability
 from bringup.binaries.compatibility import Verdict
@@ -21,6 +22,7 @@ from bringup.report.messages import say
 from bringup.report.progress import duration
 
 _MOST_UNREADABLE = 20
+_INDENT = 4
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,10 @@ def print_scan(
     device = [row for row in files if row.has_device_code]
     shown = list(files) if all_files else device
     if shown:
-        terminal.print(_table(shown, roots, chips))
+        _print_table(terminal, shown, roots, chips)
         terminal.print()
+    if device:
+        terminal.print(say("scan.legend-columns"), markup=False)
     if device and chips:
         terminal.print(say("scan.legend"), markup=False)
         for row in device:
@@ -157,18 +161,35 @@ def _print_partial(
             terminal.print(text, markup=False)
 
 
-def _table(rows: Sequence[BinaryReport], roots: Sequence[Path], chips: Sequence[Chip]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", expand=False)
-    table.add_column(say("scan.file"), overflow="fold", min_width=20)
-    table.add_column(say("scan.machine-code"), overflow="fold", min_width=14)
-    table.add_column(say("scan.ptx"), overflow="fold")
-    table.add_column(say("scan.runtime"), no_wrap=True)
-    for chip in chips:
-        table.add_column(chip.capability.sm, no_wrap=True)
-    for row in rows:
-        cells = [_short(row.path, roots), _machine_code(row), _numbers(row.ptx) or "–", _runtime(row)]
-        table.add_row(*cells, *(_status(row, chip) for chip in chips))
-    return table
+def _print_table(
+    terminal: Console, rows: Sequence[BinaryReport], roots: Sequence[Path], chips: Sequence[Chip]
+) -> None:
+    """A line for each path, which may be long, and below it, aligned, what it carries."""
+    headings = [say("scan.ptx"), say("scan.runtime"), say("scan.torch")]
+    headings += [chip.capability.sm for chip in chips]
+    cells = [_cells(row, chips) for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
+    code = [_machine_code(row) for row in rows]
+    room = terminal.width - _INDENT - sum(width + 2 for width in widths)
+    room = min(max(room, 16), max(map(cell_len, [say("scan.machine-code"), *code])))
+    lines = [say("scan.file"), *_aligned(say("scan.machine-code"), room, headings, widths)]
+    for row, text, others in zip(rows, code, cells, strict=True):
+        lines += [_short(row.path, roots), *_aligned(text, room, others, widths)]
+    for line in lines:
+        terminal.print(line, markup=False, soft_wrap=True)
+
+
+def _aligned(code: str, room: int, cells: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """The architectures, folded into their column, and the other cells beside the first line."""
+    folded = textwrap.wrap(code, room) or [""]
+    padded = "".join(f"  {set_cell_size(cell, width)}" for cell, width in zip(cells, widths, strict=True))
+    first = f"{set_cell_size(folded[0], room)}{padded}".rstrip()
+    return [" " * _INDENT + line for line in (first, *folded[1:])]
+
+
+def _cells(row: BinaryReport, chips: Sequence[Chip]) -> list[str]:
+    extension = say("scan.extension") if row.torch_extension else "–"
+    return [_numbers(row.ptx) or "–", _runtime(row), extension, *(_status(row, chip) for chip in chips)]
 
 
 def _short(path: str, roots: Sequence[Path]) -> str:
