@@ -1,11 +1,13 @@
 """Coverage-guided fuzzing of the binary readers, with atheris.
 
-    python3.11 -m venv /tmp/fuzz && /tmp/fuzz/bin/pip install atheris zstandard -e packages/bringup --no-deps
-    cd packages/bringup && PYTHONPATH=. /tmp/fuzz/bin/python tests/fuzz/fuzz_binaries.py elf \
-        NEW_CORPUS tests/fuzz/corpus/elf -max_total_time=300 -rss_limit_mb=400 -timeout=5
+    python3.11 -m venv /tmp/fuzz
+    /tmp/fuzz/bin/pip install atheris zstandard && /tmp/fuzz/bin/pip install --no-deps -e packages/bringup
+    cd packages/bringup && mkdir -p /tmp/corpus/found && unzip -d /tmp/corpus tests/fuzz/binaries_corpus.zip
+    PYTHONPATH=. /tmp/fuzz/bin/python tests/fuzz/fuzz_binaries.py elf /tmp/corpus/found /tmp/corpus/elf \
+        -max_total_time=300 -rss_limit_mb=600 -timeout=10
 
-The first argument names a target of tests/binaries/harness.py; the others are libFuzzer's. To keep what was
-found: the same with `-merge=1 tests/fuzz/corpus/elf NEW_CORPUS`. The suite replays the kept corpus.
+The first argument names a target of tests/binaries/harness.py; the others are libFuzzer's. What is kept
+stands in binaries_corpus.zip, a folder a target, small files only; the suite replays it.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def _sections(
     layout = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
     if table == 0:
         return ()
-    if entry_size < layout.size:
+    if not layout.size <= entry_size <= 256:
         raise Damaged(f"section headers of {entry_size} bytes")
     if count == 0 or names == 0xFFFF:  # Too many for the header's fields: the first section has them.
         first = unpack(layout, source, table)

@@ -15,6 +15,8 @@ from bringup.binaries.source import Source, text_at
 
 _MOST_TABLE = 64 << 20
 _MOST_CHAIN = 4096
+# libtorch_cuda leaves some ten thousand undefined.
+_MOST_UNDEFINED = 200_000
 _BLOCK = 4096
 
 
@@ -74,9 +76,14 @@ def _gnu_hash(source: Source, facts: ElfFacts) -> _GnuHash | None:
 
 def _rows(source: Source, facts: ElfFacts, symbols: Section, count: int) -> Iterator[_Symbol]:
     layout = _layout(facts)
-    data = source.read(symbols.offset, min(count * layout.size, symbols.size, _MOST_TABLE))
-    for row in layout.iter_unpack(data[: len(data) // layout.size * layout.size]):
-        yield _symbol(facts, row)
+    size = min(count * layout.size, symbols.size)
+    step = _BLOCK * layout.size
+    for at in range(0, size, step):
+        data = source.read(symbols.offset + at, min(step, size - at))
+        for row in layout.iter_unpack(data[: len(data) // layout.size * layout.size]):
+            yield _symbol(facts, row)
+        if len(data) < step:
+            return
 
 
 def undefined_symbols(source: Source, facts: ElfFacts) -> tuple[UndefinedSymbol, ...]:
@@ -98,6 +105,8 @@ def undefined_symbols(source: Source, facts: ElfFacts) -> tuple[UndefinedSymbol,
             name = text[row.name : end if end >= 0 else None][:_BLOCK]
             if name:
                 found.append(UndefinedSymbol(name.decode("utf-8", "backslashreplace"), row.binding == 2))
+                if len(found) >= _MOST_UNDEFINED:
+                    break
     return tuple(found)
 
 

@@ -46,30 +46,28 @@ def survey(root: str | Path) -> Survey:
         except OSError as error:
             found.unreadable.append(Unreadable(folder, error.strerror or str(error)))
             continue
-        folders = []
-        for entry in rows:
-            try:
-                if entry.is_dir(follow_symlinks=False):
-                    if not holds_metadata(entry.name):
-                        folders.append(entry.path)
-                else:
-                    found.seen += 1
-                    _sort_in(found, entry)
-            except OSError as error:
-                found.unreadable.append(Unreadable(entry.path, error.strerror or str(error)))
+        folders = [entry.path for entry in rows if _sort_in(found, entry)]
         waiting += reversed(folders)
     return found
 
 
-def _sort_in(found: Survey, entry: os.DirEntry[str]) -> None:
-    if is_archive(entry.name):
-        if entry.is_file():
-            found.archives.append(entry.path)
-    elif may_be_binary(entry.name):
-        if entry.is_symlink():
-            found.links.append(entry.path)
-        elif entry.is_file(follow_symlinks=False):
-            found.files.append(entry.path)
+def _sort_in(found: Survey, entry: os.DirEntry[str]) -> bool:
+    """Put an entry where it belongs; true for a folder to walk into."""
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return not holds_metadata(entry.name)
+        found.seen += 1
+        if is_archive(entry.name):
+            if entry.is_file():
+                found.archives.append(entry.path)
+        elif may_be_binary(entry.name):
+            if entry.is_symlink():
+                found.links.append(entry.path)
+            elif entry.is_file(follow_symlinks=False):
+                found.files.append(entry.path)
+    except OSError as error:
+        found.unreadable.append(Unreadable(entry.path, error.strerror or str(error)))
+    return False
 
 
 def scan_file_at(path: str) -> BinaryReport | Unreadable | None:

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from bringup.binaries.source import (
 from bringup.binaries.streams import ForwardSource, decompressed
 
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
-_LARGEST_DOCUMENT = 8 << 20
+_LARGEST_DOCUMENT = 2 << 20
+_MOST_PARTS = 100_000
 _LARGEST_ARCHIVE = 200 << 30
 _LARGEST_FILE = 8 << 30
 
@@ -81,7 +83,10 @@ def open_image(path: str | Path) -> Iterator[ImageArchive]:
         opened = stack.enter_context(decompressed(source))
         if isinstance(opened, ForwardSource):
             opened = stack.enter_context(_spilled_whole(opened))
-        files = {row.path: row for row in tar.members(opened) if row.kind in ("file", "link", "hard-link")}
+        files = {}
+        for row in islice(tar.members(opened), _MOST_PARTS):
+            if row.kind in ("file", "link", "hard-link"):
+                files[row.path] = row
         yield _archive(opened, files)
 
 
@@ -179,8 +184,9 @@ def _oci(contents: _Contents, index: dict[str, Any], depth: int) -> ImageArchive
 
 @dataclass
 class _Hidden:
-    """What the layers above have said about a path."""
+    """What the layers above have said about a path. `keeps`: there are layers below that must know."""
 
+    keeps: bool = True
     taken: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
     replaced: set[str] = field(default_factory=set)
@@ -191,7 +197,10 @@ class _Hidden:
         at = len(path)
         inner = path
         while at > 0:
-            if inner in self.removed or (inner is not path and inner in self.replaced):
+            if inner in self.removed:
+                return True
+            # A file in place of a folder hides what the layers below had in it.
+            if inner is not path and (inner in self.replaced or inner in self.taken):
                 return True
             at = inner.rfind("/")
             inner = inner[:at] if at > 0 else ""
@@ -206,7 +215,7 @@ def surviving_files(image: ImageArchive, unreadable: list[Unreadable]) -> Iterat
     """
     hidden = _Hidden()
     for number in range(len(image.layers) - 1, -1, -1):
-        here = _Hidden()
+        here = _Hidden(keeps=number > 0)
         try:
             with decompressed(image.layers[number]) as layer:
                 yield from _files_of_layer(layer, hidden, here)
@@ -227,9 +236,8 @@ def _files_of_layer(layer: Source, hidden: _Hidden, here: _Hidden) -> Iterator[I
         elif row.kind != "other" and not hidden.hides(row.path):
             if row.kind == "folder":
                 continue
-            here.taken.add(row.path)
-            # A file in place of a folder hides what the layers below had in it.
-            here.replaced.add(row.path)
+            if here.keeps:
+                here.taken.add(row.path)
             source = SliceSource(layer, row.offset, row.size) if row.kind == "file" else None
             target = row.target if row.kind == "link" else None
             hard = tar.clean_path(row.target) if row.kind == "hard-link" else None
