@@ -15,10 +15,11 @@ class CropBatch:
 
     Attributes:
         global_crops: (G*B, M, S, S) float32, G = 2, S = 224 as published.
-        local_crops: (L*B, M, s, s) float32, L = 8, s = 112 as published.
+        local_crops: (L*B, M, s, s) float32, L = 8, s = 112 as published. With `append_label_mask` both
+            kinds of crops have M + 1 channels, the last the gland mask (0 or 1).
         present: (B, M) bool, False where the case lacks the modality (its pixels are zeros).
         masks: (G*B, M, N) bool, True where iBOT masks the patch; N = (S / patch)**2, row-major.
-            Without `mask_per_channel` the M rows are equal.
+            Without `mask_per_channel` the M rows are equal. Always False where a modality is absent.
         case_index: (B,) int64, position of each case in the dataset's list of cases.
     """
 

@@ -15,6 +15,7 @@ def command(
     workers: int = typer.Option(1, "--workers", min=1, help="Processes."),
 ) -> None:
     """Write synthetic multi-parametric cases with gland, lesions and labels.csv; existing ones stay."""
+    from prostate_ssl.cli.progress import progress_bar
     from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
     from prostate_ssl.errors import ProstateError
 
@@ -24,7 +25,8 @@ def command(
         raise ProstateError(f"--size {size} should be pixels and slices, as 384x24.", exit_code=2) from None
     settings = PhantomSettings(size=side, slices=slices, seed=seed)
     try:
-        written = write_phantoms(out, cases, settings, workers)
+        with progress_bar("Phantoms", cases) as advance:
+            written = write_phantoms(out, cases, settings, workers, advance)
     except OSError as error:
         raise ProstateError(f"The phantom cases could not be written to {out}: {error}.") from error
     print(f"{len(written)} cases written, {cases - len(written)} were there: {out} (labels.csv beside them)")

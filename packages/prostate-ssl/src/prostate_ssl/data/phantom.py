@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -253,7 +254,13 @@ def phantom_label(seed: int, index: int) -> int:
     return (index + seed) % 2
 
 
-def write_phantoms(out: Path, cases: int, settings: PhantomSettings, workers: int = 1) -> list[str]:
+def write_phantoms(
+    out: Path,
+    cases: int,
+    settings: PhantomSettings,
+    workers: int = 1,
+    progress: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Write cases that are not there yet, and `labels.csv` for all of them.
 
     A case that stands there with the same settings is left alone; one with other settings is an error. Each
@@ -264,7 +271,10 @@ def write_phantoms(out: Path, cases: int, settings: PhantomSettings, workers: in
     """
     out.mkdir(parents=True, exist_ok=True)
     missing = [index for index in range(cases) if not _is_there(out, settings, index)]
-    written = list(parallel_map(partial(_write_one, out, settings), missing, workers))
+    written = []
+    for name in parallel_map(partial(_write_one, out, settings), missing, workers):
+        written.append(name)
+        progress()
     names = [_case_name(index) for index in range(cases)]
     labels = [str(phantom_label(settings.seed, index)) for index in range(cases)]
     write_patient_table(out / "labels.csv", names, labels)

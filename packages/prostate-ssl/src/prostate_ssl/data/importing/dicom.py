@@ -36,6 +36,7 @@ from prostate_ssl.data.importing.outcome import (
     folder_name,
     hash_of,
     is_complete,
+    known_case,
     known_cases,
     next_pseudonyms,
     write_case,
@@ -176,7 +177,7 @@ def import_study(study: _Study, out: Path) -> CaseOutcome:
     """Import one patient; what goes wrong with it is its outcome, not an exception."""
     outcome = CaseOutcome(study.case_id, study.source_key)
     outcome.labels = {j.series.facts.number: j.series.facts.description for j in study.judgements}
-    before = known_cases_of(out, study.case_id)
+    before = known_case(out, study.case_id)
     if before is not None and before["source_key"] == study.source_key and is_complete(out, before):
         outcome.status, outcome.files = "unchanged", dict(before["files"])
         outcome.series = [SeriesLine(**line) for line in before["series"]]
@@ -200,11 +201,6 @@ def _without_paths(text: str, study: _Study, out: Path) -> str:
         for frame in judgement.series.frames:
             text = text.replace(str(frame.file), f"a file of series {judgement.series.facts.number}")
     return text.replace(str(out), "the data folder")
-
-
-def known_cases_of(out: Path, case_id: str) -> dict | None:  # type: ignore[type-arg]
-    """Manifest of one case in the output folder, or None."""
-    return next((doc for doc in known_cases(out).values() if doc["case_id"] == case_id), None)
 
 
 def _read_images(judgements: Sequence[Judgement], outcome: CaseOutcome) -> list[NamedImage]:

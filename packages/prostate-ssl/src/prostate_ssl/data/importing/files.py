@@ -22,6 +22,7 @@ from prostate_ssl.data.importing.outcome import (
     hash_file,
     hash_of,
     is_complete,
+    known_case,
     known_cases,
     next_pseudonyms,
     write_case,
@@ -255,9 +256,9 @@ def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
         )
         for number, file in enumerate(patient.files, start=1)
     ]
-    before = next((doc for doc in known_cases(out).values() if doc["case_id"] == patient.case_id), None)
+    before = known_case(out, patient.case_id)
     if before is not None and before["source_key"] == patient.source_key and is_complete(out, before):
-        outcome.status, outcome.files = "unchanged", dict(before["files"])  # type: ignore[call-overload]
+        outcome.status, outcome.files = "unchanged", dict(before["files"])
         return outcome
     if (out / patient.case_id).exists():
         outcome.status, outcome.reason = (

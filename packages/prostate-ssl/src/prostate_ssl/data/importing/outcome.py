@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -158,13 +159,18 @@ def _voxel_type(array: np.ndarray) -> type:
     return np.int16 if whole and array.min() >= -32768 and array.max() <= 32767 else np.float32
 
 
-def known_cases(out: Path) -> dict[str, dict[str, object]]:
+def known_cases(out: Path) -> dict[str, dict[str, Any]]:
     """Source key → manifest of the cases that stand in the output folder already."""
     documents = [_read_manifest(path) for path in sorted(out.glob(f"*/{CASE_REPORT_NAME}"))]
     return {str(document["source_key"]): document for document in documents if document is not None}
 
 
-def _read_manifest(path: Path) -> dict[str, object] | None:
+def known_case(out: Path, case_id: str) -> dict[str, Any] | None:
+    """Manifest of one case in the output folder, or None."""
+    return _read_manifest(out / case_id / CASE_REPORT_NAME)
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -172,7 +178,7 @@ def _read_manifest(path: Path) -> dict[str, object] | None:
     return document if isinstance(document, dict) and "source_key" in document else None
 
 
-def is_complete(out: Path, document: dict[str, object]) -> bool:
+def is_complete(out: Path, document: dict[str, Any]) -> bool:
     """Whether every file of a case's manifest is there with its checksum."""
     files = document.get("files")
     if not isinstance(files, dict) or not files:
