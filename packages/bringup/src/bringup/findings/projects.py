@@ -73,8 +73,8 @@ def impossible_pin(examined: Examined) -> Iterator[Finding]:
                 ),
             )
             sm = gpu.capability.sm
-            error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch installation."
-            fix = f'bringup plan --project "{project.root}" --gpu {gpu.capability.sm} -o plan.toml'
+            error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch"
+            fix = f"sed -i '{pin.line}s/.*/torch>={first.version}/' \"{Path(project.root) / pin.file}\""
             parameters = {
                 "pin": str(pin.requirement),
                 "gpu": gpu.name,

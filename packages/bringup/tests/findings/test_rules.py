@@ -1,0 +1,324 @@
+"""Each rule on a real broken environment, and silence on healthy ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bringup.binaries.architectures import ComputeCapability
+from bringup.catalog import load
+from bringup.facts.environment import read_environment
+from bringup.facts.gpus import DriverFacts, GpuSurvey
+from bringup.facts.machine import MachineFacts, read_machine
+from bringup.facts.project import read_project
+from bringup.findings import Examined, Finding, NamedGpu, find
+from bringup.report.doctor import sentence
+
+from .conftest import FIXTURES, Broken
+
+RTX_5090 = NamedGpu("GeForce RTX 5090", ComputeCapability(12, 0))
+H200 = NamedGpu("H200", ComputeCapability(9, 0))
+A100 = NamedGpu("A100", ComputeCapability(8, 0))
+
+
+@pytest.fixture(scope="module")
+def machine() -> MachineFacts:
+    return replace(read_machine(), gpus=GpuSurvey((), None, None, None, ()))
+
+
+def examine(
+    machine: MachineFacts,
+    root: Path | None = None,
+    *gpus: NamedGpu,
+    driver: str | None = None,
+    project: Path | None = None,
+) -> list[Finding]:
+    examined = Examined(
+        catalog=load(),
+        machine=machine,
+        gpus=gpus,
+        driver=DriverFacts(driver, (12, 4)) if driver else None,
+        environment=read_environment(root) if root else None,
+        project=read_project(project) if project else None,
+    )
+    findings = find(examined)
+    for finding in findings:
+        assert finding.evidence, f"{finding.id} has no evidence"
+        assert finding.fix
+        assert sentence(finding)
+    return findings
+
+
+def ids(findings: list[Finding], severity: str | None = None) -> list[str]:
+    return [row.id for row in findings if severity in (None, row.severity)]
+
+
+def test_nothing_wrong_with_the_environment_of_the_tests(machine: MachineFacts) -> None:
+    assert ids(examine(machine, Path(sys.prefix)), "error") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "gpu", "expected"),
+    [
+        ("two-units.so", H200, ["no-kernel-image"]),
+        ("two-units.so", RTX_5090, ["partial-kernel-images"]),
+        ("two-units.so", A100, []),
+        ("ptx-only.so", RTX_5090, ["ptx-only"]),
+        ("many.so", RTX_5090, []),
+        ("compressed-size.so", H200, ["no-kernel-image"]),
+        ("family.so", RTX_5090, []),
+        ("optional-unit.so", RTX_5090, ["no-kernel-image"]),
+        ("unlinked.o", RTX_5090, []),
+    ],
+)
+def test_images_of_an_extension(
+    file: str, gpu: NamedGpu, expected: list[str], broken: Broken, machine: MachineFacts
+) -> None:
+    broken.torch(library=FIXTURES / "many.so")
+    broken.distribution("fast-thing", "1.0", {f"fast_thing/_C{Path(file).suffix}": FIXTURES / file})
+    findings = examine(machine, broken.root, gpu)
+    assert [row.id for row in findings if row.subject == "fast-thing"] == expected
+
+
+def test_torch_without_the_chip_says_what_torch_would(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch("2.0.1+cu117", "11.7", FIXTURES / "optional-unit.so")
+    (finding,) = examine(machine, broken.root, RTX_5090)
+    assert (finding.id, finding.severity, finding.subject) == ("no-kernel-image", "error", "torch")
+    assert "sm_120 is not compatible with the current PyTorch installation" in finding.error_text
+    assert "no kernel image is available" in finding.error_text
+    assert "pip install torch==" in finding.fix
+
+
+def test_a_shim_is_offered_where_there_is_one(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch(library=FIXTURES / "many.so")
+    broken.distribution("torchmcubes", "0.1.0", {"torchmcubes/_m.so": FIXTURES / "two-units.so"})
+    (finding,) = examine(machine, broken.root, H200)
+    assert finding.fix.startswith("portable-kernels install --shim torchmcubes")
+
+
+def test_cpu_torch_and_a_gpu(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch("2.13.0+cpu", None)
+    assert ids(examine(machine, broken.root, RTX_5090)) == ["cpu-build-of-torch"]
+    assert ids(examine(machine, broken.root)) == []
+
+
+@pytest.mark.parametrize(
+    ("torch", "cuda", "driver", "gpu", "expected"),
+    [
+        ("2.11.0", "13.0", "570.86.10", H200, ["driver-too-old"]),
+        ("2.11.0", "13.0", "580.65.06", H200, []),
+        ("2.7.0+cu128", "12.8", "525.60.13", H200, []),
+        ("2.7.0+cu128", "12.8", "520.61.05", H200, ["driver-too-old"]),
+        ("2.7.0+cu128", "12.8", "560.35.03", RTX_5090, ["chip-newer-than-driver"]),
+    ],
+)
+def test_drivers(
+    torch: str,
+    cuda: str,
+    driver: str,
+    gpu: NamedGpu,
+    expected: list[str],
+    broken: Broken,
+    machine: MachineFacts,
+) -> None:
+    broken.torch(torch, cuda)
+    assert ids(examine(machine, broken.root, gpu, driver=driver)) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "torch", "expected"),
+    [
+        ("2.1.2+pt20cu118", "2.7.0+cu128", ["local-version-contradiction"]),
+        ("2.1.2+pt27cu118", "2.7.0+cu128", ["local-version-contradiction"]),
+        ("2.1.2+pt27cu128", "2.7.0+cu128", []),
+        ("2.1.2+pt27cu128", "2.7.1+cu128", []),
+        ("2.1.2", "2.7.0+cu128", []),
+        ("2.1.2+portable", "2.7.0+cu128", []),
+    ],
+)
+def test_local_versions(
+    version: str, torch: str, expected: list[str], broken: Broken, machine: MachineFacts
+) -> None:
+    broken.torch(torch, "12.8")
+    broken.distribution("torch-scatter", version)
+    assert ids(examine(machine, broken.root)) == expected
+
+
+def test_companion_of_another_release(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch("2.7.0+cu128", "12.8")
+    broken.distribution("torchvision", "0.15.2", metadata="Requires-Dist: torch (==2.0.1)\n")
+    (finding,) = examine(machine, broken.root)
+    assert finding.id == "companion-of-another-release"
+    assert "torchvision==0.22.0" in finding.fix
+
+
+def test_cuda_torchvision_beside_cpu_torch(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch("2.13.0+cpu", None)
+    broken.distribution("torchvision", "0.28.0", {"torchvision/_C.so": FIXTURES / "many.so"})
+    assert ids(examine(machine, broken.root)) == ["built-for-another-torch"]
+
+
+@pytest.mark.parametrize(
+    ("torch", "cuda", "expected"),
+    [("2.11.0+cu130", "13.0", ["built-for-another-torch"]), ("2.10.0+cu128", "12.8", [])],
+)
+def test_xformers_record(
+    torch: str, cuda: str, expected: list[str], broken: Broken, machine: MachineFacts
+) -> None:
+    broken.torch(torch, cuda)
+    record = json.dumps({"version": {"cuda": 1208, "torch": "2.10.0+cu128", "python": "3.10.19"}})
+    broken.distribution("xformers", "0.0.35", {"xformers/cpp_lib.json": record})
+    assert ids(examine(machine, broken.root)) == expected
+
+
+def torch_extension(compiled: Callable[..., Path], folder: Path, call: str) -> Path:
+    source = f"void {call}(void); void PyInit__C(void) {{ {call}(); }}"
+    options = ("-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined", f"-L{folder}", "-lc10", "-ltorch_cpu")
+    return compiled("ext", source, *options)
+
+
+def with_real_torch(broken: Broken, folder: Path) -> None:
+    broken.torch("2.13.0+cpu", None)
+    (broken.site / "torch" / "lib").mkdir()
+    for name in ("libc10.so", "libtorch_cpu.so"):
+        (broken.site / "torch" / "lib" / name).symlink_to(folder / name)
+
+
+def test_undefined_symbol(
+    broken: Broken, machine: MachineFacts, compiled: Callable[..., Path], torch_library_folder: Path
+) -> None:
+    with_real_torch(broken, torch_library_folder)
+    gone = torch_extension(compiled, torch_library_folder, "_ZN3c106detail18noSuchFunctionEverEv")
+    broken.distribution("old-ext", "1.0", {"old_ext/_C.so": gone})
+    (finding,) = examine(machine, broken.root)
+    assert (finding.id, finding.subject) == ("undefined-symbol", "old-ext")
+    assert "undefined symbol: _ZN3c106detail18noSuchFunctionEverEv" in finding.error_text
+
+
+def test_defined_symbol(
+    broken: Broken, machine: MachineFacts, compiled: Callable[..., Path], torch_library_folder: Path
+) -> None:
+    with_real_torch(broken, torch_library_folder)
+    there = torch_extension(compiled, torch_library_folder, "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE")
+    broken.distribution("good-ext", "1.0", {"good_ext/_C.so": there})
+    assert ids(examine(machine, broken.root)) == []
+
+
+def test_missing_library(
+    broken: Broken,
+    machine: MachineFacts,
+    compiled: Callable[..., Path],
+    torch_library_folder: Path,
+    tmp_path: Path,
+) -> None:
+    with_real_torch(broken, torch_library_folder)
+    stub = compiled("libcudart_stub", "void cudaStub(void) {}", "-Wl,-soname,libcudart.so.11.0")
+    source = "void cudaStub(void); void PyInit__C(void) { cudaStub(); }"
+    ext = compiled("ext", source, str(stub), f"-L{torch_library_folder}", "-Wl,--no-as-needed", "-lc10")
+    broken.distribution("old-ext", "1.0", {"old_ext/_C.so": ext})
+    (finding,) = examine(machine, broken.root)
+    assert finding.id == "missing-library"
+    assert "libcudart.so.11.0" in finding.error_text
+    (broken.site / "nvidia" / "lib").mkdir(parents=True)
+    (broken.site / "nvidia" / "lib" / "libcudart.so.11.0").write_bytes(stub.read_bytes())
+    assert ids(examine(machine, broken.root)) == []
+
+
+def test_wrong_python(broken: Broken, machine: MachineFacts, compiled: Callable[..., Path]) -> None:
+    module = compiled("m", "void PyInit_m(void) {}")
+    broken.distribution("m", "1.0", {"m.cpython-38-x86_64-linux-gnu.so": module})
+    assert ids(examine(machine, broken.root)) == ["wrong-python-abi"]
+    here = f"m.cpython-{sys.version_info.major}{sys.version_info.minor}-x86_64-linux-gnu.so"
+    (broken.site / here).write_bytes(module.read_bytes())
+    assert ids(examine(machine, broken.root)) == []
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "gpu", "expected"),
+    [
+        ("requirements.txt", "numpy\ntorch==2.0.1\n", RTX_5090, ["impossible-pin"]),
+        ("requirements.txt", "torch==2.0.1\n", A100, []),
+        ("requirements.txt", "torch>=2.0\n", RTX_5090, []),
+        ("requirements.txt", "torch==2.11.0\n", RTX_5090, []),
+        ("requirements.txt", "torch==9.9\n", RTX_5090, []),
+        ("environment.yml", "dependencies:\n  - pytorch=1.13.1\n", RTX_5090, ["impossible-pin"]),
+        (
+            "pyproject.toml",
+            '[project]\nname = "x"\ndependencies = ["torch<2.1"]\n',
+            RTX_5090,
+            ["impossible-pin"],
+        ),
+        ("Dockerfile", "RUN pip install torch==2.0.1 && echo\n", RTX_5090, ["impossible-pin"]),
+        (
+            "setup.py",
+            "from setuptools import setup\nsetup(install_requires=['torch==2.0.1'])\n",
+            RTX_5090,
+            ["impossible-pin"],
+        ),
+    ],
+)
+def test_pins(
+    file: str, text: str, gpu: NamedGpu, expected: list[str], tmp_path: Path, machine: MachineFacts
+) -> None:
+    assert ids(examine(machine, None, gpu, project=write(tmp_path / "p", {file: text}))) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import torch\ntorch.load('x')", ["torch-load-call"]),
+        ("import torch as t\nt.load(open('x'), map_location=f(1))", ["torch-load-call"]),
+        ("from torch import load as tl\ntl('x')", ["torch-load-call"]),
+        ("import torch\ntorch.load('x', weights_only=True)", []),
+        ("import torch\ntorch.load('x', weights_only=False)", ["torch-load-runs-pickles"]),
+        ("import torch\ntorch.load('x', **options)", []),
+        ("import json\njson.load(f)", []),
+        ("this is no python", []),
+    ],
+)
+def test_torch_load(code: str, expected: list[str], tmp_path: Path, machine: MachineFacts) -> None:
+    assert ids(examine(machine, project=write(tmp_path / "p", {"a.py": code}))) == expected
+
+
+def test_an_extension_that_nobody_imports(tmp_path: Path, machine: MachineFacts) -> None:
+    files = {
+        "requirements.txt": "torch_sparse\ntorch_scatter\n",
+        "a.py": "from torch_scatter import scatter_max\n",
+    }
+    (finding,) = examine(machine, project=write(tmp_path / "p", files))
+    assert (finding.id, finding.subject, finding.fix) == (
+        "unused-extension",
+        "torch-sparse",
+        "pip uninstall torch-sparse",
+    )
+
+
+def test_a_pickled_model_of_unknown_classes(broken: Broken, tmp_path: Path, machine: MachineFacts) -> None:
+    import pickle
+    import types
+
+    module = types.ModuleType("gatunet_model")
+    gatunet = type("GatUNet", (), {"__module__": "gatunet_model"})
+    module.GatUNet = gatunet  # type: ignore[attr-defined]
+    sys.modules["gatunet_model"] = module
+    try:
+        data = pickle.dumps({"model": gatunet()}, protocol=2)
+    finally:
+        del sys.modules["gatunet_model"]
+    project = write(tmp_path / "p", {"a.py": ""})
+    (project / "old.model").write_bytes(data)
+    found = examine(machine, broken.root, project=project)
+    assert ids(found) == ["unimportable-checkpoint"]
+    assert "gatunet_model" in found[0].error_text
