@@ -119,27 +119,46 @@ def test_nested_and_meta_tensors(
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy"])
-def test_shared_memory_is_stored_once(
+def test_shared_memory_of_a_model_keeps_every_name(
     container: str, save: Callable[..., Path], assemble: Callable[..., Any], tmp_path: Path
 ) -> None:
     whole = torch.randn(4, 6)
     value = {"whole": whole, "alias": whole, "rows": whole[1:3], "turned": whole.t(), "own": torch.randn(2)}
     path = save(value, container)
     found = assemble(path, tmp_path / "out")
-    assert all(torch.equal(found[name], tensor) for name, tensor in value.items())
-    assert sorted(load_file(tmp_path / "out" / "model.safetensors")) == ["own", "whole"]
-    document = json.loads((tmp_path / "out" / "model.json").read_text())
-    assert document["tensors"]["alias"]["from"] == {"stored": "whole", "same_memory_as": "whole"}
-    assert document["tensors"]["rows"]["from"] == {"stored": "whole", "offset_bytes": 24, "strides": [6, 1]}
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    assert sorted(stored) == sorted(value)
+    assert all(torch.equal(found[n], value[n]) and torch.equal(stored[n], value[n]) for n in value)
+    tensors = json.loads((tmp_path / "out" / "model.json").read_text())["tensors"]
+    assert tensors["alias"]["from"] == {"stored": "alias", "same_memory_as": "whole"}
+    assert tensors["rows"]["from"] == {"stored": "rows", "overlaps": "whole"}
+    assert tensors["rows"]["source"]["offset"] == 6 and tensors["turned"]["source"]["strides"] == [1, 6]
+    assert len({tensors[name]["source"]["storage"] for name in ("whole", "alias", "rows", "turned")}) == 1
 
 
-def test_overlapping_views_without_a_common_base(
+def test_shared_memory_beside_the_model_is_stored_once(
     save: Callable[..., Path], assemble: Callable[..., Any], tmp_path: Path
 ) -> None:
-    flat = torch.arange(10.0)
-    found = assemble(save({"a": flat[:6], "b": flat[4:], "c": torch.zeros(1)}), tmp_path / "out")
-    assert torch.equal(found["a"], flat[:6]) and torch.equal(found["b"], flat[4:])
-    assert set(load_file(tmp_path / "out" / "model.safetensors")) == {"a:storage", "c"}
+    whole, flat = torch.randn(4, 6), torch.arange(10.0)
+    rest = {"again": whole, "rows": whole[1:3], "a": flat[:6], "b": flat[4:]}
+    found = assemble(save({"state_dict": {"w": whole}, "rest": rest}), tmp_path / "out")
+    assert all(torch.equal(found[f"rest.{name}"], tensor) for name, tensor in rest.items())
+    assert set(load_file(tmp_path / "out" / "model.safetensors")) == {"w"}
+    assert set(load_file(tmp_path / "out" / "model.rest.safetensors")) == {"rest.a:storage"}
+    tensors = json.loads((tmp_path / "out" / "model.json").read_text())["tensors"]
+    assert tensors["rest.again"]["from"] == {"stored": "w", "same_memory_as": "w"}
+    assert tensors["rest.rows"]["from"] == {"stored": "w", "offset_bytes": 24, "strides": [6, 1]}
+
+
+def test_many_names_of_one_tensor_do_not_grow_without_end(
+    save: Callable[..., Path], assemble: Callable[..., Any], tmp_path: Path
+) -> None:
+    weight = torch.randn(1000)
+    value = {f"w{index}": weight for index in range(500)}
+    path = save(value)
+    found = assemble(path, tmp_path / "out")
+    assert all(torch.equal(found[name], weight) for name in value)
+    assert (tmp_path / "out" / "model.safetensors").stat().st_size < 3 * path.stat().st_size
 
 
 def test_disjoint_views_of_one_storage_keep_their_names(save: Callable[..., Path], tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ class Checkpoint:
     def layout(self) -> Layout:
         """What is stored, and how each tensor is put together."""
         with _about(self.path):
-            return lay_out(self.tensors)
+            return lay_out(self.tensors, self.file.size)
 
     @cached_property
     def tree(self) -> Any:

@@ -3,9 +3,10 @@
 Safetensors knows row-major tensors that share nothing. So:
 
 - a tensor that overlaps no other is stored under its own name, made contiguous;
-- tensors that are the same memory are stored once, under the first name;
-- tensors that overlap are views of the one that covers them all, or of their common stretch of memory
-  under the name `FIRST:storage`;
+- the model's tensors are all stored under their names, so that a state dict is complete, also where they
+  share memory; the description says which do. The second copies may be as large as the checkpoint;
+- other tensors that are the same memory as one before are stored once; those that overlap are views of the
+  one that covers them all, or of their common stretch of memory under the name `FIRST:storage`;
 - sparse, nested and per-channel quantised tensors are stored by parts, `NAME:values` and so on.
 """
 
@@ -69,8 +70,11 @@ class _Leaf:
     in_model: bool
 
 
-def lay_out(named: list[NamedTensor]) -> Layout:
+def lay_out(named: list[NamedTensor], repetition: int) -> Layout:
     """Decide for all tensors of a checkpoint.
+
+    Args:
+        repetition: bytes that may be written a second time under another name of the model.
 
     Raises:
         BringupError: `checkpoint-tensor` for a view beyond its storage.
@@ -78,7 +82,7 @@ def lay_out(named: list[NamedTensor]) -> Layout:
     leaves = [leaf for entry in named for leaf in _leaves(entry.name, entry.tensor, entry.in_model)]
     for leaf in leaves:
         check_within_storage(leaf.tensor)
-    planner = _Planner()
+    planner = _Planner(repetition)
     by_storage: dict[int, list[_Leaf]] = {}
     for leaf in leaves:
         if leaf.tensor.numel == 0:
@@ -106,10 +110,11 @@ def _leaves(name: str, tensor: Tensor, in_model: bool) -> Iterator[_Leaf]:
 
 
 class _Planner:
-    def __init__(self) -> None:
+    def __init__(self, repetition: int) -> None:
         self.stored: list[StoredTensor] = []
         self.origins: dict[str, dict[str, Any]] = {}
         self._expansion = limits.MAX_EXPANSION
+        self._repetition = repetition
 
     def store(self, leaf: _Leaf) -> None:
         """Under its own name, contiguous."""
@@ -138,7 +143,11 @@ class _Planner:
         for leaf in group:
             first = first_of[leaf.tensor.view]
             if first is not leaf:
-                self.origins[leaf.name] = {**self.origins[first.name], "same_memory_as": first.name}
+                if self._may_repeat(leaf):
+                    self.store(leaf)
+                else:
+                    self.origins[leaf.name] = dict(self.origins[first.name])
+                self.origins[leaf.name]["same_memory_as"] = first.name
 
     def _may_expand(self, tensor: Tensor) -> bool:
         growth = tensor.numel * tensor.element.size - tensor.span
@@ -149,20 +158,40 @@ class _Planner:
         self._expansion -= growth
         return True
 
+    def _may_repeat(self, leaf: _Leaf) -> bool:
+        """A state dict has every name: tensors of the model are written again while that stays in bounds."""
+        size = leaf.tensor.numel * leaf.tensor.element.size
+        if not leaf.in_model or size > self._repetition or not self._may_expand(leaf.tensor):
+            return False
+        self._repetition -= size
+        return True
+
     def _place_views(self, cluster: list[_Leaf]) -> None:
         start = min(leaf.tensor.start for leaf in cluster)
         end = max(leaf.tensor.start + leaf.tensor.span for leaf in cluster)
         base = next((leaf for leaf in cluster if _covers(leaf.tensor, start, end)), None)
-        if base is None:
+        if base is not None:
+            self.store(base)
+        views = [
+            leaf for leaf in cluster if leaf is not base and not self._repeated(leaf, base or cluster[0])
+        ]
+        if views and base is None:
             base = _common_stretch(cluster, start, end)
-        self.store(base)
-        for leaf in cluster:
-            if leaf is not base:
-                self.origins[leaf.name] = {
-                    "stored": base.name,
-                    "offset_bytes": leaf.tensor.start - start,
-                    "strides": list(leaf.tensor.strides),
-                }
+            self.store(base)
+        for leaf in views:
+            self.origins[leaf.name] = {
+                "stored": base.name if base else "",
+                "offset_bytes": leaf.tensor.start - start,
+                "strides": list(leaf.tensor.strides),
+            }
+
+    def _repeated(self, leaf: _Leaf, other: _Leaf) -> bool:
+        if not self._may_repeat(leaf):
+            return False
+        self.store(leaf)
+        if leaf is not other:
+            self.origins[leaf.name]["overlaps"] = other.name
+        return True
 
 
 def _covers(tensor: Tensor, start: int, end: int) -> bool:
