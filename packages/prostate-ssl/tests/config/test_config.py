@@ -1,0 +1,151 @@
+"""Configurations: published files are accepted, mistakes are named, advice is the published advice."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from prostate_ssl.cli.main import run
+from prostate_ssl.config import complete_config, load_config, preset_names
+from prostate_ssl.config.dataset_string import dataset_name, dataset_options, with_options
+from prostate_ssl.config.explain import advised_epochs, advised_rate, explain_key, suggest
+from prostate_ssl.config.loading import epoch_length, known_keys
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.models import build_model_from_cfg
+from prostate_ssl.training.memory import check_memory, predicted_peak
+
+PUBLISHED_PRESET = """
+train:
+  dataset_path: ProstateSSL:split=TRAIN:root=/data:split_csv=split/train.csv:mri_sequences=ax_t2wi,ax_adc,ax_dwi
+  OFFICIAL_EPOCH_LENGTH: 4000
+  cache_dataset: true
+student: {arch: glioma_vit_base, block_chunks: 0, drop_path_uniform: true, patch_size: 14, layerscale: 1.0e-05}
+compute_precision:
+  grad_scaler: true
+  teacher: {backbone: {sharding_strategy: SHARD_GRAD_OP, mixed_precision: {param_dtype: fp16, reduce_dtype: fp16}}}
+crops: {intensity_aug: null, gamma_range: [0.75, 1.5], global_crops_size: 224, local_crops_size: 98}
+optim: {base_lr: 1e-4, clip_grad: 3.0}
+evaluation: {eval_period_iterations: 0, metric_types: [mcc, f1]}
+MODEL: {WEIGHTS: ""}
+"""
+
+
+def test_a_published_file_is_accepted_as_it_is(tmp_path):
+    path = tmp_path / "published.yaml"
+    path.write_text(PUBLISHED_PRESET)
+    cfg = load_config(path, ["optim.epochs=3", "train.seed=4"])
+    assert (cfg.student.arch, cfg.optim.base_lr, cfg.optim.epochs, cfg.train.seed) == (
+        "glioma_vit_base",
+        1e-4,
+        3,
+        4,
+    )
+    assert cfg.dino.head_n_prototypes == 65536 and cfg.teacher.momentum_teacher == 0.992
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.bacth_size_per_gpu=4", r"Unknown key train\.bacth_size_per_gpu.*train\.batch_size_per_gpu"),
+        ("optim.lr_base=1", r"Unknown key optim\.lr_base.*optim\."),
+        ("epochs=3", r"optim\.epochs"),
+        ("optim.epochs=many", r"optim\.epochs.*many"),
+        ("crops.global_crops_size=192", "182 or 196"),
+        ("student.ffn_layer=moe", r"student\.ffn_layer is 'moe'.*mlp"),
+        ("train.OFFICIAL_EPOCH_LENGTH=often", "whole number or auto"),
+        ("ibot.mask_ratio_min_max=[0.5,0.1]", "rising"),
+        ("crops.gamma_range=[1]", "two are needed"),
+        ("compute_precision.student.backbone.sharding_strategy=HALF", "FULL_SHARD"),
+        ("precision=fp8", "fp32, bf16"),
+        ("train.batch_size_per_gpu=0", "at least 1"),
+        ("nonsense", "section.key=value"),
+    ],
+)
+def test_mistakes_are_refused_by_name(override, message):
+    with pytest.raises(ProstateError, match=message) as refused:
+        load_config("demo", [override])
+    assert refused.value.exit_code == 2
+
+
+def test_every_key_is_explained():
+    for name in known_keys():
+        text = explain_key(name)
+        assert text.startswith(f"{name}: ") and "default:" in text and len(text) > len(name) + 20
+
+
+def test_explain_and_suggest_on_the_command_line(capsys, tmp_path):
+    assert run(["config", "--explain", "optim.base_lr"]) == 0
+    assert "0.004" in (out := capsys.readouterr().out) and "0.00035" in out
+    assert run(["config", "--explain", "optim.base_rl"]) == 2
+    assert "optim.base_lr" in capsys.readouterr().err
+    for k in range(9):
+        (tmp_path / f"case_{k}").mkdir()
+        (tmp_path / f"case_{k}" / "ax_t2wi.nii.gz").write_bytes(b"")
+    assert run(["config", "--suggest", "--data", str(tmp_path), "--gpus", "2", "--batch", "8"]) == 0
+    text = capsys.readouterr().out
+    settings = OmegaConf.create(text)
+    assert settings.optim.base_lr == 5e-4 and settings.train.OFFICIAL_EPOCH_LENGTH == 1
+    assert "effective rate is 6.25e-05" in text
+    path = tmp_path / "suggested.yaml"
+    path.write_text(text)
+    assert load_config(path).optim.epochs == 100
+
+
+def test_the_published_advice():
+    assert [advised_rate(g, b) for g, b in ((1, 4), (1, 8), (2, 8), (4, 8))] == [2.5e-4, 3.5e-4, 5e-4, 7e-4]
+    assert [advised_epochs(n) for n in (50, 300, 501)] == [(50, 100), (200, 300), (300, 500)]
+    settings, reasons = suggest(400, 1, 8)
+    assert settings.train.OFFICIAL_EPOCH_LENGTH == 50 and any("16 GB" in r for r in reasons)
+
+
+def test_epoch_length_is_ceil_of_cases_by_total_batch():
+    cfg = load_config()
+    assert (
+        epoch_length(cfg, 400, 1) == 50
+        and epoch_length(cfg, 401, 1) == 51
+        and epoch_length(cfg, 401, 4) == 13
+    )
+    assert epoch_length(complete_config({}), 10, 1) == 1250
+
+
+def test_dataset_strings_keep_windows_drives():
+    text = r"ProstateSSL:split=TRAIN:root=C:\data\mri:mri_sequences=ax_t2wi,ax_adc"
+    assert dataset_name(text) == "ProstateSSL"
+    assert dataset_options(text)["root"] == r"C:\data\mri"
+    assert dataset_options(with_options(text, root="/x"))["root"] == "/x"
+
+
+def test_the_published_model_builder_takes_partial_configurations():
+    model = build_model_from_cfg(
+        {"student": {"arch": "medical_vit_tiny", "patch_size": 14}, "train": {"img_size": 56}},
+        only_teacher=True,
+    )
+    assert model.embed_dim == 192
+    student, teacher, width = build_model_from_cfg(
+        {"student": {"arch": "medical_vit_tiny", "patch_size": 14}}
+    )
+    assert width == 192 and student is not teacher
+
+
+# Measured on an H200 with torch 2.11 (benchmarks/train.jsonl).
+@pytest.mark.parametrize(
+    ("preset", "overrides", "measured"),
+    [
+        ("prostate_vitb14_mm-dino", [], 9.16),
+        ("prostate_vitb14_mm-dino", ["precision=bf16"], 6.17),
+        ("gpu-24gb", [], 16.51),
+        ("gpu-32gb", [], 17.0),
+        ("gpu-80gb", [], 38.12),
+    ],
+)
+def test_predicted_memory_is_near_what_was_measured(preset, overrides, measured):
+    assert predicted_peak(load_config(preset, overrides)) == pytest.approx(measured, rel=0.12)
+
+
+def test_a_configuration_for_a_larger_card_is_refused_with_what_fits():
+    with pytest.raises(ProstateError, match=r"needs about .* GiB.*batch_size_per_gpu=\d+.*gpu-16gb"):
+        check_memory(load_config("gpu-24gb"), 12 * 2**30)
+    for name in preset_names():
+        if name.startswith("gpu-"):
+            size = int(name.removeprefix("gpu-").removesuffix("gb"))
+            check_memory(load_config(name), size * 2**30)

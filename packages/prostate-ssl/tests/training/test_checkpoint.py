@@ -1,0 +1,158 @@
+"""Checkpoints survive kills, full disks and damaged files."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from prostate_ssl.config import load_config
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import write_atomically
+from prostate_ssl.training.checkpoint import newest_checkpoint, read_checkpoint
+from prostate_ssl.training.metrics import read_metrics
+from prostate_ssl.training.trainer import train
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {i: r["total_loss"] for i, r in read_metrics(folder).items()}
+
+
+def test_the_file_is_tensors_and_plain_values_under_the_published_names(small_config, tmp_path):
+    train(small_config)
+    content = torch.load(tmp_path / "run" / "model_0000012.rank_0.pth", weights_only=True)
+    assert content["iteration"] == 11
+    names = set(content["model"])
+    assert {"student.backbone.cls_token", "teacher.backbone.blocks.0.attn.qkv.weight"} <= names
+    assert {"student.dino_head.last_layer.weight_g", "dino_loss.center", "ibot_patch_loss.center"} <= names
+    assert content["optimizer"]["student.backbone.cls_token"]["exp_avg"].shape == (1, 1, 192)
+
+
+def test_a_damaged_checkpoint_is_passed_over(small_config, tmp_path):
+    train(small_config)
+    folder = tmp_path / "run"
+    newest = folder / "model_0000012.rank_0.pth"
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    with pytest.raises(ProstateError, match="cannot be read"):
+        read_checkpoint(newest)
+    before = losses(folder)
+    assert train(small_config).completed == 12
+    assert losses(folder) == before
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(small_config, small_overrides, tmp_path):
+    train(small_config)
+    other = load_config(
+        "demo", [*small_overrides, f"train.output_dir={tmp_path / 'run'}", "student.arch=medical_vit_small"]
+    )
+    with pytest.raises(ProstateError, match="another configuration"):
+        train(other)
+
+
+def test_another_total_batch_is_refused_with_the_one_that_fits(small_config, small_overrides, tmp_path):
+    train(small_config)
+    other = load_config(
+        "demo",
+        [
+            *small_overrides,
+            f"train.output_dir={tmp_path / 'run'}",
+            "train.batch_size_per_gpu=4",
+            "optim.epochs=9",
+        ],
+    )
+    with pytest.raises(ProstateError, match=r"train\.batch_size_per_gpu=2"):
+        train(other)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+
+    def half(file) -> None:
+        file.write(b"new")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, half)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(small_config, small_overrides, tmp_path):
+    train(small_config)
+    folder = tmp_path / "run"
+    size = (folder / "model_0000012.rank_0.pth").stat().st_size
+    longer = [*small_overrides, "optim.epochs=9"]
+    # The kernel refuses to let any file grow beyond half a checkpoint: writes fail as on a full disk.
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 2}, {size // 2}));"
+        "from prostate_ssl.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "train",
+        "--config-file",
+        "demo",
+        "--output-dir",
+        str(folder),
+        *longer,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "could not be written" in done.stderr and "model_0000012.rank_0.pth" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(folder.glob(".*.tmp"))
+    newest = newest_checkpoint(folder)
+    assert newest and newest.name == "model_0000012.rank_0.pth"
+    assert read_checkpoint(newest)["iteration"] == 11
+    assert train(load_config("demo", [*longer, f"train.output_dir={folder}"])).completed == 18
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_no_more_than_the_interval(small_config, small_overrides, tmp_path):
+    epochs = 150
+    reference = load_config(
+        "demo", [*small_overrides, f"optim.epochs={epochs}", f"train.output_dir={tmp_path / 'run'}"]
+    )
+    train(reference)
+    whole, folder = losses(tmp_path / "run"), tmp_path / "killed"
+    command = [
+        sys.executable, "-m", "prostate_ssl.train", "--config-file", "demo", "--output-dir", str(folder),
+        *small_overrides, f"optim.epochs={epochs}",
+    ]  # fmt: skip
+    chance = random.Random(0)
+    kills, environment = 0, os.environ | {"OMP_NUM_THREADS": "1"}
+    while kills < 20:
+        before = newest_checkpoint(folder) if folder.is_dir() else None
+        start = read_checkpoint(before)["iteration"] + 1 if before else 0
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+        )
+        wanted = start + chance.randint(1, 6)
+        while process.poll() is None and max(losses(folder), default=-1) < wanted:
+            time.sleep(0.01)
+        time.sleep(chance.random() * 0.1)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        reached = max(losses(folder), default=-1) + 1
+        for path in folder.glob("model_*"):
+            read_checkpoint(path)
+        newest = newest_checkpoint(folder)
+        saved = read_checkpoint(newest)["iteration"] + 1 if newest else 0
+        assert reached - saved <= 3 + 1, (reached, saved)
+        if saved >= 2 * epochs:
+            break
+    assert kills == 20
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=False).returncode == 0
+    assert losses(folder) == whole
