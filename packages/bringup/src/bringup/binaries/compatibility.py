@@ -118,16 +118,6 @@ def _ptx_serves(row: Ptx, chip: ComputeCapability, driver_cuda: tuple[int, int] 
     return limit is None or row.isa is None or row.isa <= limit
 
 
-def counting(containers: Sequence[Images]) -> list[Images]:
-    """The containers by which a file is judged.
-
-    Those whose images are all architecture- or family-specific are optional code and do not count, unless
-    there is nothing else; those without any image (link-time input alone) never do.
-    """
-    filled = [images for images in containers if images.machine_code or images.ptx]
-    return [images for images in filled if not images.optional] or filled
-
-
 def judge(
     containers: Sequence[Images], chip: ComputeCapability, driver_cuda: tuple[int, int] | None = None
 ) -> Verdict:

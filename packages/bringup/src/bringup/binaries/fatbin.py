@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
 
+from bringup.binaries import empty_code
 from bringup.binaries.architectures import Architecture
 from bringup.binaries.compatibility import Images, Ptx
 from bringup.binaries.source import Damaged, Source
@@ -69,15 +70,19 @@ class FatbinContainer:
     Attributes:
         offset: where it begins, in the source that was read.
         damage: what is wrong with it, None where nothing is; what stands before the damage is kept.
+        without_function: a translation unit without any kernel left it (see `empty_code`).
     """
 
     offset: int
     entries: tuple[FatbinEntry, ...]
     damage: str | None = None
+    without_function: bool = False
 
     @property
     def images(self) -> Images:
         """What the container offers to the loader (LTO input is no code yet)."""
+        if self.without_function:
+            return _images((), ())
         code = [e.architecture for e in self.entries if e.kind == EntryKind.MACHINE_CODE]
         ptx = [Ptx(e.architecture, e.isa) for e in self.entries if e.kind == EntryKind.PTX]
         return _images(tuple(dict.fromkeys(code)), tuple(dict.fromkeys(ptx)))
@@ -110,6 +115,7 @@ def _container(source: Source, at: int, inside: int, end: int, size: int, room: 
     """Hop over the entry headers in `[inside, end)`; `size` is what the container claims to hold."""
     damage = f"cut off: its container at byte {at} claims {size} bytes" if size > end - inside else None
     entries: list[FatbinEntry] = []
+    places: list[int] = []
     here = inside
     while here + _SMALLEST_ENTRY_HEADER <= end:
         header = source.read(here, _SMALLEST_ENTRY_HEADER)
@@ -128,8 +134,19 @@ def _container(source: Source, at: int, inside: int, end: int, size: int, room: 
             damage = damage or f"cut off: its entry at byte {here} claims {payload} bytes"
             break
         entries.append(_entry(header, kind, payload))
+        places.append(here + length)
         here += length + payload
-    return FatbinContainer(at, tuple(entries), damage)
+    return FatbinContainer(at, tuple(entries), damage, _without_function(source, entries, places))
+
+
+def _without_function(source: Source, entries: list[FatbinEntry], places: list[int]) -> bool:
+    """Whether there is machine code, and none of it has a function. Only small payloads are looked into."""
+    code = [(e, place) for e, place in zip(entries, places, strict=True) if e.kind == EntryKind.MACHINE_CODE]
+    if not code or any(entry.size > empty_code.LARGEST for entry, _ in code):
+        return False
+    return all(
+        empty_code.holds_no_function(source.read(place, entry.size), entry.flags) for entry, place in code
+    )
 
 
 def read_containers(

@@ -10,7 +10,7 @@ from functools import cached_property
 from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.binaries.compatibility import Images, Verdict, judge_counted
 from bringup.binaries.elf import VersionNeed
-from bringup.binaries.fatbin import FatbinContainer
+from bringup.binaries.fatbin import EntryKind, FatbinContainer
 
 
 @dataclass(frozen=True)
@@ -67,18 +67,21 @@ class BinaryReport:
 
     @property
     def has_device_code(self) -> bool:
-        """Whether there is anything for a GPU in it."""
-        return bool(self.containers)
+        """Whether there is anything for a GPU in it: more than what units without a kernel leave."""
+        return any(not container.without_function for container in self.containers)
 
     @cached_property
     def machine_code_carried(self) -> tuple[Architecture, ...]:
         """Architectures with machine code anywhere in the file, in order."""
-        return tuple(sorted({code for images in self.images for code in images.machine_code}))
+        return tuple(sorted(self._carried(EntryKind.MACHINE_CODE)))
 
     @cached_property
     def ptx_carried(self) -> tuple[Architecture, ...]:
         """Architectures with PTX anywhere in the file, in order."""
-        return tuple(sorted({row.architecture for images in self.images for row in images.ptx}))
+        return tuple(sorted(self._carried(EntryKind.PTX)))
+
+    def _carried(self, kind: EntryKind) -> set[Architecture]:
+        return {entry.architecture for row in self.containers for entry in row.entries if entry.kind == kind}
 
     @cached_property
     def _in_all(self) -> tuple[Architecture, ...]:
