@@ -19,6 +19,7 @@ def command(
     profile: Annotated[str | None, typer.Option(help="A profile of the recipe.")] = None,
     python: Annotated[str | None, typer.Option(help="This interpreter (a path or an exact version).")] = None,
     find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
+    overlay: Annotated[Path | None, typer.Option(help="Use this environment's torch as it is.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Look into --find-links alone.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say what was rejected, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON on standard output.")] = False,
@@ -41,6 +42,7 @@ def command(
         python=python,
         find_links=tuple(find_links or ()),
         offline=offline,
+        overlay=overlay,
     )
     chosen = load_recipe(recipe)
     with console.remarks().status(say("up.planning")):

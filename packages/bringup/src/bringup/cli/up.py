@@ -29,6 +29,7 @@ def command(
     profile: Annotated[str | None, typer.Option(help="A profile of the recipe.")] = None,
     installer: Annotated[str | None, typer.Option(help="pip or uv.")] = None,
     find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
+    overlay: Annotated[Path | None, typer.Option(help="Use this environment's torch as it is.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Install from --find-links alone.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run and begin anew.")] = False,
 ) -> None:
@@ -53,7 +54,7 @@ def command(
     machine = read_machine()
     console.print(say("up.facts"), style="bold", markup=False)
     console.print(facts_table(machine))
-    plan = _plan(chosen, machine, load_catalog(), gpu or [], cpu, profile, links, offline)
+    plan = _plan(chosen, machine, load_catalog(), gpu or [], cpu, profile, links, offline, overlay)
     _show_plan(plan)
     applied = _apply(plan, InstallOptions(installer, links, offline))
     on_gpu = bool(plan.gpus) and not gpu
@@ -73,6 +74,7 @@ def _plan(
     profile: str | None,
     links: tuple[Path, ...],
     offline: bool,
+    overlay: Path | None,
 ) -> Plan:
     from bringup.catalog import Catalog
     from bringup.cli.gpu_names import named_gpus
@@ -81,7 +83,7 @@ def _plan(
     from bringup.report.messages import say
 
     assert isinstance(catalog, Catalog)
-    wishes = Wishes(gpus=named_gpus(gpu), cpu=cpu, profile=profile, find_links=links, offline=offline)
+    wishes = Wishes(named_gpus(gpu), cpu, profile, None, links, offline, overlay)
     console = remarks()
     with console.status(say("up.planning")):
         return make_plan(recipe, machine, catalog, wishes)

@@ -62,11 +62,17 @@ def _root(examined: Examined) -> str:
     return examined.environment.root if examined.environment else "."
 
 
-def _importance(environment: EnvironmentFacts, report: BinaryReport, subject: str) -> Severity:
+def is_torch_itself(report: BinaryReport) -> bool:
+    """Whether the file is torch's main CUDA library."""
+    return Path(report.path).name in _TORCH_ITSELF
+
+
+def importance(environment: EnvironmentFacts, report: BinaryReport) -> Severity:
     """Lacking an image in torch's main library or an extension stops the user; side libraries may not."""
+    subject = owner_name(environment, report)
     if subject.startswith("nvidia-"):
         return "warning"
-    if subject == "torch" and Path(report.path).name not in _TORCH_ITSELF:
+    if subject == "torch" and not is_torch_itself(report):
         return "warning"
     return "error"
 
@@ -83,7 +89,7 @@ def _judge(examined: Examined, report: BinaryReport, gpu: NamedGpu) -> Finding |
     evidence = _evidence(report, verdict)
     fix = _fix(subject, gpu, examined)
     if verdict.status == "no":
-        severity = _importance(environment, report, subject)
+        severity = importance(environment, report)
         text = _torch_warning(gpu, report) if subject == "torch" and severity == "error" else NO_IMAGE
         return Finding("no-kernel-image", severity, subject, evidence, text, fix, parameters)
     if subject.startswith("nvidia-"):

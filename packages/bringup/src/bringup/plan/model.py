@@ -77,13 +77,13 @@ class Estimate(Row):
 
 
 class CreateEnvironment(Row):
-    """A new, empty environment from an interpreter. `overlay`: an interpreter whose packages show through."""
+    """A new, empty environment from an interpreter. `overlay`: folders whose packages show through."""
 
     kind: Literal["create-environment"] = "create-environment"
     id: str
     python: str
     interpreter: str
-    overlay: str | None = None
+    overlay: tuple[str, ...] = ()
 
 
 class InstallPackages(Row):

@@ -15,9 +15,10 @@ from packaging.version import Version
 from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.errors import BringupError
+from bringup.facts.environment import read_environment
 from bringup.facts.gpus import usable_gpus
 from bringup.facts.host import read_disk
-from bringup.facts.interpreters import Interpreter
+from bringup.facts.interpreters import Interpreter, ask
 from bringup.facts.machine import MachineFacts
 from bringup.plan.model import (
     SCHEMA,
@@ -50,6 +51,7 @@ class Wishes:
         gpus: chips named with `--gpu`; empty means those that are here.
         cpu: plan for the CPU although GPUs are here.
         find_links, offline: see `Resolver`.
+        overlay: an environment (its folder or Python) whose torch is used as it is.
     """
 
     gpus: tuple[ComputeCapability, ...] = ()
@@ -58,6 +60,7 @@ class Wishes:
     python: str | None = None
     find_links: tuple[Path, ...] = field(default=())
     offline: bool = False
+    overlay: Path | None = None
 
 
 def _fitting_interpreters(recipe: Recipe, machine: MachineFacts, wishes: Wishes) -> list[Interpreter]:
@@ -118,6 +121,29 @@ def _choose_interpreter_and_torch(
     raise failure
 
 
+def _given_torch(recipe: Recipe, wishes: Wishes) -> tuple[Resolver, TorchChoice, Choice]:
+    """The interpreter and torch of an overlay: NGC images, cluster modules, a machine without network.
+
+    Raises:
+        BringupError: `overlay-without-torch`, `overlay-other-torch`.
+    """
+    assert wishes.overlay is not None
+    facts = read_environment(wishes.overlay, scan=False)
+    interpreter = ask(facts.python.executable) if facts.python.executable else None
+    if interpreter is None or facts.torch is None:
+        raise BringupError("overlay-without-torch", path=wishes.overlay)
+    version = Version(facts.torch.version)
+    if not SpecifierSet(recipe.torch.range).contains(version.public, prereleases=True):
+        raise BringupError("overlay-other-torch", path=facts.root, version=version, range=recipe.torch.range)
+    why = Reason(id="torch-given", parameters={"path": facts.root})
+    folders = (*facts.site_packages, *facts.paths)
+    resolver = Resolver(interpreter, wishes.find_links, wishes.offline, folders)
+    resolver.prepare()
+    choice = Choice(subject="torch", chosen=str(version), why=why)
+    torch = TorchChoice(version, facts.torch.cuda, None, choice, folders)
+    return resolver, torch, Choice(subject="python", chosen=interpreter.version, why=why)
+
+
 def _lock(rows: Sequence[Resolved], torch: TorchChoice) -> tuple[tuple[LockedPackage, ...], dict[str, str]]:
     sizes = file_sizes([row.url for row in rows])
     indexes = {"pytorch": torch.index} if torch.index else {}
@@ -172,9 +198,13 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
     if profile != recipe.default_profile and profile not in recipe.profiles:
         known = ", ".join([recipe.default_profile, *recipe.profiles])
         raise BringupError("unknown-profile", exit_code=2, given=profile, known=known)
-    resolver, torch, python = _choose_interpreter_and_torch(recipe, machine, wishes, catalog)
+    if wishes.overlay:
+        resolver, torch, python = _given_torch(recipe, wishes)
+    else:
+        resolver, torch, python = _choose_interpreter_and_torch(recipe, machine, wishes, catalog)
     texts, own = _requirements(recipe, profile)
-    pinned = f"torch==={torch.version}"
+    # A given torch may carry a label that its metadata lack: any build of the release satisfies.
+    pinned = f"torch=={torch.version.public}" if torch.overlay else f"torch==={torch.version}"
     rows = resolver.resolve([pinned, *texts], index=torch.index)
     packages, indexes = _lock(rows, torch)
     estimate = _estimate(packages)
@@ -191,7 +221,9 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
         estimate=estimate,
         choices=(python, torch.choice),
         packages=packages,
-        steps=_steps(recipe, profile, resolver.interpreter, packages, own, gpus if not wishes.cpu else ()),
+        steps=_steps(
+            recipe, profile, resolver.interpreter, torch.overlay, packages, own, () if wishes.cpu else gpus
+        ),
     )
 
 
@@ -210,6 +242,7 @@ def _steps(
     recipe: Recipe,
     profile: str,
     interpreter: Interpreter,
+    overlay: tuple[str, ...],
     packages: Sequence[LockedPackage],
     own: Sequence[OwnPackage],
     gpus: Sequence[ComputeCapability],
@@ -221,9 +254,11 @@ def _steps(
     imports = [name for row in probes if gpus or not row.needs_gpu for name in row.imports]
     named = [row.probe for row in probes if row.probe and (gpus or not row.needs_gpu)]
     return (
-        CreateEnvironment(id="environment", python=interpreter.version, interpreter=interpreter.path),
-        InstallPackages(id="torch", packages=tuple(heavy)),
-        InstallPackages(id="packages", packages=tuple(light)),
+        CreateEnvironment(
+            id="environment", python=interpreter.version, interpreter=interpreter.path, overlay=overlay
+        ),
+        *(InstallPackages(id="torch", packages=tuple(heavy)) for _ in heavy[:1]),
+        *(InstallPackages(id="packages", packages=tuple(light)) for _ in light[:1]),
         *(InstallOwn(id=package.name, package=package.name, content=package.content) for package in own),
         Verify(
             id="verify",

@@ -76,6 +76,17 @@ def explain_installer_failure(log: str, subject: str) -> BringupError:
     return BringupError("installer-failed", subject=subject, text=tail or "no output")
 
 
+def show_through(environment: Path, folders: Sequence[str]) -> None:
+    """Let the packages in these folders be seen from a virtual environment (its own come first).
+
+    A `.pth` file and not `--system-site-packages`: that shows an interpreter's base, not the virtual
+    environment whose interpreter was given.
+    """
+    sites = [*environment.glob("lib/python3*/site-packages"), *environment.glob("Lib/site-packages")]
+    if folders:
+        (sites[0] / "_bringup_overlay.pth").write_text("\n".join(folders) + "\n", encoding="utf-8")
+
+
 class Resolver:
     """pip of one interpreter, in an environment of its own.
 
@@ -83,18 +94,23 @@ class Resolver:
         interpreter: whose tags and version decide what fits.
         find_links: folders of wheels to look into as well.
         offline: look nowhere else than in these folders.
+        overlay: folders whose packages count as installed.
     """
 
     def __init__(
-        self, interpreter: Interpreter, find_links: Sequence[Path] = (), offline: bool = False
+        self,
+        interpreter: Interpreter,
+        find_links: Sequence[Path] = (),
+        offline: bool = False,
+        overlay: Sequence[str] = (),
     ) -> None:
         self.interpreter = interpreter
+        self._overlay = tuple(overlay)
         self._find_links = tuple(find_links)
         self._offline = offline
         version = interpreter.version.replace(".", "_")
-        self._folder = (
-            state.cache() / "resolvers" / f"python-{version}-{zlib.crc32(interpreter.path.encode()):08x}"
-        )
+        mark = zlib.crc32("\n".join([interpreter.path, *overlay]).encode())
+        self._folder = state.cache() / "resolvers" / f"python-{version}-{mark:08x}"
 
     @property
     def _python(self) -> Path:
@@ -134,6 +150,7 @@ class Resolver:
                 made = subprocess.run(command, capture_output=True, text=True, errors="replace")
                 if made.returncode:
                     raise explain_environment_failure(made.stdout + made.stderr, self.interpreter)
+                show_through(self._folder, self._overlay)
             version = self._pip_version()
             if version is None or version < _OLDEST_PIP:
                 options = self._source_options(None)
@@ -174,7 +191,9 @@ class Resolver:
         wanted = list(requirements)
         with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
             report = Path(folder) / "report.json"
-            options = ["--dry-run", "--ignore-installed", "--quiet", "--only-binary=:all:"]
+            options = ["--dry-run", "--quiet", "--only-binary=:all:"]
+            if not self._overlay:
+                options.append("--ignore-installed")
             if not with_dependencies:
                 options.append("--no-deps")
             options += [f"--report={report}", *self._source_options(index)]

@@ -44,12 +44,18 @@ class TorchQuestion:
 
 @dataclass(frozen=True)
 class TorchChoice:
-    """An exact torch. `index`: its own wheel index, None where the user's index has it."""
+    """An exact torch.
+
+    Attributes:
+        index: its own wheel index, None where the user's index has it.
+        overlay: folders of a given environment whose torch it is.
+    """
 
     version: Version
     cuda: str | None
     index: str | None
     choice: Choice
+    overlay: tuple[str, ...] = ()
 
 
 def _newest(versions: Sequence[Version], allowed: SpecifierSet, local: str | None) -> Version | None:

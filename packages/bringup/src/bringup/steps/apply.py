@@ -26,7 +26,7 @@ from bringup.plan.model import (
     write_plan,
 )
 from bringup.plan.own_packages import find_own_package
-from bringup.plan.resolve import explain_environment_failure
+from bringup.plan.resolve import explain_environment_failure, show_through
 from bringup.steps.environments import Slot, current, switch_in
 from bringup.steps.installers import Installer, OnLine, choose_installer
 from bringup.steps.journal import Journal
@@ -120,6 +120,7 @@ class _Steps:
             interpreter = ask(step.interpreter)
             assert interpreter is not None
             raise explain_environment_failure(outcome.tail, interpreter)
+        show_through(self._slot.target.root, step.overlay)
 
     def _install(self, step: InstallPackages) -> None:
         wanted = [self._plan.package(name) for name in step.packages]

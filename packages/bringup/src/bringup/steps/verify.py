@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bringup import state
 from bringup.binaries.architectures import ComputeCapability
-from bringup.binaries.report import BinaryReport, scan_path
+from bringup.binaries.report import BinaryReport
+from bringup.facts.environment import EnvironmentFacts, read_environment
+from bringup.findings.kernel_images import importance, is_torch_itself
 from bringup.plan.model import Plan, Verify
 from bringup.steps.target import Target
 
@@ -77,39 +79,30 @@ def _matrix_product(target: Target, gpus: Sequence[str]) -> list[Check]:
     return checks
 
 
-def _with_device_code(folder: Path) -> list[BinaryReport]:
-    reports = (row for row in scan_path(folder) if isinstance(row, BinaryReport))
-    return [report for report in reports if report.machine_code or report.ptx]
-
-
-def _site_packages(target: Target) -> Path:
-    folders = sorted(target.root.glob("lib/python3*/site-packages"))
-    return folders[-1] if folders else target.root / "Lib" / "site-packages"
-
-
 def _architectures(target: Target, gpus: Sequence[str]) -> list[Check]:
     """Read back what torch and every extension carry, and judge it for each GPU of the plan."""
-    site = _site_packages(target)
-    reports = _with_device_code(site)
+    environment = read_environment(target.root)
+    reports = [report for report in environment.binaries if report.has_device_code]
     if not gpus:
         carried = sorted({name for report in reports for name in report.machine_code})
         seen = ", ".join(carried) or "no CUDA code: a CPU build"
         return [Check("architectures", "torch", True, seen)]
-    torch_files = [report for report in reports if "/torch/lib/" in Path(report.path).as_posix()]
-    if not torch_files:
+    if not any(is_torch_itself(report) for report in reports):
         return [Check("architectures", "torch", False, "the installed torch carries no CUDA code")]
-    checks = []
-    for gpu in gpus:
-        capability = ComputeCapability.parse(gpu)
-        for report in reports:
-            verdict = report.runs_on(capability)
-            if report in torch_files or verdict.status == "no":
-                images = " ".join(report.machine_code_in_all or report.machine_code)
-                subject = f"{Path(report.path).name} on {gpu}"
-                checks.append(
-                    Check("architectures", subject, verdict.status != "no", f"{verdict.status}: {images}")
-                )
-    return checks
+    return [check for gpu in gpus for check in _judge(environment, reports, ComputeCapability.parse(gpu))]
+
+
+def _judge(
+    environment: EnvironmentFacts, reports: Sequence[BinaryReport], gpu: ComputeCapability
+) -> Iterator[Check]:
+    """torch's main library in any case; others where the lack of an image would stop the user."""
+    for report in reports:
+        status = report.runs_on(gpu).status
+        stops = status == "no" and importance(environment, report) == "error"
+        if stops or is_torch_itself(report):
+            images = " ".join(report.machine_code_in_all or report.machine_code)
+            subject = f"{Path(report.path).name} on {gpu.sm}"
+            yield Check("architectures", subject, not stops, f"{status}: {images}")
 
 
 def verify(target: Target, step: Verify) -> Proof:
