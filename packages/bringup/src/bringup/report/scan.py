@@ -133,7 +133,7 @@ def print_scan(
     if device and chips:
         terminal.print(say("scan.legend"), markup=False)
         for row in device:
-            _print_partial(terminal, row, roots, chips)
+            _print_partial(terminal, row, chips)
     troubles = [*unreadable, *(Unreadable(row.path, row.damage) for row in files if row.damage)]
     if troubles:
         terminal.print(say("scan.unreadable"), markup=False)
@@ -147,18 +147,16 @@ def print_scan(
     terminal.print(say("scan.summary", seconds=duration(seconds), **counts), markup=False)
 
 
-def _print_partial(
-    terminal: Console, row: BinaryReport, roots: Sequence[Path], chips: Sequence[Chip]
-) -> None:
+def _print_partial(terminal: Console, row: BinaryReport, chips: Sequence[Chip]) -> None:
+    counts = []
     for chip in chips:
         verdict = _verdict(row, chip)
         if verdict.status == "partial":
             total = verdict.without + verdict.by_machine_code + verdict.by_ptx
-            path = _short(row.path, roots)
-            text = say(
-                "scan.partial", path=path, without=verdict.without, total=total, gpu=chip.capability.sm
-            )
-            terminal.print(text, markup=False)
+            counts.append(f"{verdict.without}/{total} ({chip.capability.sm})")
+    if counts:
+        path = Path(row.path).name
+        terminal.print(say("scan.partial", path=path, counts=", ".join(counts)), markup=False)
 
 
 def _print_table(
