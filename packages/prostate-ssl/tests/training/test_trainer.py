@@ -275,3 +275,14 @@ def test_the_teacher_is_one_fused_lerp_of_the_student(small_config):
     update_teacher(networks.student, networks.teacher, 0.75)
     pairs = zip(networks.teacher.parameters(), networks.student.parameters(), before, strict=True)
     assert all(torch.allclose(t, 0.75 * b + 0.25 * s, atol=1e-6) for t, s, b in pairs)
+
+
+def test_the_gland_mask_can_be_fed_as_one_more_channel(small_overrides, cases, tmp_path):
+    dataset = f"ProstateSSL:split=TRAIN:root={cases}:append_label_mask=True"
+    cfg = load_config(
+        "demo",
+        [*small_overrides, f"train.dataset_path={dataset}", "optim.epochs=1", f"train.output_dir={tmp_path}"],
+    )
+    assert train(cfg).completed == 2
+    names = torch.load(tmp_path / "model_0000002.rank_0.pth", weights_only=True)["model"]
+    assert names["student.backbone.mri_seq_embed.weight"].shape[0] == 4

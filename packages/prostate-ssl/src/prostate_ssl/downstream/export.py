@@ -73,7 +73,7 @@ def export_backbone(backbone: Backbone, out: Path, *, onnx: bool = False) -> Exp
     files = [weights, out / "config.json"]
     if onnx:
         path = out / "model.onnx"
-        differences["onnx"] = _export_onnx(_Tokens(model), example, wanted, path)
+        differences["onnx"] = _export_onnx(_Tokens(model).eval(), example, wanted, path)
         files.append(path)
     wrong = {name: d for name, d in differences.items() if d > TOLERANCE}
     if wrong:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,11 +87,18 @@ def network_calls(network: nn.ModuleDict) -> NetworkCalls:
     return calls
 
 
-def _channels_present(batch: CropBatch, crops: torch.Tensor) -> torch.Tensor:
-    """(crops, channels) bool; a mask that is fed as one more channel is always there."""
-    more = crops.shape[1] - batch.present.shape[1]
+def _with_all_channels(batch: CropBatch) -> CropBatch:
+    """The batch with `present` and `masks` for every channel: a gland mask that is fed is there and not masked."""
+    more = batch.global_crops.shape[1] - batch.present.shape[1]
     present = nn.functional.pad(batch.present, (0, more), value=True)
-    return present.repeat(len(crops) // len(present), 1)
+    unmasked = batch.global_crops.shape[1] - batch.masks.shape[1]
+    masks = nn.functional.pad(batch.masks, (0, 0, 0, unmasked), value=False)
+    return replace(batch, present=present, masks=masks)
+
+
+def _present_in(batch: CropBatch, crops: torch.Tensor) -> torch.Tensor:
+    """(crops, M) bool: presence repeated for every crop of the cases."""
+    return batch.present.repeat(len(crops) // len(batch.present), 1)
 
 
 class SelfDistillation(nn.Module):
@@ -146,6 +153,7 @@ class SelfDistillation(nn.Module):
             The published display terms and their sum `total_loss`: DINO as it is, KoLeo and iBOT halved.
             Detached scalars on the device.
         """
+        batch = _with_all_channels(batch)
         targets = self.teacher_targets(batch, step.temperature)
         shown: Losses = {}
         if len(batch.local_crops):
@@ -168,7 +176,7 @@ class SelfDistillation(nn.Module):
         rows = self._rows(batch.global_crops, batch.masks.shape[-1], masked)
         with self.autocast():
             tokens = self.teacher_call["backbone"](
-                batch.global_crops, present=_channels_present(batch, batch.global_crops), rows=rows
+                batch.global_crops, present=_present_in(batch, batch.global_crops), rows=rows
             )
             scores = self._heads(self.teacher_call, tokens["x_norm_rows"], len(batch.global_crops))
         cls_targets = self._centred(self.dino_loss, scores[0], temperature, None)
@@ -203,7 +211,7 @@ class SelfDistillation(nn.Module):
             ranks=world_size(),
         )
         # A modality that the case lacks has nothing to predict.
-        there = _channels_present(batch, batch.global_crops).unsqueeze(-1)
+        there = _present_in(batch, batch.global_crops).unsqueeze(-1)
         return select_masked(batch.masks & there, bound)
 
     def _rows(self, crops: torch.Tensor, patches: int, masked: MaskedTokens | None) -> torch.Tensor:
@@ -240,7 +248,7 @@ class SelfDistillation(nn.Module):
         rows = self._rows(crops, patches, masked)
         with self._backbone_gradients(frozen):
             tokens: torch.Tensor = backbone(
-                crops, masks, present=_channels_present(batch, crops), drop_scales=scales, rows=rows
+                crops, masks, present=_present_in(batch, crops), drop_scales=scales, rows=rows
             )["x_norm_rows"]
         return tokens
 

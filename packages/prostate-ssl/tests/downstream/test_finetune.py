@@ -1,0 +1,74 @@
+"""The downstream tasks learn on phantoms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from prostate_ssl.cli.main import run
+from prostate_ssl.config import load_config
+from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
+from prostate_ssl.downstream.segmentation import dice_score
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("data")
+    write_phantoms(root, 6, PhantomSettings(size=64, slices=6, seed=9))
+    ids = sorted(p.name for p in root.iterdir() if p.is_dir())
+    (root / "train.csv").write_text(
+        "patient_id,label\n" + "".join(f"{n},{k % 2}\n" for k, n in enumerate(ids[:4]))
+    )
+    (root / "val.csv").write_text(
+        "patient_id,label\n" + "".join(f"{n},{k % 2}\n" for k, n in enumerate(ids[4:]))
+    )
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    sizes = ["train.img_size=56", "crops.global_crops_size=56", "crops.local_crops_size=28", "optim.epochs=1"]
+    assert (
+        run(["train", "--config-file", "demo", "--data", str(root), "--output-dir", str(folder), *sizes]) == 0
+    )
+    return root, folder
+
+
+def finetune(setting, out: Path, task: str, *more: str) -> dict:
+    root, folder = setting
+    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(root / "val.csv")]
+    assert (
+        run(["finetune", task, "--run", str(folder), "--data", str(root), *lists, "--out", str(out), *more])
+        == 0
+    )
+    return json.loads((out / "results.json").read_text())
+
+
+def test_segmentation_with_a_frozen_backbone_finds_the_gland(setting, tmp_path):
+    document = finetune(setting, tmp_path, "segmentation", "--epochs", "20")
+    assert document["dice"] > 0.8 and document["frozen"]
+    assert document["losses"][-1] < document["losses"][0]
+    assert torch.load(tmp_path / "model.pth", weights_only=True)["model"]
+
+
+def test_full_classification_fits_and_few_shot_uses_fewer_cases(setting, tmp_path):
+    full = finetune(setting, tmp_path / "a", "classification", "--epochs", "4", "--full")
+    assert not full["frozen"] and full["train_cases"] == 4 and full["losses"][-1] < full["losses"][0]
+    few = finetune(setting, tmp_path / "b", "segmentation", "--epochs", "1", "--percentage-labels", "0.5")
+    assert few["train_cases"] == 2
+
+
+def test_dice_counts_a_case_over_all_its_slices():
+    a = torch.zeros(3, 4, 4, dtype=torch.bool)
+    b = a.clone()
+    a[0, :2] = b[0, 1:3] = True
+    assert dice_score(a, b, torch.tensor([5, 5, 6])) == {5: 0.5, 6: 1.0}
+
+
+def test_an_unknown_task_is_refused(setting, tmp_path, capsys):
+    root, folder = setting
+    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(root / "val.csv")]
+    code = run(
+        ["finetune", "poetry", "--run", str(folder), "--data", str(root), *lists, "--out", str(tmp_path)]
+    )
+    assert code == 2 and "segmentation, classification" in capsys.readouterr().err
+    assert load_config("demo")

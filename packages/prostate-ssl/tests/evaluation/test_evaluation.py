@@ -1,0 +1,146 @@
+"""Probes, extraction, pictures, reports and fine-tuning on small phantoms, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from prostate_ssl.cli.main import run
+from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
+from prostate_ssl.errors import ProstateError
+from prostate_ssl.evaluation import eval_log_regression_with_model, load_backbone
+from prostate_ssl.evaluation.extract import read_table
+from prostate_ssl.evaluation.features import FeatureTable
+from prostate_ssl.evaluation.periodic import keep_best
+from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("data")
+    write_phantoms(root, 8, PhantomSettings(size=64, slices=6, seed=5))
+    ids = sorted(p.name for p in root.iterdir() if p.is_dir())
+    labels = {r["patient_id"]: r["label"] for r in csv.DictReader((root / "labels.csv").open())}
+    for name, part in (("train", ids[:5]), ("val", ids[5:])):
+        rows = "".join(f"{i},{labels[i]}\n" for i in part)
+        (root / f"{name}.csv").write_text("patient_id,label\n" + rows)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    overrides = [
+        "optim.epochs=2", "train.img_size=56", "crops.global_crops_size=56", "crops.local_crops_size=28",
+        "crops.local_crops_number=2",
+    ]  # fmt: skip
+    assert (
+        run(["train", "--config-file", "demo", "--data", str(data), "--output-dir", str(folder), *overrides])
+        == 0
+    )
+    return folder
+
+
+def table(n: int, gap: float, seed: int = 0) -> FeatureTable:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    return FeatureTable(
+        tuple(f"c{i}" for i in range(n)),
+        labels,
+        (rng.normal(size=(n, 6)) + gap * labels[:, None]).astype(np.float32),
+    )
+
+
+def test_probes_separate_what_can_be_separated_and_nothing_else():
+    good = linear_probe(table(40, 3), table(20, 3, 1)).metrics
+    assert min(good.values()) > 0.9
+    assert knn_probe(table(40, 3), table(20, 3, 1)).metrics["accuracy"] > 0.9
+    assert leave_one_out(table(12, 4)).metrics["auc"] > 0.9
+    assert linear_probe(table(40, 0), table(200, 0, 1)).metrics["auc"] < 0.7
+
+
+def test_probes_refuse_missing_labels_and_single_classes():
+    one = FeatureTable(("a", "b"), np.array([1, 1]), np.zeros((2, 3), np.float32))
+    with pytest.raises(ProstateError, match="of class 1"):
+        linear_probe(one, one)
+    none = FeatureTable(("a",), np.array([-1]), np.zeros((1, 3), np.float32))
+    with pytest.raises(ProstateError, match="label column"):
+        linear_probe(none, none)
+
+
+def test_extraction_is_resumable_and_its_table_reads_back(trained, data, tmp_path, capsys):
+    arguments = ["extract", "--run", str(trained), "--data", str(data), "--out", str(tmp_path)]
+    assert run(arguments) == 0 and "8 cases computed, 0 were there" in capsys.readouterr().out
+    (tmp_path / "tokens" / "phantom_0003.safetensors").write_bytes(b"cut off")
+    assert run(arguments) == 0 and "1 cases computed, 7 were there" in capsys.readouterr().out
+    ids, labels, vectors = read_table(tmp_path / "features.csv")
+    assert len(ids) == 8 and set(labels) <= {0, 1} and vectors.shape == (8, 2 * 192)
+    assert np.isfinite(vectors).all() and vectors.std(0).max() > 0
+
+
+def test_leave_one_out_is_a_plumbing_check_and_needs_labels(trained, data, tmp_path, capsys):
+    assert run(["evaluate", "--run", str(trained), "--data", str(data), "--leave-one-out"]) == 0
+    assert "plumbing check" in capsys.readouterr().out
+    write_phantoms(tmp_path / "plain", 2, PhantomSettings(size=48, slices=4))
+    (tmp_path / "plain" / "labels.csv").unlink()
+    assert run(["evaluate", "--run", str(trained), "--data", str(tmp_path / "plain"), "--leave-one-out"]) == 0
+    assert "No probe: the cases have no labels" in capsys.readouterr().out
+
+
+def test_split_probe_and_missing_modalities(trained, data, capsys):
+    lists = ["--train-csv", str(data / "train.csv"), "--val-csv", str(data / "val.csv")]
+    base = ["evaluate", "--run", str(trained), "--data", str(data), *lists]
+    assert run(base) == 0
+    assert run([*base, "--missing-modalities"]) == 0
+    document = json.loads((trained / "eval" / "missing_modalities.json").read_text())
+    assert len(document["results"]) == 7 and "ax_t2wi + ax_adc + ax_dwi" in document["results"]
+    probe = json.loads((trained / "eval" / "probe.json").read_text())
+    assert set(probe["results"]) == {"trained", "untrained", "intensity histograms"}
+
+
+def test_the_published_evaluation_function(trained, data):
+    string = f"ProstateSupervised:split={{}}:root={data}:split_csv={data}/{{}}.csv"
+    results = eval_log_regression_with_model(
+        model=load_backbone(trained).model,
+        train_dataset_str=string.format("TRAIN", "train"),
+        val_dataset_str=string.format("VAL", "val"),
+        metric_types=["accuracy", "f1", "auc"],
+        num_workers=4,
+    )
+    assert {"accuracy", "f1", "auc", "best_C"} <= set(results)
+
+
+def test_the_best_teacher_is_kept_and_loads_strictly_as_documented(trained, tmp_path):
+    backbone = load_backbone(trained)
+    state = backbone.model.state_dict()
+    worse = {n: t + 1 for n, t in state.items()}
+    for iteration, value, weights in ((9, 0.4, worse), (19, 0.8, state), (29, 0.6, worse)):
+        keep_best(tmp_path, iteration, "mcc", {"mcc": value, "best_C": 1.0}, weights)
+    content = torch.load(tmp_path / "eval" / "best" / "teacher_checkpoint.pth", weights_only=True)
+    backbone.model.load_state_dict(content["teacher"])
+    assert torch.equal(content["teacher"]["cls_token"], state["cls_token"])
+    assert json.loads((tmp_path / "eval" / "training_29" / "results.json").read_text())["val"]["mcc"] == 0.6
+
+
+def test_pictures_report_and_best(trained, data, tmp_path, capsys):
+    assert run(["visualize", "--run", str(trained), "--data", str(data), "--slices", "3"]) == 0
+    assert run(["report", str(trained), "--sections", str(tmp_path / "sections.json")]) == 0
+    document = json.loads((tmp_path / "sections.json").read_text())
+    assert document["schema"] == "bringup/run-report/1" and document["stages"][0]["seconds"] > 0
+    images = [s["image"] for s in document["sections"] if s["image"]]
+    assert len(images) >= 3 and all((tmp_path / image).is_file() for image in images)
+    assert run(["report", str(trained)]) == 0
+    page = (trained / "report.html").read_text()
+    assert "Is it training well?" in page and "data:image/png;base64" in page
+    capsys.readouterr()
+    assert run(["best", str(trained)]) == 0 and "lowest loss" in capsys.readouterr().out
+
+
+def test_export_is_compared_with_torch(trained, tmp_path):
+    assert run(["export", "--run", str(trained), "--out", str(tmp_path), "--onnx"]) == 0
+    assert {p.name for p in tmp_path.iterdir()} >= {"model.safetensors", "config.json", "model.onnx"}
