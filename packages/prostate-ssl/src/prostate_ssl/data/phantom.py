@@ -26,6 +26,8 @@ from prostate_ssl.data.volumes import write_volume
 from prostate_ssl.errors import ProstateError
 
 B_VALUES = (50, 400, 1000)
+EDGE_SHARE = 0.45
+PARTIAL_VOLUME = 1.22
 GLAND_MM = (24.0, 18.0, 22.0)
 """Half axes of a middling gland: left–right, front–back, head–foot."""
 
@@ -108,10 +110,12 @@ def _draw_anatomy(rng: np.random.Generator, label: int) -> _Anatomy:
         [rng.normal(0, 0.35, size=(10, 3)), rng.uniform(0, 2 * np.pi, (10, 1)), rng.uniform(0.3, 1, (10, 1))],
         axis=1,
     )
-    strength = rng.uniform(0.6, 1.0)
-    radius = rng.uniform(5.5, 8.0)
+    # Extent and strength of the change vary widely and in the same way in both classes: what they do to
+    # the grey values then tells nothing of the label.
+    strength = rng.uniform(0.4, 0.85)
+    radius = 6.8 * np.sqrt(rng.uniform(0.5, 1.8))
     place = _place_in_gland(rng, axes, centre, 0.25, 0.62)
-    focal = _Focus(place, np.array([radius, radius * rng.uniform(0.75, 1.1), radius * 1.3]), strength)
+    focal = _Focus(place, np.array([radius, radius * rng.uniform(0.85, 1.1), 9.0]), strength)
     foci = (focal,) if label else _scattered(rng, axes, centre, focal)
     nodules = tuple(
         _Focus(_place_in_gland(rng, axes, centre, 0.0, 0.5), rng.uniform(3, 7, size=3), rng.uniform(-1, 1))
@@ -135,14 +139,20 @@ def _place_in_gland(
 def _scattered(
     rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, like: _Focus
 ) -> tuple[_Focus, ...]:
-    """Many small foci with the volume and the strength of one focal lesion, over the same slices."""
-    foci = []
-    volume = float(np.prod(like.radius))
-    while volume > 0:
-        small = rng.uniform(1.8, 2.6)
-        radius = np.array([small, small, like.radius[2] * rng.uniform(0.5, 1.0)])
-        foci.append(_Focus(_place_in_gland(rng, axes, centre, 0.05, 0.85), radius, like.strength))
-        volume -= float(np.prod(radius))
+    """Many small foci that change about as much of the image as one mass, over the same slices, apart."""
+    foci: list[_Focus] = []
+    # The coarse diffusion grid averages a small focus with its surroundings: it starts out stronger.
+    strength = PARTIAL_VOLUME * like.strength
+    # Soft edges weigh more on many small foci than on one mass: 0.8 of its area changes as many voxels.
+    area = 0.8 * float(like.radius[0] * like.radius[1])
+    while area > 0:
+        small = rng.uniform(2.3, 3.1)
+        for _ in range(60):  # a place that keeps clear of the others, as long as there is one
+            place = _place_in_gland(rng, axes, centre, 0.05, 0.85)
+            if all(np.hypot(*(place - other.centre)[:2]) > 6.5 for other in foci):
+                break
+        foci.append(_Focus(np.array([*place[:2], like.centre[2]]), np.array([small, small, 9.0]), strength))
+        area -= small * small
     return tuple(foci)
 
 
@@ -196,11 +206,14 @@ def _sample_tissue(anatomy: _Anatomy, axes: tuple[np.ndarray, ...], field_of_vie
         adc = adc + weight * np.float32(120 * nodule.strength)
     change = np.zeros_like(t2)
     for focus in anatomy.foci:
-        change = np.maximum(
-            change, _inside(axes, focus.centre, focus.radius, 0.3) * np.float32(focus.strength)
-        )
+        change = np.maximum(change, _soft(axes, focus) * np.float32(focus.strength))
     change *= gland
     return Tissue(t2 * (1 - 0.42 * change), s0 * (1 + 0.15 * change), adc * (1 - 0.52 * change), gland > 0.5)
+
+
+def _soft(axes: tuple[np.ndarray, ...], focus: _Focus) -> np.ndarray:
+    """A focus with a soft edge; wide enough on a mass that it shows middling values too."""
+    return _inside(axes, focus.centre, focus.radius, EDGE_SHARE)
 
 
 def _blend(below: np.ndarray, weight: np.ndarray, above: np.ndarray | float) -> np.ndarray:
@@ -286,7 +299,7 @@ def _case_name(index: int) -> str:
 
 
 def _describe(settings: PhantomSettings, index: int) -> dict[str, object]:
-    return {**asdict(settings), "index": index, "label": phantom_label(settings.seed, index), "version": 1}
+    return {**asdict(settings), "index": index, "label": phantom_label(settings.seed, index), "version": 2}
 
 
 def _write_one(out: Path, settings: PhantomSettings, index: int) -> str:
