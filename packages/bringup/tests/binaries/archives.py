@@ -51,12 +51,14 @@ def _tar(files: Mapping[str, bytes]) -> bytes:
     return layer(files)
 
 
-def docker_image(path: Path, layers: Sequence[bytes]) -> Path:
-    """As `docker save` writes it: manifest.json at the end."""
-    names = [f"{hashlib.sha256(data).hexdigest()}/layer.tar" for data in layers]
-    files = dict(zip(names, layers, strict=True))
-    files["config.json"] = json.dumps({"config": {"Env": ["PATH=/opt/env/bin"]}}).encode()
-    manifest = [{"Config": "config.json", "RepoTags": ["x:1"], "Layers": names}]
+def docker_image(path: Path, layers: Sequence[bytes], *others: Sequence[bytes]) -> Path:
+    """As `docker save` writes one image or several: manifest.json at the end."""
+    files: dict[str, bytes] = {"config.json": json.dumps({"config": {"Env": ["PATH=/opt/env/bin"]}}).encode()}
+    manifest = []
+    for number, image in enumerate((layers, *others), start=1):
+        names = [f"{hashlib.sha256(data).hexdigest()}/layer.tar" for data in image]
+        files |= dict(zip(names, image, strict=True))
+        manifest.append({"Config": "config.json", "RepoTags": [f"x:{number}"], "Layers": names})
     files["manifest.json"] = json.dumps(manifest).encode()
     path.write_bytes(_tar(files))
     return path

@@ -149,6 +149,21 @@ def test_an_image_is_what_its_last_layer_leaves(
     assert unreadable == []
 
 
+def test_several_images_of_one_archive(tmp_path: Path, fixtures: Path, kernel: bytes) -> None:
+    base = archives.layer({"base.so": kernel, "own.so": kernel})
+    own = archives.layer({"own.so": (fixtures / "family.so").read_bytes()})
+    path = archives.docker_image(tmp_path / "two.tar", [base], [base, own])
+    reports, unreadable = _scan(path)
+    family, many = ("sm_100f", "sm_120f"), ("sm_75", "sm_86", "sm_90a", "sm_120")
+    assert {name: row.machine_code for name, row in reports.items()} == {
+        "x:1/base.so": many,
+        "x:1/own.so": many,
+        "x:2/base.so": many,
+        "x:2/own.so": family,
+    }
+    assert unreadable == []
+
+
 def test_a_whole_image_compressed(tmp_path: Path, kernel: bytes) -> None:
     plain = archives.docker_image(tmp_path / "image.tar", [archives.layer({"a.so": kernel})])
     path = tmp_path / "image.tar.gz"

@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from bringup.binaries.streams import ForwardSource, decompressed
 _WHITEOUT, _OPAQUE = ".wh.", ".wh..wh..opq"
 _LARGEST_DOCUMENT = 2 << 20
 _MOST_PARTS = 100_000
+_MOST_IMAGES = 100
 _LARGEST_ARCHIVE = 200 << 30
 _LARGEST_FILE = 8 << 30
 
@@ -56,19 +57,19 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class ImageArchive:
-    """The layers of one image, first to last, and the configuration that names its environment."""
+    """One image.
+
+    Attributes:
+        layers: first to last.
+        configuration: names its environment variables and entry point.
+        name: its first tag, where it has one.
+        others: the further images of the same archive (`docker save one two`).
+    """
 
     layers: tuple[Source, ...]
     configuration: dict[str, Any]
-
-
-def is_image_archive(path: str | Path) -> bool:
-    """Whether the file is a tar archive (compressed or not) with an image's documents in it."""
-    try:
-        with open_image(path):
-            return True
-    except (Damaged, OSError):
-        return False
+    name: str = ""
+    others: tuple[ImageArchive, ...] = ()
 
 
 @contextmanager
@@ -144,14 +145,19 @@ def _archive(source: Source, files: dict[str, tar.TarMember]) -> ImageArchive:
     contents = _Contents(source, files)
     try:
         if "manifest.json" in files:
-            first = contents.json("manifest.json")[0]
-            layers = tuple(contents.part(str(name)) for name in first["Layers"])
-            return ImageArchive(layers, _configuration(contents, str(first.get("Config", ""))))
+            images = [_docker(contents, row) for row in contents.json("manifest.json")[:_MOST_IMAGES]]
+            return replace(images[0], others=tuple(images[1:]))
         if "index.json" in files:
             return _oci(contents, contents.json("index.json"), depth=0)
     except (LookupError, TypeError, AttributeError) as error:
         raise Damaged(f"its manifest lacks {error}") from error
     raise Damaged("no image archive: neither manifest.json nor index.json is in it")
+
+
+def _docker(contents: _Contents, row: dict[str, Any]) -> ImageArchive:
+    layers = tuple(contents.part(str(name)) for name in row["Layers"])
+    tags = row.get("RepoTags") or [""]
+    return ImageArchive(layers, _configuration(contents, str(row.get("Config", ""))), str(tags[0]))
 
 
 def _configuration(contents: _Contents, path: str) -> dict[str, Any]:
@@ -247,16 +253,18 @@ def _files_of_layer(layer: Source, hidden: _Hidden, here: _Hidden) -> Iterator[I
 def scan_image(
     path: str | Path, on_file: Callable[[str], None] | None = None
 ) -> Iterator[BinaryReport | Unreadable]:
-    """Every binary in the image, as "archive.tar/usr/lib/name.so"."""
+    """Every binary in the image, as "archive.tar/usr/lib/name.so"; of several, "archive.tar/tag:1/usr/…"."""
     unreadable: list[Unreadable] = []
     try:
-        with open_image(path) as image:
-            for file in surviving_files(image, unreadable):
-                if file.source is None or not may_be_binary(file.path.rsplit("/", 1)[-1]):
-                    continue
-                if on_file:
-                    on_file(file.path)
-                yield from scan_image_file(file, f"{path}/{file.path}")
+        with open_image(path) as first:
+            for image in (first, *first.others):
+                root = f"{path}/{image.name}" if first.others else str(path)
+                for file in surviving_files(image, unreadable):
+                    if file.source is None or not may_be_binary(file.path.rsplit("/", 1)[-1]):
+                        continue
+                    if on_file:
+                        on_file(file.path)
+                    yield from scan_image_file(file, f"{root}/{file.path}")
     except (Damaged, OSError) as error:
         unreadable.append(Unreadable(str(path), str(error)))
     for row in unreadable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_SUFFIXES = (".so", ".pyd", ".dll", ".cubin", ".fatbin", ".ptx", ".a", ".o", ".exe", ".lib", ".obj")
+_SUFFIXES = tuple(".so .pyd .dll .cubin .fatbin .ptx .a .o .exe .lib .obj .out .bin".split())
 _ARCHIVES = (".whl", ".egg")
 _METADATA = (".dist-info", ".egg-info", "EGG-INFO", "__pycache__")
 _TEXTS = frozenset(("RECORD", "METADATA", "WHEEL", "INSTALLER", "REQUESTED", "LICENSE", "Makefile"))
