@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-_SUFFIXES = tuple(".so .pyd .dll .cubin .fatbin .ptx .a .o .exe .lib .obj .out .bin".split())
+_LIBRARIES = (".so", ".pyd", ".dll", ".a", ".lib")
+_OBJECTS_AND_PROGRAMS = (".o", ".obj", ".exe", ".out", ".bin")
+_DEVICE_CODE = (".cubin", ".fatbin", ".ptx")
+_SUFFIXES = (*_LIBRARIES, *_OBJECTS_AND_PROGRAMS, *_DEVICE_CODE)
 _ARCHIVES = (".whl", ".egg")
 _METADATA = (".dist-info", ".egg-info", "EGG-INFO", "__pycache__")
 _TEXTS = frozenset(("RECORD", "METADATA", "WHEEL", "INSTALLER", "REQUESTED", "LICENSE", "Makefile"))
