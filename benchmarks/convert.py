@@ -27,13 +27,17 @@ import torch
 from bringup.checkpoints import convert, convert_all
 
 
-def best(work: Callable[[], object], repeats: int) -> float:
-    """Seconds of the quickest of `repeats` calls."""
+def best(work: Callable[[Path], object], folder: Path, repeats: int) -> float:
+    """Seconds of the quickest of `repeats` calls, each with a folder of its own to write to.
+
+    Overwriting would spare some contenders the system's search for free pages.
+    """
     times = []
     for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            started = time.perf_counter()
+            work(Path(fresh))
+            times.append(time.perf_counter() - started)
     return min(times)
 
 
@@ -66,20 +70,21 @@ def measure(folder: Path, size: float, repeats: int) -> dict[str, object]:
     """One row."""
     source = folder / "big.pt"
     make_checkpoint(source, size)
-    seconds = {
-        "copy": best(lambda: shutil.copyfile(source, folder / "copy"), repeats),
-        "copy_and_hash": best(lambda: copy_and_hash(source, folder / "copy"), repeats),
-        "convert": best(lambda: convert(source, folder / "out"), repeats),
-        "load_and_save": best(lambda: load_and_save(source, folder / "usual.safetensors"), repeats),
+    contenders: dict[str, Callable[[Path], object]] = {
+        "copy": lambda out: shutil.copyfile(source, out / "copy"),
+        "copy_and_hash": lambda out: copy_and_hash(source, out / "copy"),
+        "convert": lambda out: convert(source, out),
+        "load_and_save": lambda out: load_and_save(source, out / "usual.safetensors"),
     }
+    seconds = {name: best(work, folder, repeats) for name, work in contenders.items()}
     small = []
     for index in range(10):
         small.append(folder / f"small{index}.pt")
         make_checkpoint(small[-1], 20e6)
-    seconds["convert_ten_of_20_mb"] = best(lambda: convert_all(small, folder / "ten"), repeats)
-    command = [Path(sys.executable).with_name("bringup"), "convert", *small, "-o", folder / "cli"]
+    program = [Path(sys.executable).with_name("bringup"), "convert", *small, "-o"]
+    seconds["convert_ten_of_20_mb"] = best(lambda out: convert_all(small, out), folder, repeats)
     seconds["command_ten_of_20_mb"] = best(
-        lambda: subprocess.run(command, check=True, capture_output=True), repeats
+        lambda out: subprocess.run([*program, out], check=True, capture_output=True), folder, repeats
     )
     return {
         "bytes": source.stat().st_size,
