@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
+from typing import NamedTuple
 
 from bringup.binaries import empty_code
 from bringup.binaries.architectures import Architecture
@@ -19,17 +20,19 @@ from bringup.binaries.source import Damaged, Source
 MAGIC = 0xBA55ED50
 MAGIC_BYTES = struct.pack("<I", MAGIC)
 _CONTAINER = struct.Struct("<IHHQ")
-_ENTRY = struct.Struct("<HHIQ")
+# kind, version, header size, payload size; PTX ISA minor and major, architecture; flags.
+_ENTRY = struct.Struct("<HHIQ8xHHI8xQ16x")
 _SMALLEST_ENTRY_HEADER = 64
 _LARGEST_ENTRY_HEADER = 4096
 _ARCHITECTURE_SPECIFIC = 0x100000
 _FAMILY_SPECIFIC = 0x200000
+_SPECIFIC = _ARCHITECTURE_SPECIFIC | _FAMILY_SPECIFIC
 _WINDOW = 1 << 20
 _NEAR = 256
 # Linkers pad to a page at most; a sparse file could claim terabytes of nothing.
 _WIDEST_GAP = 64 << 20
-# cuDNN and cuBLAS stay below a tenth of it; a hostile file of empty entries would fill the memory.
-MOST_ENTRIES = 300_000
+# The largest libraries (cuBLASLt, cuDNN) have six thousand; a hostile file would fill the memory.
+MOST_ENTRIES = 100_000
 
 
 class EntryKind(IntEnum):
@@ -47,8 +50,7 @@ class Compression(IntEnum):
     ZSTD = 0x8000
 
 
-@dataclass(frozen=True, slots=True)
-class FatbinEntry:
+class FatbinEntry(NamedTuple):
     """One image. `kind` is a number that `EntryKind` may not know; `isa` is PTX's (major, minor)."""
 
     kind: int
@@ -100,17 +102,6 @@ def _architecture(number: int, specific: int) -> Architecture:
     return Architecture(number, suffix)
 
 
-def _entry(header: bytes, kind: int, size: int) -> FatbinEntry:
-    (number,) = struct.unpack_from("<I", header, 28)
-    (flags,) = struct.unpack_from("<Q", header, 40)
-    isa = None
-    if kind == EntryKind.PTX:
-        minor, major = struct.unpack_from("<HH", header, 24)
-        isa = (major, minor)
-    architecture = _architecture(number, flags & (_ARCHITECTURE_SPECIFIC | _FAMILY_SPECIFIC))
-    return FatbinEntry(kind, architecture, size, flags, isa)
-
-
 def _container(source: Source, at: int, inside: int, end: int, size: int, room: int) -> FatbinContainer:
     """Hop over the entry headers in `[inside, end)`; `size` is what the container claims to hold."""
     damage = f"cut off: its container at byte {at} claims {size} bytes" if size > end - inside else None
@@ -121,8 +112,7 @@ def _container(source: Source, at: int, inside: int, end: int, size: int, room: 
         header = source.read(here, _SMALLEST_ENTRY_HEADER)
         if len(header) < _SMALLEST_ENTRY_HEADER:
             break
-        kind, _version, length, payload = _ENTRY.unpack_from(header)
-        (number,) = struct.unpack_from("<I", header, 28)
+        kind, _version, length, payload, minor, major, number, flags = _ENTRY.unpack(header)
         plausible = kind and _SMALLEST_ENTRY_HEADER <= length <= _LARGEST_ENTRY_HEADER and 10 <= number < 1000
         if not plausible:
             # Padding between the last entry and the end is all zeros.
@@ -133,7 +123,9 @@ def _container(source: Source, at: int, inside: int, end: int, size: int, room: 
         if length + payload > end - here:
             damage = damage or f"cut off: its entry at byte {here} claims {payload} bytes"
             break
-        entries.append(_entry(header, kind, payload))
+        architecture = _architecture(number, flags & _SPECIFIC)
+        isa = (major, minor) if kind == EntryKind.PTX else None
+        entries.append(FatbinEntry(kind, architecture, payload, flags, isa))
         places.append(here + length)
         here += length + payload
     return FatbinContainer(at, tuple(entries), damage, _without_function(source, entries, places))
@@ -142,11 +134,11 @@ def _container(source: Source, at: int, inside: int, end: int, size: int, room: 
 def _without_function(source: Source, entries: list[FatbinEntry], places: list[int]) -> bool:
     """Whether there is machine code, and none of it has a function. Only small payloads are looked into."""
     code = [(e, place) for e, place in zip(entries, places, strict=True) if e.kind == EntryKind.MACHINE_CODE]
-    if not code or any(entry.size > empty_code.LARGEST for entry, _ in code):
+    if not code or not all(empty_code.may_be_empty(entry.size, entry.flags) for entry, _ in code):
         return False
-    return all(
-        empty_code.holds_no_function(source.read(place, entry.size), entry.flags) for entry, place in code
-    )
+    # A kernel for some architectures only makes the image larger: the largest decides.
+    largest, place = max(code, key=lambda item: item[0].size)
+    return empty_code.holds_no_function(source.read(place, largest.size), largest.flags)
 
 
 def read_containers(
