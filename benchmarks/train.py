@@ -59,7 +59,7 @@ def synthetic_batch(cfg: DictConfig, device: torch.device, seed: int = 0) -> Cro
 
 
 def model_tflop(cfg: DictConfig, networks: SelfDistillation) -> float:
-    """Floating-point operations of a step, 10¹²: linear layers, attention and heads; backward is twice forward."""
+    """Floating-point operations of a step, 10¹²: of linear layers, attention and heads."""
     backbone = networks.student_backbone
     cases, modalities = cfg.train.batch_size_per_gpu, len(model_modalities(cfg))
     dim, depth = backbone.embed_dim, backbone.n_blocks

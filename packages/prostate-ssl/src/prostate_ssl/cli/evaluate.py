@@ -48,10 +48,11 @@ def command(
     if data:
         if not (train_csv and val_csv):
             raise ProstateError(
-                "With --data, name the two lists: --train-csv and --val-csv (`prostate-ssl split` makes them).",
+                "With --data, name two lists: --train-csv and --val-csv (`prostate-ssl split` makes them).",
                 2,
             )
-        base = f"ProstateSupervised:mri_sequences={','.join(load_backbone(run, weights).model.mri_sequences)}"
+        names = ",".join(load_backbone(run, weights).model.mri_sequences)
+        base = f"ProstateSupervised:mri_sequences={names}"
         root = Path(data).expanduser().absolute()
         for key, name, split in (("train", train_csv, "TRAIN"), ("val", val_csv, "VAL")):
             text = with_options(base, split=split, root=root, split_csv=name)

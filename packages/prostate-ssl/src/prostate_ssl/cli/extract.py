@@ -20,7 +20,7 @@ def command(
     ] = "",
     slices: Annotated[str, typer.Option("--slices", help="one, gland or all.")] = "one",
 ) -> int:
-    """Write CLS and patch tokens; cases that are done are not done again. Under torchrun the ranks share them."""
+    """Write CLS and patch tokens; what is done stays. Under torchrun the ranks share the cases."""
     from prostate_ssl.errors import ProstateError
     from prostate_ssl.evaluation.backbone import load_backbone
     from prostate_ssl.evaluation.extract import extract

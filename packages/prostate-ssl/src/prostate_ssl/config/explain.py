@@ -83,7 +83,7 @@ def suggest(cases: int, gpus: int, batch: int, base: str = PUBLISHED) -> tuple[D
     effective = scaled_learning_rate(cfg, gpus)
     reasons = [
         f"OFFICIAL_EPOCH_LENGTH {length}: ceil({cases} cases / total batch {batch * gpus})",
-        f"base_lr {rate:g}: published for {gpus} GPU(s) with batch {batch}; after {cfg.optim.scaling_rule} the "
+        f"base_lr {rate:g}: published for {gpus} GPU(s), batch {batch}; after {cfg.optim.scaling_rule} the "
         f"effective rate is {effective:.3g}",
         f"epochs {few}–{many} for {cases} cases",
         "16 GB of GPU memory at least, 24 GB recommended",

@@ -35,7 +35,7 @@ class _Tokens(nn.Module):
         self.model = model
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens = self.model.forward_features(x)
+        tokens = self.model.forward_features(x)  # type: ignore[operator]
         return tokens["x_norm_clstoken"], tokens["x_norm_patchtokens"]
 
 

@@ -53,7 +53,7 @@ class SegmentationModel(nn.Module):
 
     def forward(self, x: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
         """(B, M, H, W) → logits of the gland, (B, H, W)."""
-        batch, modalities, height, width = x.shape
+        _, modalities, height, width = x.shape
         tokens = self.backbone.forward_features(x, present=present)["x_norm_patchtokens"]
         grid = height // self.backbone.patch_size, width // self.backbone.patch_size
         y = tokens.unflatten(1, (modalities, *grid)).permute(0, 1, 4, 2, 3).flatten(1, 2)
@@ -71,7 +71,7 @@ def _convolution(into: int, out: int) -> nn.Sequential:
 
 
 def dice_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """1 − soft Dice (Milletari et al. 2016, with the plain denominator) of each slice, averaged; plus cross-entropy."""
+    """1 − soft Dice (Milletari et al. 2016) of each slice, averaged; plus cross-entropy."""
     target = masks.float()
     probability = logits.sigmoid()
     overlap = 2 * (probability * target).sum((1, 2)) + 1
@@ -152,7 +152,7 @@ def fit(
     loss_of: Callable[[torch.Tensor, Slices], torch.Tensor],
     progress: Callable[[str], None],
 ) -> list[float]:
-    """Train a head, with or without its backbone, by AdamW under half a cosine. Returns the mean loss per epoch."""
+    """Train a head, with or without its backbone, by AdamW under half a cosine; returns mean losses."""
     backbone.requires_grad_(not settings.frozen)
     heads = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
     groups = [{"params": heads, "lr": settings.lr}]
@@ -169,7 +169,7 @@ def fit(
             part = learn.of(rows)
             loss = loss_of(model(part.images.to(device), part.present.to(device)), part)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
             losses.append(loss.item())

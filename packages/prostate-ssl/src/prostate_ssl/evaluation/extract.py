@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from prostate_ssl.data import ProstateDataset
@@ -42,8 +42,8 @@ def extract(
 ) -> Extraction:
     """Write `out/tokens/CASE.safetensors` and `out/features.csv`; cases that are there are kept.
 
-    Each file holds cls (S, D), patches (S, M, N, D) and slices (S,) float32/int64 of S slices. The table has a
-    row per case: case_id, label, then CLS and mean patch token, averaged over the slices.
+    Each file holds cls (S, D), patches (S, M, N, D) and slices (S,) of S slices. The table has a row
+    per case: case_id, label, then CLS and mean patch token, averaged over the slices.
 
     Args:
         backbone: the frozen network; files made with other weights are made anew.
@@ -88,7 +88,7 @@ def _is_current(path: Path, stamp: dict[str, str]) -> bool:
     try:
         with safe_open(path, "pt") as file:
             return bool(file.metadata() == stamp)
-    except Exception:  # a damaged file is made anew
+    except (OSError, ValueError, SafetensorError):  # a damaged file is made anew
         return False
 
 
@@ -115,7 +115,7 @@ def choose_slices(dataset: ProstateDataset, index: int, slices: str) -> list[int
     gland = dataset.gland_or_none(index) if slices == "gland" else None
     if gland is None:
         return list(range(depth))
-    return np.flatnonzero(gland.any(axis=(1, 2))).tolist()  # type: ignore[no-any-return]
+    return np.flatnonzero(gland.any(axis=(1, 2))).tolist()
 
 
 def _write_table(path: Path, dataset: ProstateDataset, tokens: Path) -> None:

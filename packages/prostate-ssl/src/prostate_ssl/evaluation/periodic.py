@@ -27,7 +27,7 @@ log = logging.getLogger("prostate_ssl")
 def evaluate_teacher(
     cfg: DictConfig, networks: SelfDistillation, session: Session, folder: Path, iteration: int
 ) -> None:
-    """Probe the teacher; write `eval/training_N/results.json`; keep the best as `eval/best/teacher_checkpoint.pth`.
+    """Probe the teacher, write `eval/training_N/results.json`, keep the best teacher in `eval/best`.
 
     All ranks call it (the teacher may be sharded); rank 0 does the work and the others wait.
 

@@ -45,9 +45,8 @@ def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
         ProstateError: a name that is none of mcc, accuracy, f1, auc (published aliases are understood).
     """
     aliases = {"mean_accuracy": "accuracy", "multiclass_auc": "auc", "mean_per_class_accuracy": "accuracy"}
-    plain = tuple(
-        aliases.get(str(getattr(n, "value", n)).lower(), str(getattr(n, "value", n)).lower()) for n in names
-    )
+    lower = [str(getattr(name, "value", name)).lower() for name in names]
+    plain = tuple(aliases.get(name, name) for name in lower)
     unknown = [name for name in plain if name not in METRICS]
     if unknown:
         raise ProstateError(f"Unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}.", 2)
@@ -62,7 +61,7 @@ def score(
     Args:
         labels: (N,) true classes.
         probabilities: (N, C), columns in the order of `classes`.
-        names: of `METRICS`. AUC of more than two classes is one against the rest, macro-averaged; where the
+        names: of `METRICS`. AUC of several classes is one against the rest, averaged; where the
             validation cases have one class only, it is NaN.
     """
     predicted = classes[probabilities.argmax(1)]
@@ -108,7 +107,7 @@ def require_classes(table: FeatureTable, what: str) -> None:
         raise ProstateError(f"No case of {what} has a label: add a label column to its list, or labels.csv.")
     if len(found) < 2:
         raise ProstateError(
-            f"All {len(table.labels)} labelled cases of {what} are of class {found[0]}: a probe needs two classes."
+            f"All {len(table.labels)} labelled cases of {what} are of class {found[0]}: two are needed."
         )
 
 

@@ -76,7 +76,7 @@ def _document(result: ProbeResult) -> dict[str, Any]:
 def evaluate_split(
     backbone: Backbone, train: ProstateDataset, val: ProstateDataset, names: list[str], run: Path
 ) -> dict[str, Any]:
-    """Linear and k-NN probe, learned on `train` and judged on `val`, beside untrained network and histograms."""
+    """Linear and k-NN probe, learned on `train`, judged on `val`; beside them the baselines."""
     tables: dict[str, tuple[FeatureTable, FeatureTable]] = {
         "trained": (case_vectors(backbone.model, train), case_vectors(backbone.model, val)),
     }
@@ -104,7 +104,7 @@ def evaluate_run(cfg: DictConfig, *, missing_sequences: bool = False) -> int:
     paths = cfg.evaluation.train_dataset_path, cfg.evaluation.val_dataset_path
     if not all(paths):
         raise ProstateError(
-            "Evaluation needs labelled cases: set evaluation.train_dataset_path and evaluation.val_dataset_path "
+            "Evaluation needs labelled cases: set evaluation.train_dataset_path and .val_dataset_path "
             "(ProstateSupervised:split=…:root=…:split_csv=…).",
             2,
         )

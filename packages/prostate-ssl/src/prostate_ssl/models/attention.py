@@ -4,10 +4,10 @@
 - `flex`: FlexAttention (Dong et al. 2024), compiled; in fp32 its products run in TF32.
 - `tf32`: fp32 in and out; the products run on fused half-precision kernels, with TF32's precision.
 
-PyTorch's fused attention has no TF32 kernel. TF32 rounds the factors of a product to 10 bits of mantissa and
-adds in fp32; fp16 has the same 10 bits and its kernels add in fp32 too. What fp16 lacks is range, and attention
-lets us give it that: the backward pass is linear in the incoming gradient, so a power of two, which rounds
-nothing, brings the gradient into range before and out of it after.
+PyTorch's fused attention has no TF32 kernel. TF32 rounds the factors of a product to 10 bits of mantissa
+and adds in fp32; fp16 has the same 10 bits and its kernels add in fp32 too. What fp16 lacks is range, and
+attention lets us give it that: the backward pass is linear in the incoming gradient, so a power of two,
+which rounds nothing, brings the gradient into range before and out of it after.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def tf32_attention(qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
             training stops at the NaN that follows.
 
     Returns:
-        The result (B, T, heads, d) float32; then what the backward pass needs: qkv and the result in fp16, and
-        the logarithms of the softmax sums (B, heads, T) float32.
+        The result (B, T, heads, d) float32; then what the backward pass needs: qkv and the result in fp16,
+        and the logarithms of the softmax sums (B, heads, T) float32.
     """
     half = qkv.half()
     q, k, v = half.permute(2, 0, 3, 1, 4).unbind(0)
@@ -95,8 +95,8 @@ def tf32_attention_backward(
     if _prefers_cudnn(qkv):
         state = torch.zeros((), dtype=torch.int64, device=device)
         grads = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            _by_head(grad), q, k, v, _by_head(out), log_sum.unsqueeze(-1), state, state.clone(), None, None, None,
-            tokens, tokens, 0.0, False,
+            _by_head(grad), q, k, v, _by_head(out), log_sum.unsqueeze(-1), state, state.clone(),
+            None, None, None, tokens, tokens, 0.0, False,
         )  # fmt: skip
     else:
         state = torch.zeros(2, dtype=torch.uint64, device=device)

@@ -230,8 +230,8 @@ class MedicalVisionTransformer(nn.Module):
                 these are returned, which saves most of the last block.
 
         Returns:
-            With `rows`: x_norm_rows (R, D). Without: x_norm_clstoken (B, D), x_norm_regtokens (B, R, D), x_norm_patchtokens (B, M·N, D),
-            x_prenorm (B, 1 + R + M·N, D).
+            With `rows`: x_norm_rows (R, D). Without: x_norm_clstoken (B, D), x_norm_regtokens (B, R, D),
+            x_norm_patchtokens (B, M·N, D), x_prenorm (B, 1 + R + M·N, D).
 
         Raises:
             ValueError: sizes that are no multiple of the patch; unknown modality names.

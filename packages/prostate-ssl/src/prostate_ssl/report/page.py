@@ -13,9 +13,11 @@ from prostate_ssl.files import write_atomically
 from prostate_ssl.report.sections import Section
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem; color: #1c2530; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 66rem; margin: 2rem auto; padding: 0 1rem;
+color: #1c2530 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid #d5dbe1 }
-img { max-width: 100% } table { border-collapse: collapse } td, th { text-align: left; padding: .2rem .8rem .2rem 0;
+img { max-width: 100% } table { border-collapse: collapse }
+td, th { text-align: left; padding: .2rem .8rem .2rem 0;
 vertical-align: top; border-bottom: 1px solid #eceff2 } th { font-weight: 600 }
 """
 
@@ -48,7 +50,7 @@ def _section(section: Section) -> str:
 
 
 def write_sections(title: str, sections: list[Section], stages: list[dict[str, Any]], path: Path) -> None:
-    """Write `bringup/run-report/1`: the sections with picture paths relative to `path`, and the stages' times."""
+    """Write `bringup/run-report/1`: sections with pictures relative to `path`, and the stages' times."""
     document = {
         "schema": "bringup/run-report/1",
         "title": title,

@@ -60,7 +60,7 @@ def collect_sections(run: Path) -> list[Section]:
         sections.append(
             Section(
                 "PCA of patch features over the slices",
-                "The first three principal components of the patch tokens as colours; the yellow line is the gland.",
+                "The first three principal components of the patch tokens as colours; yellow: the gland.",
                 path,
             )
         )

@@ -86,22 +86,18 @@ def check_memory(cfg: DictConfig, total_bytes: int, world_size: int = 1) -> None
 def what_fits(cfg: DictConfig, total_bytes: int, world_size: int = 1) -> str:
     """The gentlest changes that fit a card of this size, each with its predicted memory."""
     room = total_bytes / GIB * (1 - _RESERVE)
-    options = [(f"train.batch_size_per_gpu={b}", {"train.batch_size_per_gpu": b}) for b in _smaller(cfg)]
-    options.append(("train.activation_checkpointing=true", {"train.activation_checkpointing": True}))
-    options += [(f"crops.global_crops_size={size}", {"crops.global_crops_size": size}) for size in (196, 182)]
-    options += [
-        ("precision=bf16", {"precision": "bf16"}),
-        ("student.arch=medical_vit_small", {"student.arch": "medical_vit_small"}),
-    ]
+    options: list[tuple[str, object]] = [("train.batch_size_per_gpu", b) for b in _smaller(cfg)]
+    options += [("train.activation_checkpointing", True)]
+    options += [("crops.global_crops_size", 196), ("crops.global_crops_size", 182)]
+    options += [("precision", "bf16"), ("student.arch", "medical_vit_small")]
     fitting = []
-    for text, changes in options:
+    for name, value in options:
         changed = cfg.copy()
-        for name, value in changes.items():
-            section, _, key = name.rpartition(".")
-            (changed[section] if section else changed)[key] = value
+        section, _, key = name.rpartition(".")
+        (changed[section] if section else changed)[key] = value
         need = predicted_peak(changed, world_size)
         if need <= room:
-            fitting.append(f"{text} ({need:.1f} GiB)")
+            fitting.append(f"{name}={str(value).lower()} ({need:.1f} GiB)")
     presets = [p for p in PRESETS if predicted_peak(load_config(p), world_size) <= room]
     advice = f"What fits: {', '.join(fitting[:4])}" if fitting else "No single change makes it fit"
     return advice + (f"; or the preset {presets[-1]}." if presets else ".")
@@ -117,6 +113,6 @@ def out_of_memory(cfg: DictConfig, device: torch.device, world_size: int) -> Pro
     total = torch.cuda.get_device_properties(device).total_memory
     peak = torch.cuda.max_memory_allocated(device) / GIB
     return ProstateError(
-        f"CUDA out of memory: {peak:.1f} of {total / GIB:.1f} GiB were in use. Other programs may share the card. "
+        f"CUDA out of memory: {peak:.1f} of {total / GIB:.1f} GiB were in use; others may share the card. "
         + what_fits(cfg, total, world_size)
     )

@@ -69,7 +69,7 @@ class StepInputs:
 def build_networks(cfg: DictConfig) -> nn.ModuleDict:
     """Backbone and heads of one network: `backbone`, `dino_head` and, if separate, `ibot_head`."""
     parts: dict[str, nn.Module] = {"backbone": build_backbone(cfg)}
-    width = parts["backbone"].embed_dim
+    width: int = parts["backbone"].embed_dim  # type: ignore[assignment]
     heads = {"dino_head": cfg.dino}
     if cfg.ibot.loss_weight > 0 and cfg.ibot.separate_head:
         heads["ibot_head"] = cfg.ibot
@@ -83,12 +83,12 @@ def build_networks(cfg: DictConfig) -> nn.ModuleDict:
 def network_calls(network: nn.ModuleDict) -> NetworkCalls:
     """How each part of a network is called: the backbone for all its tokens, a head for its scores."""
     calls: NetworkCalls = dict(network.items())
-    calls["backbone"] = network["backbone"].forward_features
+    calls["backbone"] = network["backbone"].forward_features  # type: ignore[assignment]
     return calls
 
 
 def _with_all_channels(batch: CropBatch) -> CropBatch:
-    """The batch with `present` and `masks` for every channel: a gland mask that is fed is there and not masked."""
+    """The batch with `present` and `masks` for every channel: a gland mask is there and not masked."""
     more = batch.global_crops.shape[1] - batch.present.shape[1]
     present = nn.functional.pad(batch.present, (0, more), value=True)
     unmasked = batch.global_crops.shape[1] - batch.masks.shape[1]
@@ -159,10 +159,10 @@ class SelfDistillation(nn.Module):
         if len(batch.local_crops):
             with self.gradient_sync(False):
                 loss = self._local_loss(batch, step, targets, shown)
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
         with self.gradient_sync(True):
             loss = self._global_loss(batch, step, targets, shown)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         shown = {name: value.detach() for name, value in shown.items()}
         if targets.masked is not None:
             shown["masked_patches"] = targets.masked.count

@@ -75,7 +75,7 @@ def build_optimizer(student: nn.ModuleDict, cfg: DictConfig) -> torch.optim.Adam
     """AdamW (Loshchilov & Hutter 2019) over all parameters, one fused kernel a group on GPUs."""
     on_gpu = next(student.parameters()).is_cuda
     return torch.optim.AdamW(
-        parameter_groups(student, cfg),  # type: ignore[arg-type]
+        parameter_groups(student, cfg),
         lr=0.0,
         betas=(cfg.optim.adamw_beta1, cfg.optim.adamw_beta2),
         fused=on_gpu,

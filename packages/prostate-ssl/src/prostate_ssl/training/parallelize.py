@@ -99,7 +99,7 @@ class _Features(nn.Module):
         self.backbone = backbone
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.backbone.forward_features(*args, **kwargs)
+        return self.backbone.forward_features(*args, **kwargs)  # type: ignore[operator]
 
 
 def replicate(module: nn.Module, session: Session) -> DistributedDataParallel:

@@ -109,7 +109,7 @@ def run_smoke_test(config_file: str = "", data: str = "", overrides: tuple[str, 
     result = smoke_test(config_file, data, overrides)
     print("Smoke test completed without runtime errors.")
     print(
-        f"The whole run: {result.iterations} iterations, about {result.predicted_hours:.2g} h on this machine (not "
+        f"The whole run: {result.iterations} iterations, about {result.predicted_hours:.2g} h here (not "
         f"compiled, data not cached), about {result.predicted_gib:.1f} GiB of GPU memory."
     )
     return 0
