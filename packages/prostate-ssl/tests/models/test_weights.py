@@ -81,7 +81,7 @@ def test_every_layout_loads_completely(layout, tmp_path):
 
 
 def test_other_image_sizes_and_more_modalities_are_adapted(tmp_path):
-    source = {n: t for n, t in model(seed=5).state_dict().items()}
+    source = dict(model(seed=5).state_dict())
     target = model(side=6, names=("ax_t2wi", "new_map"))
     report = load_pretrained_weights(target, saved(source, tmp_path / "w.pth"))
     assert set(report.resized) == {"pos_embed", "mri_seq_embed.weight"}
