@@ -102,14 +102,21 @@ def _architecture(number: int, specific: int) -> Architecture:
     return Architecture(number, suffix)
 
 
-def _container(source: Source, at: int, inside: int, end: int, size: int, room: int) -> FatbinContainer:
-    """Hop over the entry headers in `[inside, end)`; `size` is what the container claims to hold."""
+def _container(
+    source: Source, at: int, inside: int, end: int, size: int, room: int, first: bytes
+) -> FatbinContainer:
+    """Hop over the entry headers in `[inside, end)`; `size` is what the container claims to hold.
+
+    Args:
+        first: the first entry's header where it was read with the container's.
+    """
     damage = f"cut off: its container at byte {at} claims {size} bytes" if size > end - inside else None
     entries: list[FatbinEntry] = []
-    places: list[int] = []
+    largest: FatbinEntry | None = None
+    place = 0
     here = inside
     while here + _SMALLEST_ENTRY_HEADER <= end:
-        header = source.read(here, _SMALLEST_ENTRY_HEADER)
+        header = first if here == inside and first else source.read(here, _SMALLEST_ENTRY_HEADER)
         if len(header) < _SMALLEST_ENTRY_HEADER:
             break
         kind, _version, length, payload, minor, major, number, flags = _ENTRY.unpack(header)
@@ -125,20 +132,21 @@ def _container(source: Source, at: int, inside: int, end: int, size: int, room: 
             break
         architecture = _architecture(number, flags & _SPECIFIC)
         isa = (major, minor) if kind == EntryKind.PTX else None
-        entries.append(FatbinEntry(kind, architecture, payload, flags, isa))
-        places.append(here + length)
+        entry = FatbinEntry(kind, architecture, payload, flags, isa)
+        entries.append(entry)
+        if kind == EntryKind.MACHINE_CODE and (largest is None or payload > largest.size):
+            largest, place = entry, here + length
         here += length + payload
-    return FatbinContainer(at, tuple(entries), damage, _without_function(source, entries, places))
+    # A kernel for some architectures only makes their images larger: the largest decides.
+    empty = largest is not None and _without_function(source, largest, place)
+    return FatbinContainer(at, tuple(entries), damage, empty)
 
 
-def _without_function(source: Source, entries: list[FatbinEntry], places: list[int]) -> bool:
-    """Whether there is machine code, and none of it has a function. Only small payloads are looked into."""
-    code = [(e, place) for e, place in zip(entries, places, strict=True) if e.kind == EntryKind.MACHINE_CODE]
-    if not code or not all(empty_code.may_be_empty(entry.size, entry.flags) for entry, _ in code):
+def _without_function(source: Source, entry: FatbinEntry, place: int) -> bool:
+    """Whether machine code has no function. Only small payloads are looked into."""
+    if not empty_code.may_be_empty(entry.size, entry.flags):
         return False
-    # A kernel for some architectures only makes the image larger: the largest decides.
-    largest, place = max(code, key=lambda item: item[0].size)
-    return empty_code.holds_no_function(source.read(place, largest.size), largest.flags)
+    return empty_code.holds_no_function(source.read(place, entry.size), entry.flags)
 
 
 def read_containers(
@@ -157,10 +165,10 @@ def read_containers(
     end = source.size if size is None else min(start + size, source.size)
     at = start
     while at + _CONTAINER.size <= end:
-        header = source.read(at, _CONTAINER.size)
+        header = source.read(at, _CONTAINER.size + _SMALLEST_ENTRY_HEADER)
         if len(header) < _CONTAINER.size:
             return
-        magic, _version, length, claimed = _CONTAINER.unpack(header)
+        magic, _version, length, claimed = _CONTAINER.unpack_from(header)
         if magic != MAGIC or length < _CONTAINER.size:
             following = _next_magic(source, at, start, end)
             if following is None:
@@ -168,7 +176,8 @@ def read_containers(
             at = following
             continue
         inside = at + length
-        container = _container(source, at, inside, min(inside + claimed, end), claimed, room)
+        first = header[_CONTAINER.size :] if length == _CONTAINER.size else b""
+        container = _container(source, at, inside, min(inside + claimed, end), claimed, room, first)
         room -= 1 + len(container.entries)
         if room < 0:
             raise Damaged(f"more than {MOST_ENTRIES} containers in its fat binaries")
