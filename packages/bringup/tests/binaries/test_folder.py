@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -83,8 +84,15 @@ def test_a_folder_without_permission_is_named(tree: Path, tmp_path_factory: pyte
     locked.chmod(0)
     # Another user must be able to reach the tree; pytest keeps its folders to the user who runs it.
     base = tmp_path_factory.getbasetemp()
-    for folder in (base.parent, base, tree.parent, tree):
-        folder.chmod(0o755)
+    while (
+        base.parent != base
+        and base.parent.owner() == base.owner()
+        and base.parent != Path(tempfile.gettempdir())
+    ):
+        base = base.parent
+    for folder in (tree, *tree.parents):
+        if folder.is_relative_to(base):
+            folder.chmod(0o755)
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
