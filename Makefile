@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 JOBS ?= 2
 
+UNREACHABLE := echo "pip could not install what is needed (its own words are above). Check the network, the proxy (HTTPS_PROXY), free disk space and the package index ('$(BIN)/python -m pip config list'), then run the same command again." >&2; exit 1
+
 .PHONY: demo test test-slow lint types bench clean
 .DEFAULT_GOAL := test
 
@@ -29,7 +31,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.dev
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/scan.py $(VENV)
+	$(BIN)/python benchmarks/explain.py
+	$(BIN)/python benchmarks/convert.py
+	$(BIN)/python benchmarks/data.py --device cpu
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
@@ -37,13 +42,13 @@ clean:
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Install one and run: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "'$(PYTHON) -m venv' failed: on Debian and Ubuntu, install python3-venv; elsewhere, a Python with ensurepip." >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" || { $(UNREACHABLE); }
 	touch $@
 
 $(VENV)/.bringup: $(VENV)/.made packages/bringup/pyproject.toml
-	$(BIN)/python -m pip install --quiet -e packages/bringup
+	@$(BIN)/python -m pip install --quiet -e packages/bringup || { $(UNREACHABLE); }
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.bringup pyproject.toml packages/portable-kernels/pyproject.toml packages/prostate-ssl/pyproject.toml
-	$(BIN)/python -m pip install --quiet $(TORCH) --group dev -e packages/bringup -e packages/portable-kernels -e "packages/prostate-ssl[slurm,onnx]"
+	@$(BIN)/python -m pip install --quiet $(TORCH) --group dev -e packages/bringup -e packages/portable-kernels -e "packages/prostate-ssl[slurm,onnx]" || { $(UNREACHABLE); }
 	touch $@
