@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,6 +23,7 @@ _LONGEST_LINE = 2000
 _MOST_EXCERPT = 300
 # A piece of the log that stays in the processor's cache is searched for all literals before the next.
 _PIECE = 1 << 18
+_WORTH_SHARING = 32 << 20
 
 
 class ErrorText(BaseModel):
@@ -74,8 +77,8 @@ def _line_around(log: bytes, at: int) -> tuple[int, int]:
     return start, end if end >= 0 else min(len(log), at + _LONGEST_LINE)
 
 
-def _present(log: bytes) -> set[bytes]:
-    """Which of all literals stand anywhere in the log."""
+def _present_in(log: bytes) -> set[bytes]:
+    """Which of all literals stand anywhere in this part of a log."""
     sought = {literal.encode() for row in error_texts() for literal in row.literals}
     overlap = max(map(len, sought))
     found: set[bytes] = set()
@@ -83,6 +86,18 @@ def _present(log: bytes) -> set[bytes]:
         piece = log[start : start + _PIECE + overlap]
         found.update(needle for needle in sought - found if needle in piece)
     return found
+
+
+def _present(log: bytes) -> set[bytes]:
+    """Which of all literals stand anywhere in the log; a large one is shared out to the cores."""
+    if len(log) < _WORTH_SHARING:
+        return _present_in(log)
+    workers = min(os.cpu_count() or 1, 8)
+    size = -(-len(log) // workers)
+    overlap = max(len(literal.encode()) for row in error_texts() for literal in row.literals)
+    parts = [log[start : start + size + overlap] for start in range(0, len(log), size)]
+    with ProcessPoolExecutor(max_workers=workers) as pool:
+        return set().union(*pool.map(_present_in, parts))
 
 
 def _matches(log: bytes, row: ErrorText, present: set[bytes]) -> Iterator[tuple[int, str, dict[str, str]]]:
