@@ -10,8 +10,9 @@ import typer
 if TYPE_CHECKING:
     from bringup.facts.machine import MachineFacts
     from bringup.plan.model import Plan
+    from bringup.plan.planner import Wishes
     from bringup.recipes.schema import Recipe
-    from bringup.steps.apply import Applied
+    from bringup.steps.apply import Applied, InstallOptions
     from bringup.steps.run import Run, StageResult
     from bringup.steps.verify import Proof
 
@@ -34,9 +35,10 @@ def command(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run and begin anew.")] = False,
 ) -> None:
     """Look, plan, install, prove and run a workload; the last line printed is its report."""
-    from bringup.catalog import load as load_catalog
+    from bringup.cli.gpu_names import named_gpus
     from bringup.errors import BringupError
     from bringup.facts.machine import read_machine
+    from bringup.plan.planner import Wishes
     from bringup.recipes import load as load_recipe
     from bringup.report.console import output
     from bringup.report.messages import say
@@ -54,7 +56,8 @@ def command(
     machine = read_machine()
     console.print(say("up.facts"), style="bold", markup=False)
     console.print(facts_table(machine))
-    plan = _plan(chosen, machine, load_catalog(), gpu or [], cpu, profile, links, offline, overlay)
+    wishes = Wishes(named_gpus(gpu or []), cpu, profile, None, links, offline, overlay)
+    plan = _plan(chosen, machine, wishes)
     _show_plan(plan)
     applied = _apply(plan, InstallOptions(installer, links, offline))
     on_gpu = bool(plan.gpus) and not gpu
@@ -65,28 +68,14 @@ def command(
     typer.echo(page)
 
 
-def _plan(
-    recipe: Recipe,
-    machine: MachineFacts,
-    catalog: object,
-    gpu: list[str],
-    cpu: bool,
-    profile: str | None,
-    links: tuple[Path, ...],
-    offline: bool,
-    overlay: Path | None,
-) -> Plan:
-    from bringup.catalog import Catalog
-    from bringup.cli.gpu_names import named_gpus
-    from bringup.plan.planner import Wishes, make_plan
+def _plan(recipe: Recipe, machine: MachineFacts, wishes: Wishes) -> Plan:
+    from bringup.catalog import load
+    from bringup.plan.planner import make_plan
     from bringup.report.console import remarks
     from bringup.report.messages import say
 
-    assert isinstance(catalog, Catalog)
-    wishes = Wishes(named_gpus(gpu), cpu, profile, None, links, offline, overlay)
-    console = remarks()
-    with console.status(say("up.planning")):
-        return make_plan(recipe, machine, catalog, wishes)
+    with remarks().status(say("up.planning")):
+        return make_plan(recipe, machine, load(), wishes)
 
 
 def _show_plan(plan: Plan) -> None:
@@ -106,15 +95,14 @@ def _show_plan(plan: Plan) -> None:
     console.print(plan_table(plan))
 
 
-def _apply(plan: Plan, options: object) -> Applied:
+def _apply(plan: Plan, options: InstallOptions) -> Applied:
     from bringup.report.console import output
     from bringup.report.messages import say
     from bringup.report.progress import StepDisplay, step_title
     from bringup.report.tables import home_relative, proof_table
-    from bringup.steps.apply import InstallOptions, apply_plan
+    from bringup.steps.apply import apply_plan
     from bringup.steps.installers import progress_text
 
-    assert isinstance(options, InstallOptions)
     console = output()
     console.print()
     console.print(say("up.apply"), style="bold", markup=False)
