@@ -188,3 +188,38 @@ def test_no_network(interpreter: Interpreter, packages: tuple[LockedPackage, ...
     )
     assert ran.returncode == 1
     assert json.loads(ran.stdout)["id"] == "no-network"
+
+
+def command_line(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"BRINGUP_HOME": str(home), "LC_ALL": "C.UTF-8"}
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=600
+    )
+
+
+def test_an_index_without_torch(tmp_path: Path) -> None:
+    """An offline folder that holds nothing: said before anything is made."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    home = tmp_path / "home"
+    ran = command_line(home, "up", "prostate-ssl", "--demo", "--offline", "--find-links", str(wheels))
+    assert ran.returncode == 1
+    assert "torch" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not list(home.glob("environments/*/current"))
+
+
+def test_over_a_given_torch(tmp_path: Path) -> None:
+    """An overlay uses the torch of the environment that runs the tests and installs only what is missing."""
+    home, file = tmp_path / "home", tmp_path / "plan.toml"
+    made = command_line(home, "plan", "prostate-ssl", "--overlay", sys.prefix, "--cpu", "-o", str(file))
+    assert made.returncode == 0, made.stderr
+    assert 'name = "torch"' not in file.read_text()
+    ran = command_line(home, "apply", str(file), "--json")
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["proof"]["ok"]
+    answer = command_line(
+        home, "env", "run", "prostate-ssl", "--", "python", "-c", "import torch; print(torch.__file__)"
+    )
+    assert answer.stdout.strip().startswith(sys.prefix)
