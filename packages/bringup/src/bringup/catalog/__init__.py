@@ -14,7 +14,7 @@ from packaging.version import Version
 from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.binaries.compatibility import carries
 from bringup.catalog.gpu_names import find_gpu
-from bringup.catalog.schema import DriverMinimum, Extension, Gpu, TorchBuild
+from bringup.catalog.schema import DriverMinimum, Extension, Gpu, Toolkit, TorchBuild
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,6 +32,12 @@ class Catalog:
     drivers: tuple[DriverMinimum, ...]
     gpus: tuple[Gpu, ...]
     extensions: tuple[Extension, ...]
+    toolkits: tuple[Toolkit, ...]
+
+    def toolkit(self, version: str) -> Toolkit | None:
+        """The toolkit "12.8", also when asked for as "12.8.93"; None where the catalog does not know it."""
+        release = ".".join(version.split(".")[:2])
+        return next((row for row in self.toolkits if row.version == release), None)
 
     def extension(self, name: str) -> Extension | None:
         """The extension of this distribution name, however it is spelled."""
@@ -89,4 +95,5 @@ def load() -> Catalog:
         drivers=tuple(DriverMinimum.model_validate(row) for row in _table("drivers.toml", "drivers")),
         gpus=tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus")),
         extensions=tuple(Extension.model_validate(row) for row in _table("extensions.toml", "extensions")),
+        toolkits=tuple(Toolkit.model_validate(row) for row in _table("toolkits.toml", "toolkits")),
     )

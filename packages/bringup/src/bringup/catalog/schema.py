@@ -56,6 +56,25 @@ class DriverMinimum(Row):
     windows: str
 
 
+class Toolkit(Row):
+    """One release of the CUDA toolkit.
+
+    Attributes:
+        architectures: all that its nvcc builds machine code for, with the suffixes.
+        ptx_isa: the newest PTX ISA version that it writes.
+        gcc_min, gcc_max: oldest supported and newest accepted (host_config.h) major version of gcc.
+        driver_linux, driver_windows: the oldest that runs its programs (minor-version compatibility).
+    """
+
+    version: CudaVersion
+    architectures: tuple[MachineCode, ...]
+    ptx_isa: CudaVersion
+    gcc_min: int
+    gcc_max: int
+    driver_linux: str
+    driver_windows: str
+
+
 class Gpu(Row):
     """One marketing name and the compute capability of its chip."""
 
@@ -70,6 +89,7 @@ class Extension(Row):
         name: of the distribution, as PEP 503 compares it. `imports`: its top-level modules.
         portable: the shim of portable-kernels that replaces it, None where there is none.
         repository: where its source is. `wheels`: a find-links page with `{torch}` and `{cuda}`, if any.
+        build: the command that builds it from source beside an installed torch.
     """
 
     name: str
@@ -77,4 +97,5 @@ class Extension(Row):
     portable: str | None = None
     repository: str
     wheels: str | None = None
+    build: str | None = None
     licence: str
