@@ -37,7 +37,7 @@ class TorchBuild(Row):
     """
 
     version: str
-    cuda: CudaVersion | None
+    cuda: CudaVersion | None = None
     local: str
     index: str | None = None
     machine_code: tuple[MachineCode, ...] = ()

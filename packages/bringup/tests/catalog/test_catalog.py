@@ -1,0 +1,149 @@
+"""The catalog: complete, unique, and sane against itself and the published wheels."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from bringup.catalog import load
+from bringup.errors import BringupError
+
+CATALOG = load()
+ROOT = Path(__file__).parents[4]
+RELEASES = [
+    "1.13.0",
+    "1.13.1",
+    "2.0.0",
+    "2.0.1",
+    "2.1.0",
+    "2.1.1",
+    "2.1.2",
+    "2.2.0",
+    "2.2.1",
+    "2.2.2",
+    "2.3.0",
+    "2.3.1",
+    "2.4.0",
+    "2.4.1",
+    "2.5.0",
+    "2.5.1",
+    "2.6.0",
+    "2.7.0",
+    "2.7.1",
+    "2.8.0",
+    "2.9.0",
+    "2.9.1",
+    "2.10.0",
+    "2.11.0",
+    "2.12.0",
+    "2.12.1",
+    "2.13.0",
+    "2.14.0",
+    "2.14.1",
+    "2.15.0",
+]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_every_release_has_a_default_and_a_cpu_build(release: str) -> None:
+    builds = [build for build in CATALOG.torch_builds if build.version == release]
+    assert [build.index for build in builds].count(None) == 1
+    assert any(build.cuda is None for build in builds)
+
+
+def test_rows_are_unique() -> None:
+    keys = [(build.version, build.local) for build in CATALOG.torch_builds]
+    assert len(keys) == len(set(keys))
+    for names in (
+        [row.version for row in CATALOG.toolkits],
+        [row.name for row in CATALOG.gpus],
+        [row.name for row in CATALOG.extensions],
+    ):
+        assert len(names) == len(set(names))
+
+
+def test_every_build_is_buildable_by_its_toolkit() -> None:
+    for build in CATALOG.torch_builds:
+        SpecifierSet(build.python)
+        if build.cuda is None:
+            assert not build.machine_code
+            continue
+        toolkit = CATALOG.toolkit(build.cuda)
+        assert toolkit is not None, build.cuda
+        assert build.machine_code
+        assert set(build.machine_code) <= set(toolkit.architectures), (build.version, build.local)
+        assert {name.replace("compute", "sm") for name in build.ptx} <= set(toolkit.architectures)
+
+
+def test_toolkits_advance() -> None:
+    rows = CATALOG.toolkits
+    assert rows[0].version == "10.2"
+    for older, newer in itertools.pairwise(rows):
+        assert Version(older.version) < Version(newer.version)
+        assert Version(older.ptx_isa) <= Version(newer.ptx_isa)
+        assert older.gcc_min <= older.gcc_max <= newer.gcc_max
+        assert Version(older.driver_linux) <= Version(newer.driver_linux)
+        assert Version(older.driver_windows) <= Version(newer.driver_windows)
+
+
+def test_toolkit_by_full_version() -> None:
+    toolkit = CATALOG.toolkit("12.8.93")
+    assert toolkit is not None
+    assert toolkit.version == "12.8"
+    assert toolkit.gcc_max == 14
+    assert CATALOG.toolkit("9.0") is None
+
+
+def test_drivers_and_toolkits_agree() -> None:
+    for row in CATALOG.toolkits:
+        minimum = CATALOG.minimum_driver(row.version, windows=False)
+        assert minimum in (None, row.driver_linux)
+
+
+def test_every_gpu_is_found_by_its_own_name() -> None:
+    for gpu in CATALOG.gpus:
+        assert str(CATALOG.find_gpu(gpu.name)[1]) == gpu.capability, gpu.name
+
+
+@pytest.mark.parametrize(
+    ("text", "capability"),
+    [
+        ("RTX 5090", "12.0"),
+        ("5070 Ti", "12.0"),
+        ("5070ti", "12.0"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "8.9"),
+        ("NVIDIA H200", "9.0"),
+        ("NVIDIA A100-SXM4-80GB", "8.0"),
+        ("NVIDIA H100 80GB HBM3", "9.0"),
+        ("Tesla T4", "7.5"),
+        ("Tesla V100-SXM2-16GB", "7.0"),
+        ("GTX 680", "3.0"),
+        ("K80", "3.7"),
+        ("DGX Spark", "12.1"),
+        ("RTX PRO 6000 Blackwell", "12.0"),
+        ("B300", "10.3"),
+        ("sm_120", "12.0"),
+    ],
+)
+def test_names_that_people_use(text: str, capability: str) -> None:
+    assert str(CATALOG.find_gpu(text)[1]) == capability
+
+
+def test_unknown_gpu_names_the_nearest() -> None:
+    with pytest.raises(BringupError) as caught:
+        CATALOG.find_gpu("RTX 5095")
+    assert "50" in str(caught.value.parameters["nearest"])
+
+
+@pytest.mark.slow
+def test_rows_agree_with_the_published_metadata() -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "check_catalog.py"), "2.15.0", "2.8.0", "1.13.1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agrees") == 3
