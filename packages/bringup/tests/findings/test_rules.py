@@ -204,7 +204,11 @@ def test_defined_symbol(
     broken: Broken, machine: MachineFacts, compiled: Callable[..., Path], torch_library_folder: Path
 ) -> None:
     with_real_torch(broken, torch_library_folder)
-    there = torch_extension(compiled, torch_library_folder, "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE")
+    there = torch_extension(
+        compiled,
+        torch_library_folder,
+        "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
+    )
     broken.distribution("good-ext", "1.0", {"good_ext/_C.so": there})
     assert ids(examine(machine, broken.root)) == []
 
