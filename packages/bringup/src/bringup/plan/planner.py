@@ -186,6 +186,18 @@ def _estimate(packages: Sequence[LockedPackage]) -> Estimate:
     )
 
 
+def _beyond_packages(recipe: Recipe, profile: str) -> list[str]:
+    """Tables of the recipe that no step carries out yet: half a plan would be worse than none."""
+    rows = {
+        "extensions": [row for row in recipe.extensions if not row.profiles or profile in row.profiles],
+        "patches": [row for row in recipe.patches if not row.profiles or profile in row.profiles],
+        "checkpoints": recipe.checkpoints,
+        "weights": recipe.weights,
+        "source": [recipe.source] if recipe.source else [],
+    }
+    return [name for name, listed in rows.items() if listed]
+
+
 def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: Wishes | None = None) -> Plan:
     """Plan a new environment for a recipe. Nothing is installed but the resolver's own pip.
 
@@ -198,6 +210,8 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
     if profile != recipe.default_profile and profile not in recipe.profiles:
         known = ", ".join([recipe.default_profile, *recipe.profiles])
         raise BringupError("unknown-profile", exit_code=2, given=profile, known=known)
+    if parts := _beyond_packages(recipe, profile):
+        raise BringupError("recipe-needs-more", exit_code=2, recipe=recipe.name, parts=", ".join(parts))
     if wishes.overlay:
         resolver, torch, python = _given_torch(recipe, wishes)
     else:
