@@ -12,6 +12,9 @@ from bringup.errors import BringupError
 
 _NOISE = {"nvidia", "geforce", "quadro", "tesla", "gpu", "laptop", "mobile", "notebook", "graphics"}
 _NOISE |= {"pcie", "sxm", "sxm2", "sxm3", "sxm4", "sxm5", "sxm6", "hbm2", "hbm2e", "hbm3", "hbm3e", "with"}
+# Words that people leave out where the rest of the name tells the chip.
+_SOMETIMES_LEFT_OUT = {"rtx", "gtx", "gt", "generation", "jetson", "agx", "blackwell", "workstation"}
+_SOMETIMES_LEFT_OUT |= {"server", "edition"}
 _MEMORY = re.compile(r"\d+ ?(gb|gib|mb)")
 
 
@@ -19,12 +22,13 @@ def _words(text: str) -> tuple[str, ...]:
     """The words that tell chips apart: lower case, "5070ti" taken apart, brands and memory sizes left out."""
     lowered = _MEMORY.sub(" ", text.lower().replace("max-q", "maxq"))
     spaced = re.sub(r"(\d{3,4})(ti|super|d)\b", r"\1 \2", lowered)
+    spaced = re.sub(r"\b(rtx|gtx|gt)(\d)", r"\1 \2", spaced)
     words = re.findall(r"[a-z0-9]+", spaced)
     return tuple(word for word in words if word not in _NOISE)
 
 
 def _prefixless(words: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(word for word in words if word not in ("rtx", "gtx", "gt", "generation", "jetson"))
+    return tuple(word for word in words if word not in _SOMETIMES_LEFT_OUT)
 
 
 def find_gpu(text: str, gpus: Sequence[Gpu]) -> tuple[str, ComputeCapability]:

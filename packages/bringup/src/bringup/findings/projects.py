@@ -74,7 +74,8 @@ def impossible_pin(examined: Examined) -> Iterator[Finding]:
             )
             sm = gpu.capability.sm
             error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch"
-            fix = f"sed -i '{pin.line}s/.*/torch>={first.version}/' \"{Path(project.root) / pin.file}\""
+            index = f" --index-url {first.index}" if first.index else ""
+            fix = f"python -m pip install torch=={first.version}{index}"
             parameters = {
                 "pin": str(pin.requirement),
                 "gpu": gpu.name,
