@@ -20,6 +20,7 @@ VERBS: tuple[str, ...] = (
     "convert",
     "rebuild",
     "explain",
+    "rewrite",
 )
 GROUPS: tuple[str, ...] = ("env", "recipes")
 
