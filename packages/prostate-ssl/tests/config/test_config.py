@@ -149,3 +149,8 @@ def test_a_configuration_for_a_larger_card_is_refused_with_what_fits():
         if name.startswith("gpu-"):
             size = int(name.removeprefix("gpu-").removesuffix("gb"))
             check_memory(load_config(name), size * 2**30)
+
+
+@pytest.mark.parametrize("value", ["false", "True", "auto"])
+def test_compile_takes_yaml_booleans(value: str) -> None:
+    assert load_config("demo", [f"train.compile={value}"]).train.compile.lower() == value.lower()

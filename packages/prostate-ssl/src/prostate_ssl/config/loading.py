@@ -170,7 +170,8 @@ def check(cfg: DictConfig) -> None:
     """
     for name, choices in _CHOICES.items():
         value = OmegaConf.select(cfg, name)
-        shown = str(value).lower() if isinstance(value, bool) else value
+        # YAML's false, written into a key that holds text, becomes "False".
+        shown = str(value).lower() if str(value) in ("True", "False") else value
         if shown is not None and shown not in choices:
             raise ProstateError(f"{name} is {shown!r}; it may be {', '.join(c for c in choices if c)}.", 2)
     for name in _POSITIVE:
