@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from bringup.checkpoints import convert, open_checkpoint
+from bringup.errors import BringupError
 
 warnings.filterwarnings("ignore", message=".*(quantize|Sparse CSR|nested tensors|TypedStorage).*")
 
@@ -107,6 +110,20 @@ def test_every_layout(
     value = LAYOUTS[name]
     found = assemble(save({"w": value}, container))["w"]
     assert probe.is_same(found, value)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_a_scale_that_is_no_number_is_refused(
+    scale: float, save: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = save({"w": torch.quantize_per_tensor(torch.randn(3, 4), 0.1, 3, torch.quint8)}, "legacy")
+    data = path.read_bytes()
+    assert data.count(struct.pack(">d", 0.1)) == 1
+    path.write_bytes(data.replace(struct.pack(">d", 0.1), struct.pack(">d", scale)))
+    with pytest.raises(BringupError) as raised:
+        convert(path, tmp_path / "out")
+    assert raised.value.id == "checkpoint-tensor"
+    assert not list((tmp_path / "out").glob("*"))
 
 
 def test_nested_and_meta_tensors(

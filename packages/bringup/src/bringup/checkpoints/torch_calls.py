@@ -5,6 +5,7 @@ Source of the argument lists: `torch/_utils.py`, `torch/_tensor.py` and `torch/s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -226,8 +227,9 @@ def _quantised(arguments: tuple[Any, ...]) -> Any:
     if len(sizes) != len(steps) or not _is_count(offset):
         raise refuse("shape, strides and offset do not fit together")
     tensor = Tensor(storage.dtype, sizes, storage, offset, steps, bool(rest and rest[0] is True))
-    numbers = (int, float)
-    if kind == "per_tensor_affine" and len(scheme) == 3 and all(type(part) in numbers for part in scheme[1:]):
+    if kind == "per_tensor_affine" and [type(part) for part in scheme[1:]] == [float, int]:
+        if not math.isfinite(scheme[1]):
+            raise refuse("the scale of a quantised tensor is not a finite number")
         tensor.details = {"scheme": kind, "scale": scheme[1], "zero_point": scheme[2]}
         return tensor
     if kind.startswith("per_channel_affine") and len(scheme) == 4 and _is_count(scheme[3]):
