@@ -50,5 +50,5 @@ $(VENV)/.bringup: $(VENV)/.made packages/bringup/pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.bringup pyproject.toml packages/portable-kernels/pyproject.toml packages/prostate-ssl/pyproject.toml
-	@$(BIN)/python -m pip install --quiet $(TORCH) --group dev -e packages/bringup -e packages/portable-kernels -e "packages/prostate-ssl[slurm,onnx]" || { $(UNREACHABLE); }
+	@$(BIN)/python -m pip install --quiet $(TORCH) --group dev -e packages/bringup -e "packages/portable-kernels[nvrtc]" -e "packages/prostate-ssl[slurm,onnx]" || { $(UNREACHABLE); }
 	touch $@

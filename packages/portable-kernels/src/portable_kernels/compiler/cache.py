@@ -1,0 +1,76 @@
+"""Compiled kernels on disk, shared by processes.
+
+A file's name is the hash of all that decides its bytes (text, chip, format, options, NVRTC's version), so
+nothing is ever overwritten with something else: two processes that compile the same kernel write the same file,
+each beside it first and then by `os.replace`. The file starts with the hash of its payload; one that does not
+match is made anew. A folder that cannot be written costs a compilation per process and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from portable_kernels.compiler.nvrtc import OPTIONS, CodeFormat, compile_source, version
+from portable_kernels.compiler.source import KernelSource
+
+_DIGEST_BYTES = 32
+
+
+def folder() -> Path:
+    """Return the cache's folder: `$PORTABLE_KERNELS_CACHE`, else the user's cache folder."""
+    chosen = os.environ.get("PORTABLE_KERNELS_CACHE")
+    if chosen:
+        return Path(chosen)
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "portable-kernels"
+
+
+def path_for(source: KernelSource, target: str, code_format: CodeFormat) -> Path:
+    """Return the file that holds `source` compiled for `target`."""
+    decisive = "\0".join(
+        [source.digest, target, code_format.value, *OPTIONS, *source.options, "{}.{}".format(*version())]
+    )
+    name = hashlib.sha256(decisive.encode()).hexdigest()[:32]
+    return folder() / target / f"{source.file_name.removesuffix('.cu')}-{name}.{code_format.value}"
+
+
+def _read(path: Path) -> bytes | None:
+    """Return the payload, or None when there is none or it is damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, payload = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    return payload if hashlib.sha256(payload).digest() == digest else None
+
+
+def _write(path: Path, payload: bytes) -> None:
+    """Write under a name of its own, then rename: a reader sees all of it or nothing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+    except OSError:
+        return
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(payload).digest() + payload)
+        Path(temporary).replace(path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def compiled(source: KernelSource, target: str, code_format: CodeFormat) -> bytes:
+    """Return `source` compiled for `target`, from the cache or by compiling it now."""
+    path = path_for(source, target, code_format)
+    payload = _read(path)
+    if payload is None:
+        payload = compile_source(source, target, code_format)
+        _write(path, payload)
+    return payload

@@ -1,0 +1,64 @@
+"""How a bad index on a GPU is reported without stopping for it.
+
+A kernel that meets an index outside its bounds touches no memory through it, and writes what it saw into
+page-locked host memory, which the host reads for nothing. Each op looks there before it starts, and so does
+`check_indices`, which waits for the device first. With `PORTABLE_KERNELS_DEBUG=1` every op waits and checks
+at once.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+
+import torch
+
+_MEANING = {
+    1: "index {value} at position {position} is outside [0, {size})",
+    2: "pointer {value} of segment {position} is outside [0, {size}]",
+    3: "index {value} at position {position} is smaller than the one before it; sorted indices are expected",
+}
+
+
+@cache
+def flag(device: int) -> torch.Tensor:
+    """Return the (4,) int64 of page-locked host memory that a device's kernels write a bad index into."""
+    return torch.zeros(4, dtype=torch.int64, pin_memory=True)
+
+
+@cache
+def _view(device: int) -> object:
+    """The same memory as a numpy array: reading it costs less than a tensor's item()."""
+    return flag(device).numpy()
+
+
+def raise_reported(device: int) -> None:
+    """Raise the IndexError that a kernel has reported on this device so far, if any, and forget it."""
+    view = _view(device)
+    code = int(view[0])  # type: ignore[index]
+    if code == 0:
+        return
+    value, position, size = (int(view[i]) for i in (1, 2, 3))  # type: ignore[index]
+    flag(device).zero_()
+    raise IndexError(f"portable_kernels: {_MEANING[code].format(value=value, position=position, size=size)}")
+
+
+def check_indices(device: torch.device | int | None = None) -> None:
+    """Wait for a CUDA device and raise IndexError if any op so far was given an index outside its bounds."""
+    if not torch.cuda.is_available():
+        return
+    index = device if isinstance(device, int) else torch.device(device or "cuda").index
+    index = torch.cuda.current_device() if index is None else index
+    torch.cuda.synchronize(index)
+    raise_reported(index)
+
+
+def checks_at_once() -> bool:
+    """Tell whether `PORTABLE_KERNELS_DEBUG=1` asks for a check after every op."""
+    return os.environ.get("PORTABLE_KERNELS_DEBUG", "0") == "1"
+
+
+def after_launch(device: int) -> None:
+    """What every op with a user's index does after its kernels: nothing, or in the debug mode a check."""
+    if checks_at_once():
+        check_indices(device)

@@ -1,0 +1,98 @@
+// The element types of torch, without any header: NVRTC's wheel brings none.
+// SCALAR is the element type of a translation unit; accumulator<SCALAR> is what sums are kept in.
+
+typedef long long int64;
+typedef unsigned long long uint64;
+typedef unsigned int uint32;
+
+struct half_t { unsigned short bits; };
+struct bfloat_t { unsigned short bits; };
+
+template <typename T> struct accumulator { typedef T type; };
+template <> struct accumulator<half_t> { typedef float type; };
+template <> struct accumulator<bfloat_t> { typedef float type; };
+
+template <typename T> __device__ __forceinline__ T load(T v) { return v; }
+__device__ __forceinline__ float load(half_t v) {
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(v.bits));
+    return f;
+}
+__device__ __forceinline__ float load(bfloat_t v) { return __uint_as_float((uint32)v.bits << 16); }
+
+template <typename T> struct Store {
+    static __device__ __forceinline__ T from(typename accumulator<T>::type v) { return (T)v; }
+};
+template <> struct Store<half_t> {
+    static __device__ __forceinline__ half_t from(float v) {
+        half_t h;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(h.bits) : "f"(v));
+        return h;
+    }
+};
+template <> struct Store<bfloat_t> {
+    static __device__ __forceinline__ bfloat_t from(float v) {
+        uint32 u = __float_as_uint(v);
+        bfloat_t b;
+        if ((u & 0x7fffffffu) > 0x7f800000u) b.bits = (unsigned short)((u >> 16) | 0x40);  // NaN stays NaN
+        else b.bits = (unsigned short)((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);            // to nearest, ties to even
+        return b;
+    }
+};
+
+// The smallest finite value: what a maximum starts from, as in the original.
+template <typename T> struct Lowest {
+    static __device__ __forceinline__ T value() { return (T)(((T)-1 < (T)0) ? ((T)1 << (sizeof(T) * 8 - 1)) : 0); }
+    static __device__ __forceinline__ T highest() { return (T)~value(); }
+};
+template <> struct Lowest<float> {
+    static __device__ __forceinline__ float value() { return -3.402823466e+38f; }
+    static __device__ __forceinline__ float highest() { return 3.402823466e+38f; }
+};
+template <> struct Lowest<double> {
+    static __device__ __forceinline__ double value() { return -1.7976931348623157e+308; }
+    static __device__ __forceinline__ double highest() { return 1.7976931348623157e+308; }
+};
+
+// A bit pattern whose unsigned order is the value's order. Both zeros are one.
+__device__ __forceinline__ uint64 ordered(float v) {
+    uint32 u = __float_as_uint(v == 0.f ? 0.f : v);
+    return (u & 0x80000000u) ? ~u : (u | 0x80000000u);
+}
+__device__ __forceinline__ uint64 ordered(double v) {
+    uint64 u = (uint64)__double_as_longlong(v == 0.0 ? 0.0 : v);
+    return (u >> 63) ? ~u : (u | 0x8000000000000000ull);
+}
+__device__ __forceinline__ uint64 ordered(int64 v) { return (uint64)v ^ 0x8000000000000000ull; }
+__device__ __forceinline__ uint64 ordered(int v) { return (uint32)v ^ 0x80000000u; }
+__device__ __forceinline__ uint64 ordered(short v) { return ordered((int)v); }
+__device__ __forceinline__ uint64 ordered(signed char v) { return ordered((int)v); }
+__device__ __forceinline__ uint64 ordered(unsigned char v) { return ordered((int)v); }
+
+// i = (b · E + e) · K + k taken apart; in 32 bits where that holds it, since a division of 64 is slow.
+__device__ __forceinline__ void split(int64 i, int64 E, int64 K, int64& b, int64& e, int64& k) {
+    if (((i | E | K) >> 32) == 0) {
+        const uint32 be = (uint32)i / (uint32)K, quotient = be / (uint32)E;
+        k = (uint32)i - be * (uint32)K;
+        e = be - quotient * (uint32)E;
+        b = quotient;
+    } else {
+        const int64 be = i / K;
+        k = i - be * K;
+        b = be / E;
+        e = be - b * E;
+    }
+}
+
+// What is wrong with an index is written here, into host memory: flag[0] = code, flag[1] = the value, flag[2] = its
+// position, flag[3] = the size that it should be below. The first writer of the code wins; nothing is read or written
+// through a bad index.
+__device__ __forceinline__ void report_bad_index(volatile int64* flag, int64 code, int64 value, int64 position, int64 size) {
+    if (flag[0] == 0) {
+        flag[1] = value;
+        flag[2] = position;
+        flag[3] = size;
+        __threadfence_system();
+        flag[0] = code;
+    }
+}

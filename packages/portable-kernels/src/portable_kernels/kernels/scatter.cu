@@ -1,0 +1,116 @@
+// Reductions by index. Every tensor is seen as (B, E, K): B outer, E along the reduced dimension, K inner.
+// SCALAR: element type. REDUCTION: 0 sum, 1 mean, 2 product, 3 minimum, 4 maximum. VECTOR: elements of K a thread takes.
+#include "scalars.cuh"
+
+#ifndef VECTOR
+#define VECTOR 1
+#endif
+
+typedef accumulator<SCALAR>::type acc_t;
+struct __align__(sizeof(SCALAR) * VECTOR) Pack { SCALAR v[VECTOR]; };
+
+#define IS_ARG (REDUCTION >= 3)
+
+__device__ __forceinline__ acc_t identity() {
+    if (REDUCTION == 2) return (acc_t)1;
+    if (REDUCTION == 3) return Lowest<acc_t>::highest();
+    if (REDUCTION == 4) return Lowest<acc_t>::value();
+    return (acc_t)0;
+}
+
+// Take (v, e) into (best, arg). Ties go to the smaller position, NaN never wins: the result depends on no order.
+__device__ __forceinline__ void take(acc_t& best, int64& arg, acc_t v, int64 e) {
+    if (REDUCTION <= 1) best = (acc_t)(best + v);
+    else if (REDUCTION == 2) best = (acc_t)(best * v);
+    else if (REDUCTION == 3 ? v < best : v > best) { best = v; arg = e; }
+    else if (v == best && e < arg && arg >= 0 && e >= 0) arg = e;
+}
+
+#define NONE ((int64)1 << 62)  // a position that nothing has
+
+__device__ __forceinline__ void merge(acc_t& best, int64& arg, acc_t v, int64 e) {
+    if (IS_ARG) {
+        if (e == NONE) return;
+        if (arg == NONE || (REDUCTION == 3 ? v < best : v > best) || (v == best && e < arg)) { best = v; arg = e; }
+    } else take(best, arg, v, e);
+}
+
+// Segments given by pointers: row n of batch b reduces positions pointers[n] … pointers[n+1]-1, read through `order`
+// when there is one. Block (X, L, R): X lanes along K, L along the segment, R rows. X, L powers of two. Consecutive
+// blocks take the `chunks` of K, then the next rows.
+// untouched_is_zero: a segment where nothing beat the start value gives 0 (scatter, coo) and not that value (csr).
+extern "C" __global__ void segment_reduce(
+    const SCALAR* __restrict__ src, const int64* __restrict__ pointers, const int64* __restrict__ order,
+    SCALAR* __restrict__ out, int64* __restrict__ arg_out, int64 rows, int64 N, int64 E, int64 K,
+    int64 pointer_stride, int64 untouched_is_zero, int64 chunks, int64* flag) {
+    __shared__ acc_t values[VECTOR * 256];
+    __shared__ int64 args[IS_ARG ? VECTOR * 256 : 1];
+    const int X = blockDim.x, L = blockDim.y;
+    const int lane = threadIdx.y;
+    const int64 chunk = blockIdx.x % chunks;  // of K
+    const int64 row = (blockIdx.x / chunks) * blockDim.z + threadIdx.z;
+    const int64 k = (chunk * X + threadIdx.x) * VECTOR;
+    const bool active = row < rows && k < K;
+    acc_t best[VECTOR];
+    int64 arg[VECTOR];
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) { best[i] = identity(); arg[i] = NONE; }
+    int64 start = 0, end = 0;
+    if (active) {
+        const int64 b = row / N, n = row - b * N;
+        start = pointers[b * pointer_stride + n];
+        end = pointers[b * pointer_stride + n + 1];
+        if (start < 0 || end > E || start > E || end < 0) {
+            if (lane == 0 && threadIdx.x == 0) report_bad_index(flag, 2, start < 0 || start > E ? start : end, n, E);
+            start = min(max(start, 0ll), E);
+            end = min(max(end, 0ll), E);
+        }
+        const SCALAR* base = src + b * E * K + k;
+#pragma unroll 4
+        for (int64 p = start + lane; p < end; p += L) {
+            const int64 e = order ? order[p] : p;
+            const Pack pack = *reinterpret_cast<const Pack*>(base + e * K);
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) {
+                const acc_t v = (acc_t)load(pack.v[i]);
+                if (IS_ARG) {
+                    if (REDUCTION == 3 ? v < best[i] : v > best[i]) { best[i] = v; arg[i] = e; }
+                } else take(best[i], arg[i], v, e);
+            }
+        }
+    }
+    if (L > 1) {
+        const int thread = threadIdx.x + X * (threadIdx.y + L * threadIdx.z);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) {
+            values[thread * VECTOR + i] = best[i];
+            if (IS_ARG) args[thread * VECTOR + i] = arg[i];
+        }
+        for (int half = L / 2; half > 0; half /= 2) {
+            __syncthreads();
+            if (lane < half) {
+                const int other = (thread + half * X) * VECTOR;
+#pragma unroll
+                for (int i = 0; i < VECTOR; ++i) {
+                    merge(best[i], arg[i], values[other + i], IS_ARG ? args[IS_ARG ? other + i : 0] : 0);
+                    values[thread * VECTOR + i] = best[i];
+                    if (IS_ARG) args[thread * VECTOR + i] = arg[i];
+                }
+            }
+        }
+    }
+    if (!active || lane != 0) return;
+    const int64 count = end > start ? end - start : 0;
+    Pack result;
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i) {
+        acc_t v = best[i];
+        if (REDUCTION == 1) v = (acc_t)(v / (acc_t)(count > 0 ? count : 1));
+        if (IS_ARG) {
+            if (arg[i] == NONE && (untouched_is_zero || count == 0)) v = (acc_t)0;
+            arg_out[row * K + k + i] = arg[i] == NONE ? E : arg[i];
+        }
+        result.v[i] = Store<SCALAR>::from(v);
+    }
+    *reinterpret_cast<Pack*>(out + row * K + k) = result;
+}

@@ -1,0 +1,105 @@
+// Scatter with atomics, for an index that differs along K or for few elements. (B, E, K) as in scatter.cu; the index is
+// read through its strides, so that a broadcast one is never written out. SCALAR: element type.
+#include "scalars.cuh"
+
+typedef accumulator<SCALAR>::type acc_t;
+
+#define START_LOW Lowest<acc_t>::value()
+#define START_HIGH Lowest<acc_t>::highest()
+
+__device__ __forceinline__ bool locate(
+    int64 i, int64 E, int64 K, int64 N, const int64* __restrict__ index, int64 sb, int64 se, int64 sk, int64* flag,
+    int64& e, int64& target) {
+    int64 b, k;
+    split(i, E, K, b, e, k);
+    const int64 n = index[b * sb + e * se + k * sk];
+    if (n < 0 || n >= N) {
+        report_bad_index(flag, 1, n, e, N);
+        return false;
+    }
+    target = (b * N + n) * K + k;
+    return true;
+}
+
+__device__ __forceinline__ void atomic_add(float* p, float v) { atomicAdd(p, v); }
+__device__ __forceinline__ void atomic_add(double* p, double v) { atomicAdd(p, v); }
+__device__ __forceinline__ void atomic_add(int* p, int v) { atomicAdd(p, v); }
+__device__ __forceinline__ void atomic_add(int64* p, int64 v) { atomicAdd((uint64*)p, (uint64)v); }
+
+// Sums are kept in ACC-typed memory: float for the 16-bit floats, int for the 8- and 16-bit integers.
+extern "C" __global__ void scatter_add(
+    const SCALAR* __restrict__ src, const int64* __restrict__ index, SUM_TYPE* __restrict__ out, int64 total, int64 E,
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64* flag) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 e, target;
+    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomic_add(out + target, (SUM_TYPE)load(src[i]));
+}
+
+// How many elements each target gets: one thread an element of the index (Bi, E, Ki).
+extern "C" __global__ void scatter_count(
+    const int64* __restrict__ index, int* __restrict__ out, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se,
+    int64 sk, int64* flag) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 e, target;
+    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomicAdd(out + target, 1);
+}
+
+// Value and position in one word of 64 bits (values of at most 32 bits, E < 2^32 - 1): the largest word wins, of equal
+// values the smallest position. 0 stays where nothing won. `largest` chooses maximum or minimum.
+extern "C" __global__ void scatter_extreme_packed(
+    const SCALAR* __restrict__ src, const int64* __restrict__ index, uint64* __restrict__ best, int64 total, int64 E,
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest, int64* flag) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 e, target;
+    if (!locate(i, E, K, N, index, sb, se, sk, flag, e, target)) return;
+    const acc_t v = (acc_t)load(src[i]);
+    if (!(largest ? v > START_LOW : v < START_HIGH)) return;  // NaN, or no better than the start
+    const uint32 key = (uint32)ordered(v);
+    const uint64 word = ((uint64)(largest ? key : ~key) << 32) | (uint32)~(uint32)e;
+    if (best[target] < word) atomicMax(best + target, word);
+}
+
+// The same in two passes for values of 64 bits: first the value, then the smallest position that has it.
+extern "C" __global__ void scatter_extreme_value(
+    const SCALAR* __restrict__ src, const int64* __restrict__ index, uint64* __restrict__ best, int64 total, int64 E,
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest, int64* flag) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 e, target;
+    if (!locate(i, E, K, N, index, sb, se, sk, flag, e, target)) return;
+    const acc_t v = (acc_t)load(src[i]);
+    if (!(largest ? v > START_LOW : v < START_HIGH)) return;
+    const uint64 key = largest ? ordered(v) : ~ordered(v);
+    if (best[target] < key) atomicMax(best + target, key);
+}
+
+extern "C" __global__ void scatter_extreme_position(
+    const SCALAR* __restrict__ src, const int64* __restrict__ index, const uint64* __restrict__ best,
+    int64* __restrict__ arg, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest,
+    int64* flag) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 e, target;
+    if (!locate(i, E, K, N, index, sb, se, sk, flag, e, target)) return;
+    const acc_t v = (acc_t)load(src[i]);
+    if (!(largest ? v > START_LOW : v < START_HIGH)) return;
+    if (best[target] == (largest ? ordered(v) : ~ordered(v))) atomicMin((uint64*)(arg + target), (uint64)e);
+}
+
+// Turn the winners into positions (packed: out of the words) and values, read back from the source: exact to the bit.
+extern "C" __global__ void scatter_extreme_finish(
+    const SCALAR* __restrict__ src, const uint64* __restrict__ best, SCALAR* __restrict__ out, int64* __restrict__ arg,
+    int64 total, int64 E, int64 K, int64 N, int64 packed) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 b, n, k, e;
+    split(i, N, K, b, n, k);
+    if (packed) e = best[i] ? (int64)(uint32)~(uint32)best[i] : E;
+    else e = arg[i];
+    arg[i] = e;
+    if (e < E) out[i] = src[(b * E + e) * K + k];
+    else out[i] = Store<SCALAR>::from((acc_t)0);
+}
