@@ -1,9 +1,9 @@
 """Compiled kernels on disk, shared by processes.
 
 A file's name is the hash of all that decides its bytes (text, chip, format, options, NVRTC's version), so
-nothing is ever overwritten with something else: two processes that compile the same kernel write the same file,
-each beside it first and then by `os.replace`. The file starts with the hash of its payload; one that does not
-match is made anew. A folder that cannot be written costs a compilation per process and nothing else.
+nothing is ever overwritten with something else. Two processes that compile the same kernel write the same
+file, each beside it first and then by `os.replace`. The file starts with its payload's hash; one that differs
+is made anew. A folder that cannot be written costs a compilation per process and nothing else.
 """
 
 from __future__ import annotations
