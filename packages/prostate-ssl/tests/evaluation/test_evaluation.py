@@ -11,13 +11,17 @@ import pytest
 import torch
 
 from prostate_ssl.cli.main import run
+from prostate_ssl.data.dataset import ProstateDataset
+from prostate_ssl.data.dataset_string import parse_dataset_string
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
+from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation import eval_log_regression_with_model, load_backbone
 from prostate_ssl.evaluation.extract import read_table
-from prostate_ssl.evaluation.features import FeatureTable
+from prostate_ssl.evaluation.features import FeatureTable, feature_tables
 from prostate_ssl.evaluation.periodic import keep_best
 from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe
+from prostate_ssl.evaluation.run import compared_features
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +105,25 @@ def test_split_probe_and_missing_modalities(trained, data, capsys):
     assert len(document["results"]) == 7 and "ax_t2wi + ax_adc + ax_dwi" in document["results"]
     probe = json.loads((trained / "eval" / "probe.json").read_text())
     assert set(probe["results"]) == {"trained", "untrained", "intensity histograms"}
+
+
+def test_each_case_is_prepared_once_for_all_features(trained, data):
+    prepared = []
+
+    class Counting(ProstateDataset):
+        def prepare(self, index: int) -> PreparedCase:
+            prepared.append(index)
+            return super().prepare(index)
+
+    backbone = load_backbone(trained)
+    dataset = Counting(parse_dataset_string(f"ProstateSupervised:split=TEST:root={data}"))
+    extractors = compared_features(backbone, trained)
+    tables = feature_tables(dataset, extractors, batch_size=6)  # more cases than the dataset keeps
+    assert sorted(prepared) == list(range(8))
+    assert set(tables) == {"trained", "untrained", "intensity histograms"}
+    single = feature_tables(dataset, {"trained": extractors["trained"]}, [6, 2])["trained"]
+    assert single.case_ids == ("phantom_0007", "phantom_0003")
+    np.testing.assert_allclose(single.vectors, tables["trained"].vectors[[6, 2]], rtol=1e-4, atol=1e-5)
 
 
 def test_the_published_evaluation_function(trained, data):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from prostate_ssl.data import ProstateDataset
+from prostate_ssl.data.dataset import EvaluationSample
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
 
 
@@ -51,56 +52,98 @@ def model_present(present: torch.Tensor, channels: int) -> torch.Tensor:
     return torch.cat([present, torch.ones(channels - len(present), dtype=torch.bool)])
 
 
-def case_vectors(
-    model: MedicalVisionTransformer,
-    dataset: ProstateDataset,
-    indices: Iterable[int] | None = None,
-    *,
-    batch_size: int = 16,
-    kept: Sequence[int] | None = None,
-) -> FeatureTable:
-    """One vector per case: CLS token and mean patch token of its evaluation slice, side by side.
+@dataclass(frozen=True)
+class Extractor:
+    """Evaluation slices → vectors.
+
+    Attributes:
+        side: pixels a side of the slices that it wants; None: as the dataset string says.
+        vectors: what it makes of B samples, (B, D) float32.
+    """
+
+    side: int | None
+    vectors: Callable[[Sequence[EvaluationSample]], np.ndarray]
+
+
+def network_features(model: MedicalVisionTransformer, kept: Sequence[int] | None = None) -> Extractor:
+    """CLS token and mean patch token side by side: 2·D numbers a case.
 
     Args:
         model: frozen, in evaluation mode.
-        dataset: the cases.
-        indices: which; default all.
-        batch_size: slices at once.
         kept: channels that are shown to the model; the others are left out. Default all.
-
-    Returns:
-        Vectors of 2·D numbers.
     """
-    chosen = list(range(len(dataset)) if indices is None else indices)
-    vectors, labels = [], []
-    for start in range(0, len(chosen), batch_size):
-        samples = [dataset.sample(i, size=model_side(model)) for i in chosen[start : start + batch_size]]
+    names = None if kept is None else [model.mri_sequences[k] for k in kept]
+
+    def vectors(samples: Sequence[EvaluationSample]) -> np.ndarray:
         images = torch.stack([sample.image for sample in samples])
         present = torch.stack([model_present(s.present, images.shape[1]) for s in samples])
-        names = None
         if kept is not None:
             images, present = images[:, list(kept)], present[:, list(kept)]
-            names = [model.mri_sequences[k] for k in kept]
         cls, patches = slice_tokens(model, images, present, names)
-        vectors.append(torch.cat([cls, patches.mean((1, 2))], dim=1))
-        labels += [sample.label for sample in samples]
-    width = 2 * model.embed_dim
-    table = torch.cat(vectors).numpy() if vectors else np.zeros((0, width), np.float32)
-    return FeatureTable(tuple(dataset.case_ids[i] for i in chosen), np.array(labels, np.int64), table)
+        return torch.cat([cls, patches.mean((1, 2))], dim=1).numpy()
+
+    return Extractor(model_side(model), vectors)
+
+
+def histogram_features(bins: int = 32) -> Extractor:
+    """What intensities alone say: a histogram per modality."""
+
+    def vectors(samples: Sequence[EvaluationSample]) -> np.ndarray:
+        counts = [
+            [np.histogram(channel.numpy(), bins=bins, range=(-2.1, 2.6))[0] for channel in sample.image]
+            for sample in samples
+        ]
+        pixels = samples[0].image[0].numel()
+        return (np.array(counts).reshape(len(samples), -1) / pixels).astype(np.float32)
+
+    return Extractor(None, vectors)
+
+
+def feature_tables(
+    dataset: ProstateDataset,
+    extractors: Mapping[str, Extractor],
+    indices: Iterable[int] | None = None,
+    *,
+    batch_size: int = 16,
+) -> dict[str, FeatureTable]:
+    """Several features of the same cases in one pass: reading and preparing a case costs most.
+
+    Args:
+        dataset: the cases; of each its evaluation slice is taken.
+        extractors: by name.
+        indices: which cases; default all.
+        batch_size: slices at once.
+
+    Returns:
+        One table a name, with equal rows.
+    """
+    chosen = list(range(len(dataset)) if indices is None else indices)
+    sides = {extractor.side for extractor in extractors.values()}
+    vectors: dict[str, list[np.ndarray]] = {name: [] for name in extractors}
+    labels: list[int] = []
+    for start in range(0, len(chosen), batch_size):
+        batch = chosen[start : start + batch_size]
+        # All sides of a case in turn: the dataset keeps only the last few prepared cases.
+        samples = [{side: dataset.sample(index, size=side) for side in sides} for index in batch]
+        for name, extractor in extractors.items():
+            vectors[name].append(extractor.vectors([of_case[extractor.side] for of_case in samples]))
+        labels += [next(iter(of_case.values())).label for of_case in samples]
+    case_ids = tuple(dataset.case_ids[index] for index in chosen)
+    known = np.array(labels, np.int64)
+    return {
+        name: FeatureTable(case_ids, known, np.concatenate(parts) if parts else np.zeros((0, 0), np.float32))
+        for name, parts in vectors.items()
+    }
+
+
+def case_vectors(
+    model: MedicalVisionTransformer, dataset: ProstateDataset, *, batch_size: int = 16
+) -> FeatureTable:
+    """`network_features` of all cases of a dataset."""
+    return feature_tables(dataset, {"network": network_features(model)}, batch_size=batch_size)["network"]
 
 
 def model_side(model: MedicalVisionTransformer) -> int:
     """Side of evaluation slices in pixels: the model's own, at most the published 224."""
     side = min(model.img_size, 224)
     return side // model.patch_size * model.patch_size
-
-
-def histogram_vectors(dataset: ProstateDataset, bins: int = 32) -> FeatureTable:
-    """What intensities alone say: a histogram per modality of each case's evaluation slice."""
-    vectors, labels = [], []
-    for index in range(len(dataset)):
-        sample = dataset.sample(index)
-        counts = [np.histogram(channel.numpy(), bins=bins, range=(-2.1, 2.6))[0] for channel in sample.image]
-        vectors.append(np.concatenate(counts) / sample.image[0].numel())
-        labels.append(sample.label)
-    return FeatureTable(tuple(dataset.case_ids), np.array(labels, np.int64), np.array(vectors, np.float32))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prostate_ssl.data import ProstateDataset
-from prostate_ssl.evaluation.features import case_vectors
+from prostate_ssl.evaluation.features import case_vectors, feature_tables, network_features
 from prostate_ssl.evaluation.probe import linear_probe
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
 
@@ -29,10 +29,17 @@ def missing_modality_table(
     """
     modalities = model.mri_sequences
     fit = case_vectors(model, train)
+    subsets = [
+        kept
+        for count in range(len(modalities), 0, -1)
+        for kept in combinations(range(len(modalities)), count)
+    ]
+    judged = feature_tables(
+        val,
+        {" + ".join(modalities[k] for k in kept): network_features(model, kept) for kept in subsets},
+    )
     results = {}
-    for count in range(len(modalities), 0, -1):
-        for kept in combinations(range(len(modalities)), count):
-            result = linear_probe(fit, case_vectors(model, val, kept=kept), names)
-            metrics = {k: (v if np.isfinite(v) else None) for k, v in result.metrics.items()}
-            results[" + ".join(modalities[k] for k in kept)] = {"metrics": metrics}
+    for shown, table in judged.items():
+        result = linear_probe(fit, table, names)
+        results[shown] = {"metrics": {k: (v if np.isfinite(v) else None) for k, v in result.metrics.items()}}
     return {"schema": "prostate-ssl/missing-modalities/1", "cases": len(val), "results": results}

@@ -14,7 +14,7 @@ from prostate_ssl.config.dataset_string import with_options
 from prostate_ssl.data import ProstateDataset, make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone, load_backbone
-from prostate_ssl.evaluation.features import FeatureTable, case_vectors, histogram_vectors
+from prostate_ssl.evaluation.features import Extractor, feature_tables, histogram_features, network_features
 from prostate_ssl.evaluation.missing import missing_modality_table
 from prostate_ssl.evaluation.probe import METRICS, ProbeResult, knn_probe, leave_one_out, linear_probe
 from prostate_ssl.files import write_json
@@ -54,17 +54,25 @@ def evaluate_leave_one_out(
         document["skipped"] = "the cases have no labels (no label column in the list, no labels.csv)"
     else:
         try:
-            trained = leave_one_out(case_vectors(backbone.model, dataset))
-            initial = load_backbone(run, untrained=True)
-            document["cases"] = len(trained.predictions)
-            document["results"] = {"trained": _document(trained)}
-            document["results"]["untrained"] = _document(leave_one_out(case_vectors(initial.model, dataset)))
-            document["results"]["intensity histograms"] = _document(leave_one_out(histogram_vectors(dataset)))
+            tables = feature_tables(dataset, compared_features(backbone, run))
+            probes = {name: leave_one_out(table) for name, table in tables.items()}
+            document["cases"] = len(probes["trained"].predictions)
+            document["results"] = {name: _document(probe) for name, probe in probes.items()}
         except ProstateError as error:
             document["skipped"] = str(error)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, document)
     return document
+
+
+def compared_features(backbone: Backbone, run: Path) -> dict[str, Extractor]:
+    """The trained network beside its baselines: the same network untrained, and grey values alone."""
+    initial = load_backbone(run, untrained=True)
+    return {
+        "trained": network_features(backbone.model),
+        "untrained": network_features(initial.model),
+        "intensity histograms": histogram_features(),
+    }
 
 
 def _document(result: ProbeResult) -> dict[str, Any]:
@@ -77,18 +85,15 @@ def evaluate_split(
     backbone: Backbone, train: ProstateDataset, val: ProstateDataset, names: list[str], run: Path
 ) -> dict[str, Any]:
     """Linear and k-NN probe, learned on `train`, judged on `val`; beside them the baselines."""
-    tables: dict[str, tuple[FeatureTable, FeatureTable]] = {
-        "trained": (case_vectors(backbone.model, train), case_vectors(backbone.model, val)),
-    }
-    initial = load_backbone(run, untrained=True)
-    tables["untrained"] = (case_vectors(initial.model, train), case_vectors(initial.model, val))
-    tables["intensity histograms"] = (histogram_vectors(train), histogram_vectors(val))
-    results = {}
-    for name, (fit, judge) in tables.items():
-        results[name] = {
-            "linear": _document(linear_probe(fit, judge, names)),
-            "k-NN": _document(knn_probe(fit, judge, names)),
+    extractors = compared_features(backbone, run)
+    fit, judge = feature_tables(train, extractors), feature_tables(val, extractors)
+    results = {
+        name: {
+            "linear": _document(linear_probe(fit[name], judge[name], names)),
+            "k-NN": _document(knn_probe(fit[name], judge[name], names)),
         }
+        for name in extractors
+    }
     return {
         "schema": "prostate-ssl/probe/1",
         "protocol": "train and validation split",
