@@ -8,10 +8,13 @@ at once.
 
 from __future__ import annotations
 
+import ctypes
 import os
 from functools import cache
 
 import torch
+
+from portable_kernels.errors import BadIndexError
 
 _MEANING = {
     1: "index {value} at position {position} is outside [0, {size})",
@@ -27,24 +30,29 @@ def flag(device: int) -> torch.Tensor:
 
 
 @cache
-def _view(device: int) -> object:
-    """The same memory as a numpy array: reading it costs less than a tensor's item()."""
-    return flag(device).numpy()
+def _words(device: int) -> ctypes.Array[ctypes.c_int64]:
+    """The same memory as C integers: reading one costs less than a tensor's item()."""
+    return (ctypes.c_int64 * 4).from_address(flag(device).data_ptr())
 
 
 def raise_reported(device: int) -> None:
-    """Raise the IndexError that a kernel has reported on this device so far, if any, and forget it."""
-    view = _view(device)
-    code = int(view[0])  # type: ignore[index]
-    if code == 0:
+    """Raise the BadIndexError that a kernel has reported on this device so far, if any, and forget it."""
+    words = _words(device)
+    if words[0] == 0:
         return
-    value, position, size = (int(view[i]) for i in (1, 2, 3))  # type: ignore[index]
+    code, value, position, size = words
     flag(device).zero_()
-    raise IndexError(f"portable_kernels: {_MEANING[code].format(value=value, position=position, size=size)}")
+    what = _MEANING[code].format(value=value, position=position, size=size)
+    raise BadIndexError(
+        f"portable_kernels: {what}. The operation may be an earlier one on cuda:{device}; "
+        "PORTABLE_KERNELS_DEBUG=1 checks each at once."
+    )
 
 
 def check_indices(device: torch.device | int | None = None) -> None:
-    """Wait for a CUDA device and raise IndexError if any op so far was given an index outside its bounds."""
+    """Wait for a CUDA device and raise BadIndexError if any op so far was given an index outside its
+    bounds.
+    """
     if not torch.cuda.is_available():
         return
     index = device if isinstance(device, int) else torch.device(device or "cuda").index
@@ -62,3 +70,12 @@ def after_launch(device: int) -> None:
     """What every op with a user's index does after its kernels: nothing, or in the debug mode a check."""
     if checks_at_once():
         check_indices(device)
+
+
+def check_bounds(index: torch.Tensor, size: int) -> None:
+    """Raise BadIndexError unless all of an index on the CPU lies in [0, size)."""
+    if index.numel() == 0:
+        return
+    low, high = (int(bound) for bound in index.aminmax())
+    if low < 0 or high >= size:
+        raise BadIndexError(f"portable_kernels: index {low if low < 0 else high} is outside [0, {size})")

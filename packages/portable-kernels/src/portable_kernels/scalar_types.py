@@ -16,7 +16,13 @@ CUDA_NAME = {
     torch.uint8: "unsigned char",
 }
 
-WORD_OF_SIZE = {1: "unsigned char", 2: "unsigned short", 4: "unsigned int", 8: "unsigned long long"}
+WORD_OF_SIZE = {
+    1: "unsigned char",
+    2: "unsigned short",
+    4: "unsigned int",
+    8: "unsigned long long",
+    16: "word16_t",
+}
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -40,7 +40,10 @@ template <> struct Store<bfloat_t> {
     }
 };
 
-// The smallest finite value: what a maximum starts from, as in the original.
+// 16 bytes moved at once.
+struct __align__(16) word16_t { uint64 low, high; };
+
+// The smallest and largest finite value, in the type that sums are kept in: what a maximum or minimum starts from.
 template <typename T> struct Lowest {
     static __device__ __forceinline__ T value() { return (T)(((T)-1 < (T)0) ? ((T)1 << (sizeof(T) * 8 - 1)) : 0); }
     static __device__ __forceinline__ T highest() { return (T)~value(); }
@@ -53,6 +56,41 @@ template <> struct Lowest<double> {
     static __device__ __forceinline__ double value() { return -1.7976931348623157e+308; }
     static __device__ __forceinline__ double highest() { return 1.7976931348623157e+308; }
 };
+
+template <> struct Lowest<half_t> {
+    static __device__ __forceinline__ float value() { return -65504.f; }
+    static __device__ __forceinline__ float highest() { return 65504.f; }
+};
+template <> struct Lowest<bfloat_t> {
+    static __device__ __forceinline__ float value() { return -3.3895313892515355e+38f; }
+    static __device__ __forceinline__ float highest() { return 3.3895313892515355e+38f; }
+};
+
+// The infinities of a floating type, and the extremes of an integer type.
+template <typename T> struct Infinite {
+    static __device__ __forceinline__ T low() { return Lowest<T>::value(); }
+    static __device__ __forceinline__ T high() { return Lowest<T>::highest(); }
+};
+template <> struct Infinite<float> {
+    static __device__ __forceinline__ float low() { return __int_as_float(0xff800000); }
+    static __device__ __forceinline__ float high() { return __int_as_float(0x7f800000); }
+};
+template <> struct Infinite<double> {
+    static __device__ __forceinline__ double low() { return __longlong_as_double(0xfff0000000000000ll); }
+    static __device__ __forceinline__ double high() { return __longlong_as_double(0x7ff0000000000000ll); }
+};
+
+// What a minimum or maximum must beat to count. torch_scatter starts scatter and segment_coo from the extreme of the
+// element type (0), segment_csr from that of the type it computes in (1), and from `out` where that is given (2: any
+// number may win, the comparison with `out` comes after).
+enum Start { START_ELEMENT = 0, START_ACCUMULATOR = 1, START_INFINITE = 2 };
+
+template <typename T> __device__ __forceinline__ typename accumulator<T>::type start_of(bool largest, int64 start) {
+    typedef typename accumulator<T>::type acc;
+    if (start == START_INFINITE) return largest ? Infinite<acc>::low() : Infinite<acc>::high();
+    if (start == START_ACCUMULATOR) return largest ? Lowest<acc>::value() : Lowest<acc>::highest();
+    return largest ? (acc)Lowest<T>::value() : (acc)Lowest<T>::highest();
+}
 
 // A bit pattern whose unsigned order is the value's order. Both zeros are one.
 __device__ __forceinline__ uint64 ordered(float v) {

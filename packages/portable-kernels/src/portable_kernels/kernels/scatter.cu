@@ -11,38 +11,39 @@ struct __align__(sizeof(SCALAR) * VECTOR) Pack { SCALAR v[VECTOR]; };
 
 #define IS_ARG (REDUCTION >= 3)
 
-__device__ __forceinline__ acc_t identity() {
+__device__ __forceinline__ acc_t identity(int64 start) {
     if (REDUCTION == 2) return (acc_t)1;
-    if (REDUCTION == 3) return Lowest<acc_t>::highest();
-    if (REDUCTION == 4) return Lowest<acc_t>::value();
+    if (REDUCTION >= 3) return start_of<SCALAR>(REDUCTION == 4, start);
     return (acc_t)0;
-}
-
-// Take (v, e) into (best, arg). Ties go to the smaller position, NaN never wins: the result depends on no order.
-__device__ __forceinline__ void take(acc_t& best, int64& arg, acc_t v, int64 e) {
-    if (REDUCTION <= 1) best = (acc_t)(best + v);
-    else if (REDUCTION == 2) best = (acc_t)(best * v);
-    else if (REDUCTION == 3 ? v < best : v > best) { best = v; arg = e; }
-    else if (v == best && e < arg && arg >= 0 && e >= 0) arg = e;
 }
 
 #define NONE ((int64)1 << 62)  // a position that nothing has
 
+// Take an element: a lane meets its positions in ascending order, so that of equal values the first stays.
+__device__ __forceinline__ void take(acc_t& best, int64& arg, acc_t v, int64 e) {
+    if (REDUCTION <= 1) best = (acc_t)(best + v);
+    else if (REDUCTION == 2) best = (acc_t)(best * v);
+    else if (REDUCTION == 3 ? v < best : v > best) { best = v; arg = e; }
+}
+
+// Merge two lanes. Ties go to the smaller position and NaN never wins: the result depends on no order.
 __device__ __forceinline__ void merge(acc_t& best, int64& arg, acc_t v, int64 e) {
-    if (IS_ARG) {
-        if (e == NONE) return;
-        if (arg == NONE || (REDUCTION == 3 ? v < best : v > best) || (v == best && e < arg)) { best = v; arg = e; }
-    } else take(best, arg, v, e);
+    if (!IS_ARG) take(best, arg, v, e);
+    else if (e != NONE && (arg == NONE || (REDUCTION == 3 ? v < best : v > best) || (v == best && e < arg))) {
+        best = v;
+        arg = e;
+    }
 }
 
 // Segments given by pointers: row n of batch b reduces positions pointers[n] … pointers[n+1]-1, read through `order`
 // when there is one. Block (X, L, R): X lanes along K, L along the segment, R rows. X, L powers of two. Consecutive
 // blocks take the `chunks` of K, then the next rows.
-// untouched_is_zero: a segment where nothing beat the start value gives 0 (scatter, coo) and not that value (csr).
+// Where nothing beat the start, a minimum or maximum is 0; for segments of START_ACCUMULATOR that have elements it is
+// the start itself.
 extern "C" __global__ void segment_reduce(
     const SCALAR* __restrict__ src, const int64* __restrict__ pointers, const int64* __restrict__ order,
     SCALAR* __restrict__ out, int64* __restrict__ arg_out, int64 rows, int64 N, int64 E, int64 K,
-    int64 pointer_stride, int64 untouched_is_zero, int64 chunks, int64* flag) {
+    int64 pointer_stride, int64 start_from, int64 chunks, int64* flag) {
     __shared__ acc_t values[VECTOR * 256];
     __shared__ int64 args[IS_ARG ? VECTOR * 256 : 1];
     const int X = blockDim.x, L = blockDim.y;
@@ -54,7 +55,7 @@ extern "C" __global__ void segment_reduce(
     acc_t best[VECTOR];
     int64 arg[VECTOR];
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i) { best[i] = identity(); arg[i] = NONE; }
+    for (int i = 0; i < VECTOR; ++i) { best[i] = identity(start_from); arg[i] = NONE; }
     int64 start = 0, end = 0;
     if (active) {
         const int64 b = row / N, n = row - b * N;
@@ -72,10 +73,7 @@ extern "C" __global__ void segment_reduce(
             const Pack pack = *reinterpret_cast<const Pack*>(base + e * K);
 #pragma unroll
             for (int i = 0; i < VECTOR; ++i) {
-                const acc_t v = (acc_t)load(pack.v[i]);
-                if (IS_ARG) {
-                    if (REDUCTION == 3 ? v < best[i] : v > best[i]) { best[i] = v; arg[i] = e; }
-                } else take(best[i], arg[i], v, e);
+                take(best[i], arg[i], (acc_t)load(pack.v[i]), e);
             }
         }
     }
@@ -107,7 +105,7 @@ extern "C" __global__ void segment_reduce(
         acc_t v = best[i];
         if (REDUCTION == 1) v = (acc_t)(v / (acc_t)(count > 0 ? count : 1));
         if (IS_ARG) {
-            if (arg[i] == NONE && (untouched_is_zero || count == 0)) v = (acc_t)0;
+            if (arg[i] == NONE && (start_from != START_ACCUMULATOR || count == 0)) v = (acc_t)0;
             arg_out[row * K + k + i] = arg[i] == NONE ? E : arg[i];
         }
         result.v[i] = Store<SCALAR>::from(v);

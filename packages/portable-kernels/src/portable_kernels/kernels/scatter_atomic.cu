@@ -1,11 +1,8 @@
-// Scatter with atomics, for an index that differs along K or for few elements. (B, E, K) as in scatter.cu; the index is
+// Scatter with atomics, for an index that differs along K or where a sort would not pay. (B, E, K) as in scatter.cu; the index is
 // read through its strides, so that a broadcast one is never written out. SCALAR: element type.
 #include "scalars.cuh"
 
 typedef accumulator<SCALAR>::type acc_t;
-
-#define START_LOW Lowest<acc_t>::value()
-#define START_HIGH Lowest<acc_t>::highest()
 
 __device__ __forceinline__ bool locate(
     int64 i, int64 E, int64 K, int64 N, const int64* __restrict__ index, int64 sb, int64 se, int64 sk, int64* flag,
@@ -38,25 +35,26 @@ extern "C" __global__ void scatter_add(
 
 // How many elements each target gets: one thread an element of the index (Bi, E, Ki).
 extern "C" __global__ void scatter_count(
-    const int64* __restrict__ index, int* __restrict__ out, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se,
+    const int64* __restrict__ index, int64* __restrict__ out, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se,
     int64 sk, int64* flag) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= total) return;
     int64 e, target;
-    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomicAdd(out + target, 1);
+    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomicAdd((uint64*)(out + target), 1ull);
 }
 
 // Value and position in one word of 64 bits (values of at most 32 bits, E < 2^32 - 1): the largest word wins, of equal
 // values the smallest position. 0 stays where nothing won. `largest` chooses maximum or minimum.
 extern "C" __global__ void scatter_extreme_packed(
     const SCALAR* __restrict__ src, const int64* __restrict__ index, uint64* __restrict__ best, int64 total, int64 E,
-    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest, int64* flag) {
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest, int64 start_from, int64* flag) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= total) return;
     int64 e, target;
     if (!locate(i, E, K, N, index, sb, se, sk, flag, e, target)) return;
     const acc_t v = (acc_t)load(src[i]);
-    if (!(largest ? v > START_LOW : v < START_HIGH)) return;  // NaN, or no better than the start
+    const acc_t start = start_of<SCALAR>(largest, start_from);
+    if (!(largest ? v > start : v < start)) return;  // NaN, or no better than the start
     const uint32 key = (uint32)ordered(v);
     const uint64 word = ((uint64)(largest ? key : ~key) << 32) | (uint32)~(uint32)e;
     if (best[target] < word) atomicMax(best + target, word);
@@ -65,13 +63,14 @@ extern "C" __global__ void scatter_extreme_packed(
 // The same in two passes for values of 64 bits: first the value, then the smallest position that has it.
 extern "C" __global__ void scatter_extreme_value(
     const SCALAR* __restrict__ src, const int64* __restrict__ index, uint64* __restrict__ best, int64 total, int64 E,
-    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest, int64* flag) {
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest, int64 start_from, int64* flag) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= total) return;
     int64 e, target;
     if (!locate(i, E, K, N, index, sb, se, sk, flag, e, target)) return;
     const acc_t v = (acc_t)load(src[i]);
-    if (!(largest ? v > START_LOW : v < START_HIGH)) return;
+    const acc_t start = start_of<SCALAR>(largest, start_from);
+    if (!(largest ? v > start : v < start)) return;
     const uint64 key = largest ? ordered(v) : ~ordered(v);
     if (best[target] < key) atomicMax(best + target, key);
 }
@@ -79,13 +78,14 @@ extern "C" __global__ void scatter_extreme_value(
 extern "C" __global__ void scatter_extreme_position(
     const SCALAR* __restrict__ src, const int64* __restrict__ index, const uint64* __restrict__ best,
     int64* __restrict__ arg, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 largest,
-    int64* flag) {
+    int64 start_from, int64* flag) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= total) return;
     int64 e, target;
     if (!locate(i, E, K, N, index, sb, se, sk, flag, e, target)) return;
     const acc_t v = (acc_t)load(src[i]);
-    if (!(largest ? v > START_LOW : v < START_HIGH)) return;
+    const acc_t start = start_of<SCALAR>(largest, start_from);
+    if (!(largest ? v > start : v < start)) return;
     if (best[target] == (largest ? ordered(v) : ~ordered(v))) atomicMin((uint64*)(arg + target), (uint64)e);
 }
 

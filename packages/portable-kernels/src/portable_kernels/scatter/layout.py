@@ -1,11 +1,23 @@
-"""One view of every scatter, segment and gather: (B, E, K), B outer, E the reduced dimension, K inner."""
+"""One view of every scatter, segment and gather.
+
+(B, E, K), B outer, E along the reduced dimension, K inner.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import IntEnum
 from math import prod
 
 import torch
+
+
+class Start(IntEnum):
+    """What a minimum or maximum must beat: the kernels' `enum Start`."""
+
+    ELEMENT = 0  # the element type's finite extreme: scatter, segment_coo
+    ACCUMULATOR = 1  # that of the type it is computed in: segment_csr
+    INFINITE = 2  # any number may win: where `out` is given, and compared afterwards
 
 
 @dataclass(frozen=True)
@@ -14,32 +26,31 @@ class Layout:
 
     src: torch.Tensor
     index: torch.Tensor
-    dim: int
-    shape: tuple[int, ...]
-
-    @property
-    def B(self) -> int:
-        return self.src.shape[0]
-
-    @property
-    def E(self) -> int:
-        return self.src.shape[1]
-
-    @property
-    def K(self) -> int:
-        return self.src.shape[2]
 
     @property
     def shared(self) -> torch.Tensor | None:
         """The index as (E,), when all of B and K share it; else None."""
+        B, _, K = self.index.shape
         stride_b, _, stride_k = self.index.stride()
-        if (self.B == 1 or stride_b == 0) and (self.K == 1 or stride_k == 0):
+        if (B == 1 or stride_b == 0) and (K == 1 or stride_k == 0):
             return self.index[0, :, 0]
         return None
 
-    def result_shape(self, size: int) -> tuple[int, ...]:
-        """The shape of a result with `size` entries along the reduced dimension."""
-        return (*self.shape[: self.dim], size, *self.shape[self.dim + 1 :])
+
+def as_three(tensor: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return the (B, E, K) view of a tensor, or a copy where its strides allow none."""
+    shape = tensor.shape
+    return tensor.reshape(prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))
+
+
+def lay_out(src: torch.Tensor, index: torch.Tensor, dim: int) -> Layout:
+    """Return the (B, E, K) view of `src` and of an index that broadcasts to its shape. `dim` >= 0."""
+    return Layout(as_three(src.contiguous(), dim), as_three(index.expand(src.shape), dim))
+
+
+def resized(shape: torch.Size | tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:
+    """Return `shape` with `size` entries along `dim`."""
+    return (*shape[:dim], size, *shape[dim + 1 :])
 
 
 def positive_dim(dim: int, rank: int) -> int:
@@ -65,8 +76,9 @@ def broadcast_index(index: torch.Tensor, src: torch.Tensor, dim: int) -> torch.T
     return index.expand(src.shape)
 
 
-def lay_out(src: torch.Tensor, index: torch.Tensor, dim: int) -> Layout:
-    """Return the (B, E, K) view of `src` and of an index of the same shape. `dim` >= 0."""
-    shape = tuple(src.shape)
-    three = (prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))
-    return Layout(src.contiguous().view(three), index.reshape(three), dim, shape)
+def compact_index(index: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return an index without its broadcast axes: size 1 where the stride is 0, other than along `dim`."""
+    for axis in range(index.dim()):
+        if axis != dim and index.shape[axis] > 1 and index.stride(axis) == 0:
+            index = index.narrow(axis, 0, 1)
+    return index
