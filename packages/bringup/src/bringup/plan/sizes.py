@@ -12,7 +12,8 @@ from urllib.parse import urlparse
 from urllib.request import Request, url2pathname, urlopen
 
 
-def _certificates() -> ssl.SSLContext:
+def certificates() -> ssl.SSLContext:
+    """The certificates that pip would trust: a private CA named in the environment, else the system's."""
     named = (os.environ.get(name) for name in ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"))
     return ssl.create_default_context(cafile=next((file for file in named if file), None))
 
@@ -31,6 +32,6 @@ def _size(url: str, context: ssl.SSLContext) -> int | None:
 
 def file_sizes(urls: Sequence[str]) -> list[int | None]:
     """Size in bytes of each file, None where the server does not say. Sixteen questions at a time."""
-    context = _certificates()
+    context = certificates()
     with ThreadPoolExecutor(max_workers=16) as pool:
         return list(pool.map(lambda url: _size(url, context), urls))
