@@ -30,7 +30,7 @@ extern "C" __global__ void gather(
     int64 b, e, k;
     split(i, E, K, b, e, k);
     const int64 n = index[b * sb + e * se + k * sk];
-    ELEMENT v = ELEMENT();
+    ELEMENT v = {};
     if (n >= 0 && n < N) v = src[(b * N + n) * K + k];
     else if (!(n_is_none && n == N)) report_bad_index(flag, 1, n, e, N);
     out[i] = v;
