@@ -71,12 +71,3 @@ def test_nothing_of_torch_is_imported(tmp_path: Path) -> None:
         "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-
-
-def test_a_recipe_is_not_planned_by_halves(tmp_path: Path) -> None:
-    text = bringup("recipes", "show", "prostate-ssl", home=tmp_path).stdout
-    source = '[source]\nrepository = "https://example.org/x"\ncommit = "%s"\nlicence = "MIT"\n' % ("0" * 40)
-    (tmp_path / "mine.toml").write_text(text.replace("[torch]", source + "\n[torch]"), encoding="utf-8")
-    ran = bringup("plan", str(tmp_path / "mine.toml"), home=tmp_path)
-    assert ran.returncode == 2
-    assert "source" in ran.stderr

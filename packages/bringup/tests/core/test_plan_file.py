@@ -7,18 +7,8 @@ from pathlib import Path
 import pytest
 
 from bringup.errors import BringupError
-from bringup.plan.model import (
-    Choice,
-    CreateEnvironment,
-    InstallPackages,
-    LockedPackage,
-    Plan,
-    Reason,
-    Rejected,
-    Verify,
-    read_plan,
-    write_plan,
-)
+from bringup.plan.model import Choice, LockedPackage, Plan, Reason, Rejected, read_plan, write_plan
+from bringup.plan.steps import CreateEnvironment, InstallPackages, Verify
 
 HASH = "0" * 64
 

@@ -13,17 +13,10 @@ from pathlib import Path
 import pytest
 
 from bringup.facts.interpreters import Interpreter, find_interpreters
-from bringup.plan.model import (
-    CreateEnvironment,
-    InstallOwn,
-    InstallPackages,
-    LockedPackage,
-    Plan,
-    Verify,
-    write_plan,
-)
+from bringup.plan.model import LockedPackage, Plan, write_plan
 from bringup.plan.own_packages import find_own_package
 from bringup.plan.resolve import Resolver
+from bringup.plan.steps import CreateEnvironment, InstallOwn, InstallPackages, Verify
 
 pytestmark = pytest.mark.slow
 

@@ -7,14 +7,17 @@ from typing import Annotated
 
 import typer
 
+from bringup.cli import options
+
 
 def command(
     plan: Annotated[Path, typer.Argument(help="A plan file, as `bringup plan` writes it.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, do nothing.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on (this is what happens anyway).")] = False,
-    installer: Annotated[str | None, typer.Option(help="pip or uv.")] = None,
-    find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Install from --find-links alone.")] = False,
+    installer: options.Installer = None,
+    find_links: options.FindLinks = None,
+    pack: options.Pack = None,
+    offline: options.Offline = False,
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
 ) -> None:
     """Make the plan's environment; it is switched in when its proof holds."""
@@ -34,12 +37,13 @@ def command(
         validate(document)
         terminal.print(plan_table(document))
         return
-    options = InstallOptions(installer, tuple(find_links or ()), offline)
+    links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
+    how = InstallOptions(installer, links, offline, pack)
     if as_json:
-        applied = apply_plan(document, Silent(), options)
+        applied = apply_plan(document, Silent(), how)
     else:
         with StepDisplay(terminal, step_title, progress_text) as display:
-            applied = apply_plan(document, display, options)
+            applied = apply_plan(document, display, how)
     proof = applied.proof or read_proof(applied.slot.proof)
     if as_json:
         seconds = {name: round(value, 3) for name, value in applied.seconds.items()}

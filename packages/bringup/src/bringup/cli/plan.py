@@ -8,19 +8,26 @@ from typing import Annotated
 
 import typer
 
+from bringup.cli import options
+
 
 def command(
     recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a recipe file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The plan file to write.")] = Path(
         "plan.toml"
     ),
-    gpu: Annotated[list[str] | None, typer.Option(help="Plan for this GPU instead of those here.")] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Plan for the CPU although a GPU is here.")] = False,
-    profile: Annotated[str | None, typer.Option(help="A profile of the recipe.")] = None,
+    gpu: options.Gpus = None,
+    cpu: options.Cpu = False,
+    profile: options.Profile = None,
+    prefer: options.Prefer = None,
+    source: options.SourceFolder = None,
+    weights: options.WeightsFolder = None,
+    models: options.ModelsFolder = None,
+    pack: options.Pack = None,
     python: Annotated[str | None, typer.Option(help="This interpreter (a path or an exact version).")] = None,
-    find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
-    overlay: Annotated[Path | None, typer.Option(help="Use this environment's torch as it is.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Look into --find-links alone.")] = False,
+    find_links: options.FindLinks = None,
+    overlay: options.Overlay = None,
+    offline: options.Offline = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say what was rejected, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON on standard output.")] = False,
 ) -> None:
@@ -30,6 +37,7 @@ def command(
     from bringup.facts.machine import read_machine
     from bringup.plan.model import write_plan
     from bringup.plan.planner import Wishes, make_plan
+    from bringup.plan.sequence import Given
     from bringup.recipes import load as load_recipe
     from bringup.report import console
     from bringup.report.messages import say
@@ -40,9 +48,11 @@ def command(
         cpu=cpu,
         profile=profile,
         python=python,
-        find_links=tuple(find_links or ()),
+        find_links=(*(find_links or ()), *([pack / "wheels"] if pack else ())),
         offline=offline,
         overlay=overlay,
+        given=Given(source, weights, models),
+        prefer=options.checked_way(prefer),
     )
     chosen = load_recipe(recipe)
     with console.remarks().status(say("up.planning")):

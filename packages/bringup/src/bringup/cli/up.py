@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bringup.cli import options
+
 if TYPE_CHECKING:
     from bringup.facts.machine import MachineFacts
     from bringup.plan.model import Plan
@@ -25,13 +27,18 @@ def command(
     out: Annotated[
         Path | None, typer.Option(help="Where the run is kept (default: the state folder).")
     ] = None,
-    gpu: Annotated[list[str] | None, typer.Option(help="Plan for this GPU instead of those here.")] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU although a GPU is here.")] = False,
-    profile: Annotated[str | None, typer.Option(help="A profile of the recipe.")] = None,
-    installer: Annotated[str | None, typer.Option(help="pip or uv.")] = None,
-    find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
-    overlay: Annotated[Path | None, typer.Option(help="Use this environment's torch as it is.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Install from --find-links alone.")] = False,
+    gpu: options.Gpus = None,
+    cpu: options.Cpu = False,
+    profile: options.Profile = None,
+    prefer: options.Prefer = None,
+    source: options.SourceFolder = None,
+    weights: options.WeightsFolder = None,
+    models: options.ModelsFolder = None,
+    pack: options.Pack = None,
+    installer: options.Installer = None,
+    find_links: options.FindLinks = None,
+    overlay: options.Overlay = None,
+    offline: options.Offline = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run and begin anew.")] = False,
 ) -> None:
     """Look, plan, install, prove and run a workload; the last line printed is its report."""
@@ -39,33 +46,43 @@ def command(
     from bringup.errors import BringupError
     from bringup.facts.machine import read_machine
     from bringup.plan.planner import Wishes
+    from bringup.plan.sequence import Given
     from bringup.recipes import load as load_recipe
     from bringup.report.console import output
     from bringup.report.messages import say
     from bringup.report.tables import facts_table
     from bringup.steps.apply import InstallOptions
-    from bringup.steps.run import data_run, demo_run
 
-    if demo == (data is not None):
+    if demo and data is not None:
         raise BringupError("demo-or-data", exit_code=2, recipe=recipe)
     chosen = load_recipe(recipe)
-    links = tuple(find_links or ())
-    if data is not None:
-        data_run(chosen, data, (), False, out)  # Refuse bad data before anything is installed.
+    words = tuple(arguments or ())
+    links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
+    _run_of(chosen, demo, data, words, False, out)  # Refuse bad data before anything is installed.
     console = output()
     machine = read_machine()
     console.print(say("up.facts"), style="bold", markup=False)
     console.print(facts_table(machine))
-    wishes = Wishes(named_gpus(gpu or []), cpu, profile, None, links, offline, overlay)
+    given = Given(source, weights, models)
+    way = options.checked_way(prefer)
+    wishes = Wishes(named_gpus(gpu or []), cpu, profile, None, links, offline, overlay, given, way)
     plan = _plan(chosen, machine, wishes)
     _show_plan(plan)
-    applied = _apply(plan, InstallOptions(installer, links, offline))
-    on_gpu = bool(plan.gpus) and not gpu
-    words = tuple(arguments or ())
-    run = data_run(chosen, data, words, on_gpu, out) if data else demo_run(chosen, words, on_gpu)
+    applied = _apply(plan, InstallOptions(installer, links, offline, pack))
+    run = _run_of(chosen, demo, data, words, bool(plan.gpus) and not gpu, out)
     stages = _run(chosen, run, applied, fresh)
     page = _report(chosen, run, machine, plan, applied, stages)
     typer.echo(page)
+
+
+def _run_of(
+    recipe: Recipe, demo: bool, data: Path | None, words: tuple[str, ...], on_gpu: bool, out: Path | None
+) -> Run:
+    from bringup.steps.run import arguments_run, data_run, demo_run
+
+    if demo:
+        return demo_run(recipe, words, on_gpu)
+    return data_run(recipe, data, words, on_gpu, out) if data else arguments_run(recipe, words, on_gpu, out)
 
 
 def _plan(recipe: Recipe, machine: MachineFacts, wishes: Wishes) -> Plan:

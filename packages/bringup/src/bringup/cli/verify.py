@@ -18,7 +18,8 @@ def command(
     from bringup.cli.gpu_names import named_gpus
     from bringup.errors import BringupError
     from bringup.facts.gpus import read_gpus, usable_gpus
-    from bringup.plan.model import Verify, read_plan
+    from bringup.plan.model import read_plan
+    from bringup.plan.steps import Verify
     from bringup.report import console
     from bringup.report.tables import proof_table
     from bringup.steps.environments import find

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from bringup import state
 from bringup.errors import BringupError
+from bringup.plan.steps import CreateEnvironment, InstallPackages, Row, Sha256, Step, Value, Verify
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,21 +25,13 @@ else:
     import tomli as tomllib
 
 SCHEMA: Literal["bringup/plan/1"] = "bringup/plan/1"
-Value = str | int | float | bool
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Row(BaseModel):
-    """Base of the plan's tables."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Reason(Row):
     """Why something was chosen or rejected: a key of the message catalogue and its parameters."""
 
     id: str
-    parameters: dict[str, Value] = {}
+    parameters: dict[str, Value] = Field(default_factory=dict)
 
 
 class Rejected(Row):
@@ -76,49 +69,6 @@ class Estimate(Row):
     seconds: int = 0
 
 
-class CreateEnvironment(Row):
-    """A new, empty environment from an interpreter. `overlay`: folders whose packages show through."""
-
-    kind: Literal["create-environment"] = "create-environment"
-    id: str
-    python: str
-    interpreter: str
-    overlay: tuple[str, ...] = ()
-
-
-class InstallPackages(Row):
-    """Locked packages, without looking at their requirements again."""
-
-    kind: Literal["install-packages"] = "install-packages"
-    id: str
-    packages: tuple[str, ...]
-
-
-class InstallOwn(Row):
-    """One of our own packages, from the checkout or a bundled wheel. `content`: hash of its source."""
-
-    kind: Literal["install-own"] = "install-own"
-    id: str
-    package: str
-    content: str
-
-
-class Verify(Row):
-    """The proof. The environment is switched in only when it holds."""
-
-    kind: Literal["verify"] = "verify"
-    id: str
-    imports: tuple[str, ...] = ()
-    probes: tuple[str, ...] = ()
-    gpus: tuple[str, ...] = ()
-
-
-Step = Annotated[
-    CreateEnvironment | InstallPackages | InstallOwn | Verify,
-    Field(discriminator="kind"),
-]
-
-
 class Plan(Row):
     """Everything that `bringup apply` does, in order."""
 
@@ -128,7 +78,7 @@ class Plan(Row):
     profile: str = "default"
     platform: str
     gpus: tuple[str, ...] = ()
-    indexes: dict[str, str] = {}
+    indexes: dict[str, str] = Field(default_factory=dict)
     estimate: Estimate = Estimate()
     choices: tuple[Choice, ...] = ()
     packages: tuple[LockedPackage, ...] = ()

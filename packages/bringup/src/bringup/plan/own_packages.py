@@ -8,11 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from email.parser import Parser
 from importlib import metadata, resources
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
+
+from packaging.requirements import Requirement
 
 from bringup.errors import BringupError
 
@@ -61,33 +66,48 @@ def _hash_tree(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_source(name: str, folder: Path) -> OwnPackage:
+def _from_source(name: str, folder: Path, extras: Sequence[str]) -> OwnPackage:
     project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return OwnPackage(name, folder, _hash_tree(folder), tuple(project.get("dependencies", ())))
+    requirements = list(project.get("dependencies", ()))
+    for extra in extras:
+        requirements += project.get("optional-dependencies", {}).get(extra, ())
+    return OwnPackage(name, folder, _hash_tree(folder), tuple(requirements))
 
 
-def _from_wheel(name: str, wheel: Path) -> OwnPackage:
-    import zipfile
-    from email.parser import Parser
+def _wanted(requirement: Requirement, extras: Sequence[str]) -> bool:
+    """Whether a requirement of a wheel's metadata is asked for: always, or by one of these extras."""
+    if requirement.marker is None or "extra" not in str(requirement.marker):
+        return True
+    return any(requirement.marker.evaluate({"extra": extra}) for extra in extras)
 
+
+def _from_wheel(name: str, wheel: Path, extras: Sequence[str]) -> OwnPackage:
     with zipfile.ZipFile(wheel) as archive:
         member = next(entry for entry in archive.namelist() if entry.endswith(".dist-info/METADATA"))
         headers = Parser().parsestr(archive.read(member).decode("utf-8"))
-    requirements = tuple(text for text in headers.get_all("Requires-Dist", []) if "extra ==" not in text)
-    return OwnPackage(name, wheel, hashlib.sha256(wheel.read_bytes()).hexdigest(), requirements)
+    listed = [Requirement(text) for text in headers.get_all("Requires-Dist", [])]
+    texts = tuple(_without_extra(row) for row in listed if _wanted(row, extras))
+    return OwnPackage(name, wheel, hashlib.sha256(wheel.read_bytes()).hexdigest(), texts)
 
 
-def find_own_package(name: str) -> OwnPackage:
-    """Locate one of our own packages.
+def _without_extra(requirement: Requirement) -> str:
+    """The requirement as one asks an index for it: an `extra` marker means nothing there."""
+    if requirement.marker is not None and "extra" in str(requirement.marker):
+        requirement.marker = None
+    return str(requirement)
+
+
+def find_own_package(name: str, extras: Sequence[str] = ()) -> OwnPackage:
+    """Locate one of our own packages, with the requirements of these extras.
 
     Raises:
         BringupError: `own-package-missing` when there is neither a checkout nor a bundled wheel.
     """
     checkout = _checkout()
     if checkout and (checkout / name / "pyproject.toml").is_file():
-        return _from_source(name, checkout / name)
+        return _from_source(name, checkout / name, extras)
     bundled = Path(str(resources.files("bringup"))) / "bundled"
     wheels = sorted(bundled.glob(f"{name.replace('-', '_')}-*.whl"))
     if wheels:
-        return _from_wheel(name, wheels[-1])
+        return _from_wheel(name, wheels[-1], extras)
     raise BringupError("own-package-missing", package=name)

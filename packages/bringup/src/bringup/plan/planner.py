@@ -20,24 +20,14 @@ from bringup.facts.gpus import usable_gpus
 from bringup.facts.host import read_disk
 from bringup.facts.interpreters import Interpreter, ask
 from bringup.facts.machine import MachineFacts
-from bringup.plan.model import (
-    SCHEMA,
-    Choice,
-    CreateEnvironment,
-    Estimate,
-    InstallOwn,
-    InstallPackages,
-    LockedPackage,
-    Plan,
-    Reason,
-    Rejected,
-    Verify,
-)
+from bringup.plan.extensions import ExtensionPlan, ExtensionQuestion, choose_extensions
+from bringup.plan.model import SCHEMA, Choice, Estimate, LockedPackage, Plan, Reason, Rejected
 from bringup.plan.own_packages import OwnPackage, find_own_package
 from bringup.plan.resolve import Resolved, Resolver
+from bringup.plan.sequence import Given, Parts, sequence
 from bringup.plan.sizes import file_sizes
 from bringup.plan.torch_choice import TorchChoice, TorchQuestion, choose_torch
-from bringup.recipes.schema import Recipe
+from bringup.recipes.schema import Recipe, TorchRange
 
 _UNPACKED = 3.5  # Wheels of this kind unpack to about this many times their size.
 _BYTES_PER_SECOND = 8e6  # A modest line; printed as «about», and only for planning an afternoon.
@@ -52,6 +42,8 @@ class Wishes:
         cpu: plan for the CPU although GPUs are here.
         find_links, offline: see `Resolver`.
         overlay: an environment (its folder or Python) whose torch is used as it is.
+        given: folders that the user brings in place of downloads.
+        prefer: the way that is tried first for every extension.
     """
 
     gpus: tuple[ComputeCapability, ...] = ()
@@ -61,6 +53,13 @@ class Wishes:
     find_links: tuple[Path, ...] = field(default=())
     offline: bool = False
     overlay: Path | None = None
+    given: Given = field(default_factory=Given)
+    prefer: str | None = None
+
+
+def torch_range(recipe: Recipe, profile: str) -> TorchRange:
+    """Which torch this profile runs with."""
+    return recipe.torch.profiles.get(profile, recipe.torch)
 
 
 def _fitting_interpreters(recipe: Recipe, machine: MachineFacts, wishes: Wishes) -> list[Interpreter]:
@@ -84,7 +83,7 @@ def _fitting_interpreters(recipe: Recipe, machine: MachineFacts, wishes: Wishes)
 
 
 def _choose_interpreter_and_torch(
-    recipe: Recipe, machine: MachineFacts, wishes: Wishes, catalog: Catalog
+    recipe: Recipe, needs: TorchRange, machine: MachineFacts, wishes: Wishes, catalog: Catalog
 ) -> tuple[Resolver, TorchChoice, Choice]:
     """The first interpreter for which a torch build can be had."""
     gpus = wishes.gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
@@ -97,9 +96,9 @@ def _choose_interpreter_and_torch(
         gpus=tuple(sorted(set(gpus))),
         driver=None if wishes.gpus else machine.gpus.driver,
         platform=f"{host.system}-{host.architecture}",
-        allowed=SpecifierSet(recipe.torch.range),
+        allowed=SpecifierSet(needs.range),
         on_windows=host.system == "windows" or host.wsl is not None,
-        cuda=recipe.torch.cuda,
+        cuda=needs.cuda,
     )
     rejected: list[Rejected] = []
     failure: BringupError | None = None
@@ -121,7 +120,7 @@ def _choose_interpreter_and_torch(
     raise failure
 
 
-def _given_torch(recipe: Recipe, wishes: Wishes) -> tuple[Resolver, TorchChoice, Choice]:
+def _given_torch(needs: TorchRange, wishes: Wishes) -> tuple[Resolver, TorchChoice, Choice]:
     """The interpreter and torch of an overlay: NGC images, cluster modules, a machine without network.
 
     Raises:
@@ -133,8 +132,8 @@ def _given_torch(recipe: Recipe, wishes: Wishes) -> tuple[Resolver, TorchChoice,
     if interpreter is None or facts.torch is None:
         raise BringupError("overlay-without-torch", path=wishes.overlay)
     version = Version(facts.torch.version)
-    if not SpecifierSet(recipe.torch.range).contains(version.public, prereleases=True):
-        raise BringupError("overlay-other-torch", path=facts.root, version=version, range=recipe.torch.range)
+    if not SpecifierSet(needs.range).contains(version.public, prereleases=True):
+        raise BringupError("overlay-other-torch", path=facts.root, version=version, range=needs.range)
     why = Reason(id="torch-given", parameters={"path": facts.root})
     folders = (*facts.site_packages, *facts.paths)
     resolver = Resolver(interpreter, wishes.find_links, wishes.offline, folders)
@@ -144,58 +143,89 @@ def _given_torch(recipe: Recipe, wishes: Wishes) -> tuple[Resolver, TorchChoice,
     return resolver, torch, Choice(subject="python", chosen=interpreter.version, why=why)
 
 
-def _lock(rows: Sequence[Resolved], torch: TorchChoice) -> tuple[tuple[LockedPackage, ...], dict[str, str]]:
-    sizes = file_sizes([row.url for row in rows])
+def _lock(
+    rows: Sequence[Resolved], torch: TorchChoice, extensions: ExtensionPlan
+) -> tuple[tuple[LockedPackage, ...], dict[str, str]]:
+    rows = [*rows, *extensions.wheels]
     indexes = {"pytorch": torch.index} if torch.index else {}
+    for number, page in enumerate(dict.fromkeys(extensions.pages.values()), 1):
+        indexes[f"links-{number}"] = page
+    names = {address: name for name, address in indexes.items()}
+
+    def index_of(row: Resolved) -> str | None:
+        if row.name in extensions.pages:
+            return names[extensions.pages[row.name]]
+        return "pytorch" if torch.index and row.url.startswith("https://download.pytorch.org/") else None
+
     packages = tuple(
         LockedPackage(
             name=row.name,
             version=row.version,
             sha256=row.sha256,
             file=unquote(row.file),
-            index="pytorch" if torch.index and row.url.startswith("https://download.pytorch.org/") else None,
+            index=index_of(row),
             size=size,
         )
-        for row, size in zip(rows, sizes, strict=True)
+        for row, size in zip(rows, file_sizes([row.url for row in rows]), strict=True)
     )
     return packages, indexes
 
 
-def _requirements(recipe: Recipe, profile: str) -> tuple[list[str], list[OwnPackage]]:
-    """What the index must give, and our own packages among it."""
+def _requirements(
+    recipe: Recipe, profile: str, with_portable: str | None
+) -> tuple[list[str], list[OwnPackage]]:
+    """What the index must give, and our own packages among it.
+
+    `with_portable`: portable-kernels' extra with the bindings of torch's CUDA; None without shims.
+    """
     texts: list[str] = []
     own: list[OwnPackage] = []
     for row in recipe.requirements:
         if row.drop or (row.profiles and profile not in row.profiles):
             continue
         if row.own:
-            package = find_own_package(canonicalize_name(Requirement(row.spec).name))
-            own.append(package)
-            texts += package.requirements
+            own.append(find_own_package(canonicalize_name(Requirement(row.spec).name)))
         else:
             texts.append(row.loosened or row.spec)
-    return texts, own
+    if with_portable is not None:
+        own.append(find_own_package("portable-kernels", [with_portable]))
+    return [*texts, *(text for package in own for text in package.requirements)], own
 
 
-def _estimate(packages: Sequence[LockedPackage]) -> Estimate:
-    download = sum(package.size or 0 for package in packages)
+def _portable_extra(torch: TorchChoice) -> str:
+    return f"cu{torch.cuda.partition('.')[0]}" if torch.cuda else ""
+
+
+def _companions(needs: TorchRange, torch: TorchChoice, catalog: Catalog) -> list[str]:
+    """torchvision and torchaudio of torch's own release and build."""
+    public = torch.version.public
+    row = next((build for build in catalog.torch_builds if build.version == public), None)
+    label = f"+{torch.version.local}" if torch.version.local else ""
+    listed: list[str] = []
+    for name in needs.companions:
+        version = getattr(row, name, None) if row else None
+        if torch.overlay or version is None:
+            listed.append(name)
+        else:
+            listed.append(f"{name}=={version}{label}")
+    return listed
+
+
+def _estimate(packages: Sequence[LockedPackage], extensions: ExtensionPlan, weights: int) -> Estimate:
+    download = sum(package.size or 0 for package in packages) + weights
     return Estimate(
         download=download,
         disk=int(download * (1 + _UNPACKED)),
-        seconds=int(30 + download / _BYTES_PER_SECOND),
+        seconds=int(30 + download / _BYTES_PER_SECOND + sum(60 * step.minutes for step in extensions.builds)),
     )
 
 
-def _beyond_packages(recipe: Recipe, profile: str) -> list[str]:
-    """Tables of the recipe that no step carries out yet: half a plan would be worse than none."""
-    rows = {
-        "extensions": [row for row in recipe.extensions if not row.profiles or profile in row.profiles],
-        "patches": [row for row in recipe.patches if not row.profiles or profile in row.profiles],
-        "checkpoints": recipe.checkpoints,
-        "weights": recipe.weights,
-        "source": [recipe.source] if recipe.source else [],
-    }
-    return [name for name, listed in rows.items() if listed]
+def _profile(recipe: Recipe, wishes: Wishes) -> str:
+    profile = wishes.profile or recipe.default_profile
+    if profile != recipe.default_profile and profile not in recipe.profiles:
+        known = ", ".join([recipe.default_profile, *recipe.profiles])
+        raise BringupError("unknown-profile", exit_code=2, given=profile, known=known)
+    return profile
 
 
 def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: Wishes | None = None) -> Plan:
@@ -206,38 +236,39 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
             too little space, an index out of reach.
     """
     wishes = wishes or Wishes()
-    profile = wishes.profile or recipe.default_profile
-    if profile != recipe.default_profile and profile not in recipe.profiles:
-        known = ", ".join([recipe.default_profile, *recipe.profiles])
-        raise BringupError("unknown-profile", exit_code=2, given=profile, known=known)
-    if parts := _beyond_packages(recipe, profile):
-        raise BringupError("recipe-needs-more", exit_code=2, recipe=recipe.name, parts=", ".join(parts))
+    profile = _profile(recipe, wishes)
+    if wishes.given.source is not None and not wishes.given.source.is_dir():
+        raise BringupError("no-source", exit_code=2, path=wishes.given.source)
+    needs = torch_range(recipe, profile)
+    gpus = wishes.gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
+    gpus = () if wishes.cpu else tuple(sorted(set(gpus)))
     if wishes.overlay:
-        resolver, torch, python = _given_torch(recipe, wishes)
+        resolver, torch, python = _given_torch(needs, wishes)
     else:
-        resolver, torch, python = _choose_interpreter_and_torch(recipe, machine, wishes, catalog)
-    texts, own = _requirements(recipe, profile)
+        resolver, torch, python = _choose_interpreter_and_torch(recipe, needs, machine, wishes, catalog)
+    wanted = [row for row in recipe.extensions if not row.profiles or profile in row.profiles]
+    question = ExtensionQuestion(torch, gpus, resolver, catalog, wishes.prefer, wishes.offline)
+    extensions = choose_extensions(wanted, question)
+    texts, own = _requirements(recipe, profile, _portable_extra(torch) if extensions.shims else None)
     # A given torch may carry a label that its metadata lack: any build of the release satisfies.
     pinned = f"torch=={torch.version.public}" if torch.overlay else f"torch==={torch.version}"
-    rows = resolver.resolve([pinned, *texts], index=torch.index)
-    packages, indexes = _lock(rows, torch)
-    estimate = _estimate(packages)
+    rows = resolver.resolve([pinned, *_companions(needs, torch, catalog), *texts], index=torch.index)
+    packages, indexes = _lock(rows, torch, extensions)
+    estimate = _estimate(packages, extensions, sum(row.size or 0 for row in recipe.weights))
     _require_space(estimate, machine)
-    gpus = wishes.gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
+    parts = Parts(recipe, profile, resolver.interpreter, torch.overlay, packages, own, extensions, gpus)
     return Plan(
         schema=SCHEMA,
         recipe=recipe.name,
         environment=recipe.name if profile == recipe.default_profile else f"{recipe.name}-{profile}",
         profile=profile,
         platform=resolver.interpreter.platform,
-        gpus=() if wishes.cpu else tuple(gpu.sm for gpu in sorted(set(gpus))),
+        gpus=tuple(gpu.sm for gpu in gpus),
         indexes=indexes,
         estimate=estimate,
-        choices=(python, torch.choice),
+        choices=(python, torch.choice, *extensions.choices),
         packages=packages,
-        steps=_steps(
-            recipe, profile, resolver.interpreter, torch.overlay, packages, own, () if wishes.cpu else gpus
-        ),
+        steps=sequence(parts, wishes.given),
     )
 
 
@@ -250,34 +281,3 @@ def _require_space(estimate: Estimate, machine: MachineFacts) -> None:
             free=round(disk.free / 1e9, 1),
             needed=round(estimate.disk / 1e9, 1),
         )
-
-
-def _steps(
-    recipe: Recipe,
-    profile: str,
-    interpreter: Interpreter,
-    overlay: tuple[str, ...],
-    packages: Sequence[LockedPackage],
-    own: Sequence[OwnPackage],
-    gpus: Sequence[ComputeCapability],
-) -> tuple[CreateEnvironment | InstallPackages | InstallOwn | Verify, ...]:
-    # torch and what comes with it first: the long download is done, and kept, before anything small can fail.
-    heavy = [p.name for p in packages if p.name == "torch" or p.name.startswith(("nvidia-", "triton"))]
-    light = [p.name for p in packages if p.name not in heavy]
-    probes = [row for row in recipe.probes if not row.profiles or profile in row.profiles]
-    imports = [name for row in probes if gpus or not row.needs_gpu for name in row.imports]
-    named = [row.probe for row in probes if row.probe and (gpus or not row.needs_gpu)]
-    return (
-        CreateEnvironment(
-            id="environment", python=interpreter.version, interpreter=interpreter.path, overlay=overlay
-        ),
-        *(InstallPackages(id="torch", packages=tuple(heavy)) for _ in heavy[:1]),
-        *(InstallPackages(id="packages", packages=tuple(light)) for _ in light[:1]),
-        *(InstallOwn(id=package.name, package=package.name, content=package.content) for package in own),
-        Verify(
-            id="verify",
-            imports=tuple(dict.fromkeys(imports)),
-            probes=tuple(dict.fromkeys(named)),
-            gpus=tuple(gpu.sm for gpu in sorted(set(gpus))),
-        ),
-    )

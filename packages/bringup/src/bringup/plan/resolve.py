@@ -24,6 +24,7 @@ from bringup import state
 from bringup.errors import BringupError
 from bringup.facts.interpreters import Interpreter
 
+_MOST_SOURCE_PACKAGES = 8
 _OLDEST_PIP = Version("24.0")  # Older ones download whole wheels for a dry run.
 _NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Max retries exceeded|"
@@ -76,6 +77,11 @@ def explain_installer_failure(log: str, subject: str) -> BringupError:
     return BringupError("installer-failed", subject=subject, text=tail or "no output")
 
 
+def source_option(address: str) -> str:
+    """pip's option for a further source: an index, or a page of links (`….html`, as PyG's)."""
+    return f"--find-links={address}" if address.endswith(".html") else f"--extra-index-url={address}"
+
+
 def show_through(environment: Path, folders: Sequence[str]) -> None:
     """Let the packages in these folders be seen from a virtual environment (its own come first).
 
@@ -121,7 +127,7 @@ class Resolver:
         if self._offline:
             options.append("--no-index")
         elif index:
-            options.append(f"--extra-index-url={index}")
+            options.append(source_option(index))
         return options
 
     def _pip(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -185,13 +191,29 @@ class Resolver:
     ) -> list[Resolved]:
         """What an installation of these requirements into an empty environment would take.
 
+        Wheels; a distribution that has none for this Python (antlr4 for OmegaConf) as its source package.
+
         Raises:
             BringupError: nothing matches, requirements contradict each other, the index is unreachable.
         """
         wanted = list(requirements)
+        from_source: list[str] = []
+        while True:
+            try:
+                return self._resolve(wanted, from_source, index, with_dependencies)
+            except BringupError as error:
+                name = _lacks_a_wheel(error)
+                if name is None or name in from_source or len(from_source) >= _MOST_SOURCE_PACKAGES:
+                    raise
+                from_source.append(name)
+
+    def _resolve(
+        self, wanted: Sequence[str], from_source: Sequence[str], index: str | None, with_dependencies: bool
+    ) -> list[Resolved]:
         with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
             report = Path(folder) / "report.json"
             options = ["--dry-run", "--quiet", "--only-binary=:all:"]
+            options += [f"--no-binary={name}" for name in from_source]
             if not self._overlay:
                 options.append("--ignore-installed")
             if not with_dependencies:
@@ -203,6 +225,15 @@ class Resolver:
                 raise explain_installer_failure(answer.stdout + answer.stderr, subject)
             rows = json.loads(report.read_text(encoding="utf-8"))["install"]
         return sorted((_resolved(row) for row in rows), key=lambda row: row.name)
+
+
+def _lacks_a_wheel(error: BringupError) -> str | None:
+    """The distribution that an index may have as a source package alone."""
+    if error.id not in ("no-matching-distribution", "no-versions"):
+        return None
+    match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(error.parameters["requirement"]))
+    name = canonicalize_name(match[0]) if match else None
+    return None if name in ("torch", "torchvision", "torchaudio") else name
 
 
 def _resolved(row: dict[str, object]) -> Resolved:

@@ -16,8 +16,9 @@ from bringup.catalog import Catalog
 from bringup.catalog.schema import TorchBuild
 from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
-from bringup.plan.model import Choice, Reason, Rejected, Value
+from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolver
+from bringup.plan.steps import Value
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 

@@ -61,12 +61,18 @@ class Source(Row):
     submodules: dict[str, CommitHash] = {}
 
 
-class TorchNeeds(Row):
-    """Which torch the workload runs with; `companions` are of the same release."""
+class TorchRange(Row):
+    """Releases of torch, CUDA versions ("12.8"; empty: any), and companions of the same release."""
 
     range: VersionRange
     companions: tuple[Literal["torchvision", "torchaudio"], ...] = ()
     cuda: tuple[str, ...] = ()
+
+
+class TorchNeeds(TorchRange):
+    """Which torch the workload runs with; `profiles` that need another one."""
+
+    profiles: dict[str, TorchRange] = {}
 
 
 class RequirementRow(Row):
@@ -125,15 +131,17 @@ class PatchRow(Row):
     """A source edit by meaning, applied only where the fault is present.
 
     Attributes:
+        of: the extension whose source is edited; empty: the workload's own.
         files: glob below the source folder.
         fault: regular expression whose match shows the fault; no match, no edit.
         absent: regular expression that shows that it is mended already.
         kind: what is done: `insert-include` (value: the header), `replace` (fault → value),
             `rewrite-torch-load` (see `bringup rewrite`).
-        when: only for these compilers or torch versions, for example "gcc>=13".
+        when: only for these versions (gcc, torch), for example "gcc>=13".
     """
 
     id: Name
+    of: str = ""
     files: str
     fault: str
     absent: str | None = None
@@ -160,12 +168,15 @@ class CheckpointRow(Row):
 
 
 class WeightsRow(Row):
-    """Files to fetch: from a hub repository or by URL. `size` in bytes."""
+    """Files to fetch: of a hub repository (`files`: name → sha256, or "" where unknown), or behind a URL.
 
-    name: str
+    `size`: bytes, of all together. A URL's own hash is `sha256`.
+    """
+
+    name: Name
     repository: str | None = None
     revision: str | None = None
-    files: tuple[str, ...] = ()
+    files: dict[str, Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]] = {}
     url: str | None = None
     mirrors: tuple[str, ...] = ()
     size: int | None = None
@@ -189,8 +200,10 @@ class ProbeRow(Row):
 class Stage(Row):
     """One command of a run, started in the environment; idempotent, so that a rerun goes on.
 
-    `command` may name `{run}` (the run's folder), `{data}`, `{source}`, `{arguments}` (what the user
-    wrote after `--`; a whole word) and the workload's options. `modes`: "demo", "data"; empty: all.
+    `command`, `directory` and `environment` may name `{run}` (the run's folder), `{data}`, `{source}`,
+    `{weights}`, `{models}`, `{demo}` (of bringup's own demo programs); `{arguments}` (what the user wrote
+    after `--`) is a whole word of the command. `modes`: "demo", "data", "arguments"; empty: all.
+    `times`: a regular expression with the groups `name` and `ms` or `s`, for a table of stage times.
     """
 
     name: Name
@@ -201,6 +214,7 @@ class Stage(Row):
     directory: str = "{run}"
     environment: dict[str, str] = {}
     optional: bool = False
+    times: str | None = None
 
 
 class Needs(Row):
@@ -264,11 +278,33 @@ class Recipe(Row):
     @model_validator(mode="after")
     def _profiles_are_known(self) -> Recipe:
         known = {self.default_profile, *self.profiles}
+        for name in self.torch.profiles:
+            if name not in known:
+                raise ValueError(f"profile {name!r} is used by torch but not listed under profiles")
         for table in (self.requirements, self.extensions, self.patches, self.probes):
             for row in table:
                 unknown = set(row.profiles) - known
                 if unknown:
                     raise ValueError(f"profile {sorted(unknown)[0]!r} is used but not listed under profiles")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_have_an_origin(self) -> Recipe:
+        for row in self.weights:
+            if (row.repository is None) == (row.url is None):
+                raise ValueError(f"weights {row.name}: either repository (with files) or url")
+            if row.repository is not None and not row.files:
+                raise ValueError(f"weights {row.name}: which files of {row.repository}?")
+        return self
+
+    @model_validator(mode="after")
+    def _patches_are_of_something(self) -> Recipe:
+        names = {extension.distribution for extension in self.extensions}
+        for row in self.patches:
+            if row.of and row.of not in names:
+                raise ValueError(f"patch {row.id}: there is no extension {row.of!r}")
+            if not row.of and self.source is None:
+                raise ValueError(f"patch {row.id}: there is no source to patch")
         return self
 
     @model_validator(mode="after")

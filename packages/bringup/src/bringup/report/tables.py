@@ -8,15 +8,18 @@ from rich.table import Table
 
 from bringup.facts.gpus import usable_gpus
 from bringup.facts.machine import MachineFacts
-from bringup.plan.model import (
-    Choice,
+from bringup.plan.model import Choice, Plan, Reason
+from bringup.plan.steps import (
+    BuildExtension,
+    ConvertCheckpoints,
     CreateEnvironment,
+    FetchSource,
+    FetchWeights,
     InstallOwn,
     InstallPackages,
-    Plan,
-    Reason,
+    InstallShims,
+    PatchSource,
     Step,
-    Verify,
 )
 from bringup.report.messages import say
 from bringup.report.progress import duration, size, step_title
@@ -96,7 +99,23 @@ def describe_step(step: Step, plan: Plan) -> str:
         return f"{named}{more} · {size(sum(row.size or 0 for row in rows))}"
     if isinstance(step, InstallOwn):
         return say("plan.own")
-    assert isinstance(step, Verify)
+    if isinstance(step, FetchSource):
+        return (
+            f"{step.local or step.repository}"
+            + ("" if step.local else f" @ {step.commit[:12]}")
+            + f" · {step.licence}"
+        )
+    if isinstance(step, PatchSource):
+        return say("plan.patch", files=step.files)
+    if isinstance(step, InstallShims):
+        return say("plan.shims", names=", ".join(step.shims))
+    if isinstance(step, BuildExtension):
+        return say("plan.build", name=step.distribution, architectures=", ".join(step.architectures))
+    if isinstance(step, FetchWeights):
+        origin = step.local or step.repository or step.url or ""
+        return f"{origin} · {size(step.size)}" if step.size else origin
+    if isinstance(step, ConvertCheckpoints):
+        return f"{step.folder} · {step.class_path} → {step.layout}"
     gpus = ", ".join(step.gpus) or "CPU"
     return say("plan.proof", imports=len(step.imports), gpus=gpus)
 

@@ -16,32 +16,49 @@ from bringup.errors import BringupError
 from bringup.facts.host import read_disk
 from bringup.facts.indexes import read_indexes
 from bringup.facts.interpreters import ask
-from bringup.plan.model import (
-    CreateEnvironment,
-    InstallOwn,
-    InstallPackages,
-    Plan,
-    Step,
-    Verify,
-    write_plan,
-)
+from bringup.plan.folders import content_of
+from bringup.plan.model import Plan, write_plan
 from bringup.plan.own_packages import find_own_package
 from bringup.plan.resolve import explain_environment_failure, show_through
+from bringup.plan.steps import (
+    BuildExtension,
+    ConvertCheckpoints,
+    CreateEnvironment,
+    FetchSource,
+    FetchWeights,
+    InstallOwn,
+    InstallPackages,
+    InstallShims,
+    PatchSource,
+    Step,
+    Verify,
+)
 from bringup.steps.environments import Slot, current, switch_in
 from bringup.steps.installers import Installer, OnLine, choose_installer
 from bringup.steps.journal import Journal
+from bringup.steps.models import convert_models
 from bringup.steps.observer import Observer
+from bringup.steps.patches import gcc_version, patch_source
 from bringup.steps.processes import run_logged
+from bringup.steps.shims import install_shims
+from bringup.steps.sources import Supplies, fetch_source
 from bringup.steps.verify import Proof, verify, write_proof
+from bringup.steps.weights import fetch_weights
 
 
 @dataclass(frozen=True)
 class InstallOptions:
-    """How packages are installed; see `choose_installer`."""
+    """How packages are installed; see `choose_installer`. `pack`: a folder that `bringup fetch` made."""
 
     installer: str | None = None
     find_links: tuple[Path, ...] = field(default=())
     offline: bool = False
+    pack: Path | None = None
+
+    @property
+    def supplies(self) -> Supplies:
+        """Where sources and weights may come from."""
+        return Supplies(self.offline, self.pack)
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,10 @@ def validate(plan: Plan) -> None:
     for step in plan.steps:
         if isinstance(step, InstallOwn) and find_own_package(step.package).content != step.content:
             raise BringupError("plan-outdated", package=step.package)
+        if isinstance(step, FetchSource) and step.local and current_key(plan) != plan.key:
+            folder = Path(step.local)
+            if not folder.is_dir() or (step.content and content_of(folder) != step.content):
+                raise BringupError("source-changed", path=folder)
     if current_key(plan) != plan.key:
         free = read_disk(state.home()).free
         if free < plan.estimate.disk:
@@ -90,25 +111,52 @@ def current_key(plan: Plan) -> str | None:
 class _Steps:
     """Does one step at a time in one slot."""
 
-    def __init__(self, plan: Plan, slot: Slot, installer: Installer, observer: Observer) -> None:
+    def __init__(
+        self, plan: Plan, slot: Slot, installer: Installer, observer: Observer, supplies: Supplies
+    ) -> None:
         self._plan = plan
         self._slot = slot
         self._installer = installer
         self._observer = observer
+        self._supplies = supplies
         self.proof: Proof | None = None
 
     def do(self, step: Step) -> None:
+        log, tell = self._slot.log(step.id), self._tell(step)
+        target = self._slot.target
         if isinstance(step, CreateEnvironment):
             self._create(step)
         elif isinstance(step, InstallPackages):
             self._install(step)
         elif isinstance(step, InstallOwn):
-            own = find_own_package(step.package)
-            self._installer.install_path(
-                self._slot.target, own.path, self._slot.log(step.id), self._tell(step)
-            )
+            self._installer.install_path(target, find_own_package(step.package).path, log, tell)
+        elif isinstance(step, FetchSource):
+            fetch_source(step, self._slot.source, self._supplies, log, tell)
+        elif isinstance(step, PatchSource):
+            self._patch(step)
+        elif isinstance(step, InstallShims):
+            install_shims(target, step.shims, log, tell)
+        elif isinstance(step, BuildExtension):
+            self._build(step)
+        elif isinstance(step, FetchWeights):
+            fetch_weights(step, self._supplies, tell)
+        elif isinstance(step, ConvertCheckpoints):
+            convert_models(step, target, self._slot.models, self._slot.source, tell)
         else:
             self._verify(step)
+
+    def _patch(self, step: PatchSource) -> None:
+        """A patch of an extension's source is applied where that source is fetched, in `_build`."""
+        if not step.of:
+            versions = {"gcc": gcc_version(), "torch": self._locked("torch")}
+            changed = patch_source(step, self._slot.source, versions)
+            state.write_atomically(self._slot.log(step.id), "".join(f"{name}\n" for name in changed))
+
+    def _locked(self, name: str) -> str | None:
+        return next((row.version for row in self._plan.packages if row.name == name), None)
+
+    def _build(self, step: BuildExtension) -> None:
+        raise NotImplementedError
 
     def _tell(self, step: Step) -> OnLine:
         return lambda line: self._observer.line(step.id, line)
@@ -182,7 +230,7 @@ def apply_plan(plan: Plan, observer: Observer, options: InstallOptions | None = 
             installer = choose_installer(
                 read_indexes(), options.installer, options.find_links, options.offline
             )
-            steps = _Steps(plan, slot, installer, observer)
+            steps = _Steps(plan, slot, installer, observer, options.supplies)
             write_plan(plan, slot.plan)
             seconds = _do_all(plan, slot, steps, observer)
             switch_in(slot)

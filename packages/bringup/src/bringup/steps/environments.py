@@ -44,6 +44,16 @@ class Slot:
     def plan(self) -> Path:
         return self.root / "plan.toml"
 
+    @property
+    def source(self) -> Path:
+        """The workload's code, where the plan fetches it."""
+        return self.root / "source"
+
+    @property
+    def models(self) -> Path:
+        """Rebuilt checkpoints."""
+        return self.root / "models"
+
     def log(self, step: str) -> Path:
         """The complete log of one step."""
         return self.root / "logs" / f"{step}.log"

@@ -12,7 +12,7 @@ from typing import Protocol
 from bringup.errors import BringupError
 from bringup.facts.indexes import IndexFacts
 from bringup.plan.model import LockedPackage
-from bringup.plan.resolve import explain_installer_failure
+from bringup.plan.resolve import explain_installer_failure, source_option
 from bringup.steps.processes import run_logged
 from bringup.steps.target import Target
 
@@ -74,7 +74,7 @@ class _CommandInstaller(ABC):
         requirements = log.with_suffix(".requirements.txt")
         requirements.write_text(requirement_lines(packages), encoding="utf-8")
         hashes = ["--require-hashes"] if all(package.sha256 for package in packages) else []
-        extra = [f"--extra-index-url={index}"] if index else []
+        extra = [source_option(index)] if index else []
         arguments = ["install", "--no-deps", *hashes, *extra, *self._sources, "-r", str(requirements)]
         subject = ", ".join(package.name for package in packages[:3])
         self._run(target, arguments, subject, log, on_line)

@@ -8,7 +8,8 @@ import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,6 +22,7 @@ from bringup.steps.journal import Journal
 from bringup.steps.observer import Observer
 from bringup.steps.processes import Outcome, run_logged
 from bringup.steps.target import Target, console_command
+from bringup.steps.weights import weights_folder
 
 _WHOLE_WORD = "{arguments}"
 _NOTHING_LEFT = re.compile(r"No space left on device|Errno 28")
@@ -31,11 +33,13 @@ class Run:
     """One run of a workload.
 
     Attributes:
-        mode: "demo" or "data".
+        mode: "demo", "data" or "arguments" (nothing but what stands after `--`).
         folder: where everything of this run is kept.
         data: the folder of the data that it reads (in a demo: that it makes).
         arguments: what the user wrote after `--`.
         on_gpu: whether the environment serves a GPU.
+        places: further names that a stage's words may hold, beside `{run}` and `{data}`.
+        here: the folder that the user's relative paths mean.
     """
 
     mode: str
@@ -44,15 +48,17 @@ class Run:
     arguments: tuple[str, ...] = ()
     on_gpu: bool = False
     places: Mapping[str, str] = field(default_factory=dict)
+    here: Path = field(default_factory=Path.cwd)
 
 
 @dataclass(frozen=True)
 class StageResult:
-    """How long a stage took, now or when it was done."""
+    """How long a stage took, now or when it was done; `parts`: seconds of what it reported by itself."""
 
     name: str
     seconds: float
     reused: bool
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 def demo_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool) -> Run:
@@ -77,6 +83,26 @@ def data_run(recipe: Recipe, data: Path, arguments: Sequence[str], on_gpu: bool,
     return Run("data", folder, data, tuple(arguments), on_gpu)
 
 
+def arguments_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool, out: Path | None) -> Run:
+    """A run that the workload's own arguments describe.
+
+    Raises:
+        BringupError: `no-arguments` if the recipe has no stage for them, or there are none.
+    """
+    if not arguments or not any("arguments" in stage.modes for stage in recipe.stages):
+        raise BringupError("demo-or-data", exit_code=2, recipe=recipe.name)
+    mark = hashlib.sha256("\0".join([str(Path.cwd()), *arguments]).encode()).hexdigest()[:8]
+    folder = out.expanduser().absolute() if out else state.runs() / f"{recipe.name}-{mark}"
+    return Run("arguments", folder, Path.cwd(), tuple(arguments), on_gpu)
+
+
+def with_places(run: Run, slot: Slot) -> Run:
+    """The run with the names of everything that its environment holds."""
+    demo = str(resources.files("bringup.steps.demos"))
+    places = {"source": str(slot.source), "models": str(slot.models), "weights": str(weights_folder())}
+    return replace(run, places={**places, "here": str(run.here), "demo": demo, **run.places})
+
+
 def stages_of(recipe: Recipe, run: Run) -> tuple[Stage, ...]:
     """The stages of this mode and device, in order."""
     device = "gpu" if run.on_gpu else "cpu"
@@ -92,10 +118,17 @@ def _fill(command: Sequence[str], run: Run) -> list[str]:
     words: list[str] = []
     for word in command:
         if word == _WHOLE_WORD:
-            words += run.arguments
+            words += [_argument(given, run) for given in run.arguments]
         else:
             words.append(re.sub(r"\{(\w+)\}", lambda match: places.get(match[1], match[0]), word))
     return words
+
+
+def _argument(word: str, run: Run) -> str:
+    """A file of the source where the user's folder has none of that name (`examples/chair.png`)."""
+    in_source = Path(run.places.get("source", "/nonexistent")) / word
+    found = not word.startswith("-") and not (run.here / word).exists() and in_source.exists()
+    return str(in_source) if found else word
 
 
 def _content_mark(folder: Path) -> str:
@@ -119,21 +152,27 @@ def _raise_for(stage: Stage, outcome: Outcome, log: Path) -> None:
     raise BringupError("stage-failed", stage=stage.name, code=outcome.code, text=tail, log=log)
 
 
-def _do(stage: Stage, run: Run, target: Target, observer: Observer) -> None:
+def _do(stage: Stage, run: Run, target: Target, observer: Observer) -> tuple[tuple[str, float], ...]:
     log = run.folder / "logs" / f"{stage.name}.log"
     command = console_command(target, _fill(stage.command, run))
     directory = Path(_fill([stage.directory], run)[0])
     directory.mkdir(parents=True, exist_ok=True)
-    environment = target.variables() | dict(stage.environment)
-    outcome = run_logged(
-        command,
-        log,
-        environment=environment,
-        directory=directory,
-        on_line=lambda line: observer.line(stage.name, line),
-    )
+    named = dict(zip(stage.environment, _fill(list(stage.environment.values()), run), strict=True))
+    pattern = re.compile(stage.times) if stage.times else None
+    parts: list[tuple[str, float]] = []
+
+    def see(line: str) -> None:
+        if pattern and (match := pattern.search(line)):
+            values = match.groupdict()
+            seconds = float(values["ms"]) / 1000 if values.get("ms") else float(values["s"])
+            parts.append((values["name"], seconds))
+        observer.line(stage.name, line)
+
+    environment = target.variables() | named
+    outcome = run_logged(command, log, environment=environment, directory=directory, on_line=see)
     if outcome.code and not stage.optional:
         _raise_for(stage, outcome, log)
+    return tuple(parts)
 
 
 def _key(stage: Stage, run: Run, slot: Slot, mark: str) -> str:
@@ -155,7 +194,7 @@ def run_stages(
         with lock.acquire(timeout=0):
             if fresh and run.folder.exists():
                 shutil.rmtree(run.folder)
-            return _run_unlocked(recipe, run, slot, observer)
+            return _run_unlocked(recipe, with_places(run, slot), slot, observer)
     except Timeout as error:
         raise BringupError("run-locked", path=run.folder) from error
 
@@ -165,18 +204,20 @@ def _run_unlocked(recipe: Recipe, run: Run, slot: Slot, observer: Observer) -> t
     # A demo makes its data: what it reads is not an input. The user's data is.
     mark = _content_mark(run.data) if run.mode == "data" else ""
     results: list[StageResult] = []
-    reuse = True
+    reuse = run.mode != "arguments"  # What the user asks for by hand is done each time.
     for stage in stages_of(recipe, run):
         key = _key(stage, run, slot, mark)
         known = journal.seconds(stage.name, key) if reuse else None
+        parts: tuple[tuple[str, float], ...] = ()
         if known is None:
             reuse = False
             observer.started(stage.name)
             began = time.monotonic()
-            _do(stage, run, slot.target, observer)
+            parts = _do(stage, run, slot.target, observer)
             seconds = time.monotonic() - began
             journal.add(stage.name, key, seconds)
-        result = StageResult(stage.name, known if known is not None else seconds, known is not None)
+        done = known if known is not None else seconds
+        result = StageResult(stage.name, done, known is not None, parts)
         observer.finished(stage.name, result.seconds, result.reused)
         results.append(result)
     return tuple(results)

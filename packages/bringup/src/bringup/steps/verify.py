@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from packaging.utils import canonicalize_name
 
 from bringup import state
 from bringup.binaries.architectures import ComputeCapability
 from bringup.binaries.report import BinaryReport
 from bringup.facts.environment import EnvironmentFacts, read_environment
 from bringup.findings.kernel_images import importance, is_torch_itself
-from bringup.plan.model import Plan, Verify
+from bringup.plan.model import Plan
+from bringup.plan.steps import Verify
 from bringup.steps.target import Target
 
 
@@ -105,6 +108,32 @@ def _judge(
             yield Check("architectures", subject, not stops, f"{status}: {images}")
 
 
+def _named_probe(target: Target, name: str, step: Verify) -> list[Check]:
+    """A recipe's probe: one check, or one for each of its `rows`. `{source}` lies beside the environment."""
+    given = step.arguments.get(name, {})
+    source = str(target.root.parent / "source")
+    filled = {key: value.replace("{source}", source) for key, value in given.items()}
+    answer = target.probe(name, {"gpus": list(step.gpus), **filled})
+    rows = answer.get("rows") or [answer]
+    return [
+        Check(
+            str(row.get("check", name)),
+            str(row.get("subject", "torch")),
+            bool(row["ok"]),
+            str(row.get("detail") or row.get("message") or row.get("crash") or ""),
+        )
+        for row in rows
+    ]
+
+
+def _versions(target: Target, wanted: Mapping[str, str]) -> Iterator[Check]:
+    """What is installed against a table of versions, line by line."""
+    installed = {row.key: row.version for row in read_environment(target.root, scan=False).distributions}
+    for name, version in wanted.items():
+        found = installed.get(canonicalize_name(name))
+        yield Check("version", f"{name} {version}", found == version, found or "not installed")
+
+
 def verify(target: Target, step: Verify) -> Proof:
     """Prove an environment. Never raises for what the environment does wrong: that is the result."""
     checks: list[Check] = []
@@ -114,10 +143,8 @@ def verify(target: Target, step: Verify) -> Proof:
         checks += _matrix_product(target, step.gpus)
     for name in step.probes:
         if name != "matrix_product":
-            answer = target.probe(name, {"gpus": list(step.gpus)})
-            detail = str(answer.get("detail") or answer.get("message") or answer.get("crash") or "")
-            checks.append(Check(name, str(answer.get("subject", "torch")), bool(answer["ok"]), detail))
-    return Proof((*checks, *_architectures(target, step.gpus)))
+            checks += _named_probe(target, name, step)
+    return Proof((*checks, *_versions(target, step.versions), *_architectures(target, step.gpus)))
 
 
 def verify_step(plan: Plan) -> Verify:
