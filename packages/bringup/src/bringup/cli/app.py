@@ -21,6 +21,8 @@ VERBS: tuple[str, ...] = (
     "rebuild",
     "explain",
     "rewrite",
+    "image",
+    "build",
 )
 GROUPS: tuple[str, ...] = ("env", "recipes")
 

@@ -59,15 +59,33 @@ def pip_environment() -> dict[str, str]:
     return kept | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PIP_RETRIES": "2"}
 
 
+def pip_for(python: Path) -> list[str] | None:
+    """pip that works on another interpreter's environment: ours, else (a Python too old for it) its own."""
+    words = ["-m", "pip", "--disable-pip-version-check", "--no-input"]
+    for command in ([*pip_command(), "--python", str(python)], [str(python), *words]):
+        ran = subprocess.run([*command, "--version"], capture_output=True, env=pip_environment())
+        if ran.returncode == 0:
+            return command
+    return None
+
+
 def pip_install(
-    arguments: Sequence[str], source: Source, subject: str, log: Path, on_line: OnLine | None = None
+    command: Sequence[str],
+    arguments: Sequence[str],
+    source: Source,
+    subject: str,
+    log: Path,
+    on_line: OnLine | None = None,
 ) -> None:
     """`pip install` with the user's configuration.
+
+    Args:
+        command: as `pip_command` or `pip_for` give it.
 
     Raises:
         BringupError: as `explain_installer_failure` reads the log.
     """
-    command = [*pip_command(), *arguments, *source.options]
-    outcome = run_logged(command, log, environment=pip_environment(), on_line=on_line)
+    words = [*command, "install", *source.options, *arguments]
+    outcome = run_logged(words, log, environment=pip_environment(), on_line=on_line)
     if outcome.code:
         raise explain_installer_failure(outcome.tail, subject)

@@ -26,7 +26,7 @@ from bringup.errors import BringupError
 from bringup.facts.environment import read_environment
 from bringup.facts.toolchains import CudaToolkit, toolkit_at
 from bringup.plan.resolve import explain_installer_failure
-from bringup.steps.toolkit.pip import Source, pip_command, pip_environment, pip_install
+from bringup.steps.toolkit.pip import Source, pip_command, pip_environment, pip_for, pip_install
 
 # Extras of `cuda-toolkit`: what compiles, and what torch's own headers include beside it.
 COMPILER = ("nvcc", "nvvm", "crt", "cudart", "cccl", "profiler")
@@ -155,9 +155,9 @@ def _install(
         # Beside the final name; an installation that is broken off leaves nothing under it.
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            arguments = ["install", "--upgrade", "--target", str(partial), _requirement(version, parts)]
+            arguments = ["--upgrade", "--target", str(partial), _requirement(version, parts)]
             log = state.home() / "toolkits" / "logs" / f"{folder.name}.log"
-            pip_install(arguments, source, f"CUDA {version}", log, on_line)
+            pip_install(pip_command(), arguments, source, f"CUDA {version}", log, on_line)
             _complete(version, partial, folder)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -209,18 +209,20 @@ def install_into_environment(
     facts = read_environment(environment, scan=False)
     if facts.python.executable is None:
         raise BringupError("no-environment", exit_code=2, path=environment)
-    into = ["--python", facts.python.executable]
+    command = pip_for(Path(facts.python.executable))
+    if command is None:
+        raise BringupError("no-pip", path=facts.root)
     _check_space(Path(facts.site_packages[0]))
     wanted = [
         (name, release)
-        for name, release in _missing(into, version, source)
+        for name, release in _missing(command, version, source)
         # Newer ones than torch is pinned to would break torch; the metapackage itself pins the lot.
         if facts.distribution(name) is None and name != "cuda-toolkit"
     ]
     log = state.home() / "toolkits" / "logs" / f"{version}-into-{Path(facts.root).name}.log"
     if wanted:
         exact = [f"{name}=={release}" for name, release in wanted]
-        pip_install([*into, "install", "--no-deps", *exact], source, f"CUDA {version}", log, on_line)
+        pip_install(command, ["--no-deps", *exact], source, f"CUDA {version}", log, on_line)
     for site in facts.site_packages:
         for root in sorted(Path(site).glob("nvidia/cu*")):
             toolkit = toolkit_at(root, "environment")
@@ -235,11 +237,11 @@ def install_into_environment(
     raise BringupError("toolkit-silent", path=facts.root)
 
 
-def _missing(into: Sequence[str], version: str, source: Source) -> list[tuple[str, str]]:
+def _missing(pip: Sequence[str], version: str, source: Source) -> list[tuple[str, str]]:
     """(name, version) of what pip would add for the whole toolkit."""
     with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
         report = Path(folder) / "report.json"
-        command = [*pip_command(), *into, "install", "--dry-run", "--quiet", f"--report={report}"]
+        command = [*pip, "install", "--dry-run", "--quiet", f"--report={report}"]
         command += [*source.options, _requirement(version, COMPILER)]
         ran = subprocess.run(command, capture_output=True, text=True, errors="replace", env=pip_environment())
         if ran.returncode:
