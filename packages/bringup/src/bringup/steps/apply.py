@@ -34,6 +34,7 @@ from bringup.plan.steps import (
     Verify,
 )
 from bringup.steps.environments import Slot, current, switch_in
+from bringup.steps.extension_build import build_extension
 from bringup.steps.installers import Installer, OnLine, choose_installer
 from bringup.steps.journal import Journal
 from bringup.steps.models import convert_models
@@ -112,13 +113,13 @@ class _Steps:
     """Does one step at a time in one slot."""
 
     def __init__(
-        self, plan: Plan, slot: Slot, installer: Installer, observer: Observer, supplies: Supplies
+        self, plan: Plan, slot: Slot, installer: Installer, observer: Observer, options: InstallOptions
     ) -> None:
         self._plan = plan
         self._slot = slot
         self._installer = installer
         self._observer = observer
-        self._supplies = supplies
+        self._options = options
         self.proof: Proof | None = None
 
     def do(self, step: Step) -> None:
@@ -131,7 +132,7 @@ class _Steps:
         elif isinstance(step, InstallOwn):
             self._installer.install_path(target, find_own_package(step.package).path, log, tell)
         elif isinstance(step, FetchSource):
-            fetch_source(step, self._slot.source, self._supplies, log, tell)
+            fetch_source(step, self._slot.source, self._options.supplies, log, tell)
         elif isinstance(step, PatchSource):
             self._patch(step)
         elif isinstance(step, InstallShims):
@@ -139,7 +140,7 @@ class _Steps:
         elif isinstance(step, BuildExtension):
             self._build(step)
         elif isinstance(step, FetchWeights):
-            fetch_weights(step, self._supplies, tell)
+            fetch_weights(step, self._options.supplies, tell)
         elif isinstance(step, ConvertCheckpoints):
             convert_models(step, target, self._slot.models, self._slot.source, tell)
         else:
@@ -156,7 +157,17 @@ class _Steps:
         return next((row.version for row in self._plan.packages if row.name == name), None)
 
     def _build(self, step: BuildExtension) -> None:
-        raise NotImplementedError
+        build_extension(
+            step,
+            self._slot.target,
+            self._slot.root / "extensions",
+            self._installer,
+            self._options.supplies,
+            self._options.find_links,
+            {"gcc": gcc_version(), "torch": self._locked("torch")},
+            self._slot.log(step.id),
+            self._tell(step),
+        )
 
     def _tell(self, step: Step) -> OnLine:
         return lambda line: self._observer.line(step.id, line)
@@ -230,7 +241,7 @@ def apply_plan(plan: Plan, observer: Observer, options: InstallOptions | None = 
             installer = choose_installer(
                 read_indexes(), options.installer, options.find_links, options.offline
             )
-            steps = _Steps(plan, slot, installer, observer, options.supplies)
+            steps = _Steps(plan, slot, installer, observer, options)
             write_plan(plan, slot.plan)
             seconds = _do_all(plan, slot, steps, observer)
             switch_in(slot)

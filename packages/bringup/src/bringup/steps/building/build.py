@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,6 +56,7 @@ class BuildRequest:
         jobs: the user's wish, None to let cores and memory decide.
         where: see `ToolkitWish`. fresh: build although the cache has it.
         output: folder that the products are put into.
+        variables: of the process environment, over those that the build sets by itself.
     """
 
     environment: EnvironmentFacts
@@ -66,6 +67,7 @@ class BuildRequest:
     source: Source
     fresh: bool
     output: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ def _inputs(project: BuildProject, request: BuildRequest, choice: ToolkitChoice)
         "cuda": choice.toolkit.release,
         "compiler": [choice.compiler.family, choice.compiler.version],
         "architectures": [choice.architectures.torch, choice.architectures.cmake],
+        "variables": dict(request.variables),
     }
 
 
@@ -308,7 +311,7 @@ class _Builder:
         project, workshop = self._project, self._workshop
         made = variables(
             project, self._request.environment, self.isolation, self._choice, workshop, includes, settings
-        )
+        ) | dict(self._request.variables)
         log = self._cache.log
         install_dynamic_requirements(self.isolation, project, workshop.tree, made, self._request.source, log)
         self._observer.started("compile")
