@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from bringup.steps.building.runner import (
     copy_source,
     forget_objects,
     lay_library_links,
+    package_folders,
     run_attempt,
     turn_off_lto,
     variables,
@@ -257,7 +258,7 @@ class _Builder:
         """Scan and import."""
         environment, choice = self._request.environment, self._choice
         lent = [choice.toolkit.libraries]
-        lent += [root for site in environment.site_packages for root in Path(site).glob("nvidia/*/lib")]
+        lent += [root for site in package_folders(environment) for root in site.glob("nvidia/*/lib")]
         chips = [gpu.capability for gpu in self._request.wanted.gpus]
         return _step(
             self._observer,
