@@ -74,6 +74,47 @@ add_library(NAME SHARED kernel.cu)
 """
 
 
+# A torch extension: what most research code has. The kernel knows nothing of torch.
+TORCH_SETUP = """\
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CUDAExtension
+
+extension = CUDAExtension("NAME", ["binding.cpp", "kernel.cu"])
+setup(name="NAME", version="1.0", ext_modules=[extension], cmdclass={"build_ext": BuildExtension})
+"""
+
+TORCH_BINDING = """\
+#include <torch/extension.h>
+
+const char* scale_on_device(float* values, long count, float factor);
+
+torch::Tensor scale(torch::Tensor values, double factor) {
+    torch::Tensor result = values.contiguous().clone();
+    const char* error = scale_on_device(result.data_ptr<float>(), result.numel(), factor);
+    TORCH_CHECK(error == nullptr, "CUDA kernel failed : ", error);
+    return result;
+}
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) { module.def("scale", &scale); }
+"""
+
+TORCH_KERNEL = """\
+#include <cuda_runtime.h>
+
+__global__ void scale_kernel(float* values, long count, float factor) {
+    long index = blockIdx.x * static_cast<long>(blockDim.x) + threadIdx.x;
+    if (index < count) values[index] *= factor;
+}
+
+const char* scale_on_device(float* values, long count, float factor) {
+    scale_kernel<<<(count + 255) / 256, 256>>>(values, count, factor);
+    cudaError_t error = cudaGetLastError();
+    if (error == cudaSuccess) error = cudaDeviceSynchronize();
+    return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+"""
+
+
 def _fill(text: str, name: str) -> str:
     return text.replace("NAME", name)
 
@@ -105,4 +146,13 @@ def cmake_project(folder: Path, name: str = "only_cmake", cmake: str = CMAKE_LIB
     (folder / "CMakeLists.txt").write_text(_fill(cmake, name))
     (folder / "kernel.cu").write_text(KERNEL)
     (folder / "module.cu").write_text(_fill(MODULE, name))
+    return folder
+
+
+def torch_project(folder: Path, name: str = "torch_scale") -> Path:
+    """setup.py with torch's CUDAExtension; needs a torch with CUDA."""
+    folder.mkdir(parents=True)
+    (folder / "setup.py").write_text(_fill(TORCH_SETUP, name))
+    (folder / "binding.cpp").write_text(TORCH_BINDING)
+    (folder / "kernel.cu").write_text(TORCH_KERNEL)
     return folder

@@ -35,6 +35,7 @@ from bringup.steps.building.runner import (
     forget_objects,
     lay_library_links,
     package_folders,
+    package_folders,
     run_attempt,
     turn_off_lto,
     variables,

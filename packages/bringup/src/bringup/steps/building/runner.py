@@ -101,6 +101,11 @@ def turn_off_lto(project: BuildProject, workshop: Workshop) -> None:
         )
 
 
+def package_folders(environment: EnvironmentFacts) -> list[Path]:
+    """Where packages of the environment lie: its own, its base's, and those that it only shows."""
+    return [Path(folder) for folder in (*environment.site_packages, *environment.paths)]
+
+
 def lay_library_links(environment: EnvironmentFacts, extra: Path | None, workshop: Workshop) -> list[Path]:
     """`libcublas.so` and others for those CUDA wheels beside torch that have only `libcublas.so.13`.
 
@@ -108,7 +113,7 @@ def lay_library_links(environment: EnvironmentFacts, extra: Path | None, worksho
         Folders of CUDA headers beside torch.
     """
     workshop.links.mkdir(parents=True, exist_ok=True)
-    roots = [root for site in environment.site_packages for root in sorted(Path(site).glob("nvidia/*"))]
+    roots = [root for site in package_folders(environment) for root in sorted(site.glob("nvidia/*"))]
     if extra:
         roots.append(extra)
     for root in roots:

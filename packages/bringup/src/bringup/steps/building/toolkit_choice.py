@@ -147,7 +147,8 @@ def _compilers_for(toolkit: CudaToolkit) -> Iterator[HostCompiler]:
 
 def _installed(environment: EnvironmentFacts, wish: ToolkitWish) -> tuple[CudaToolkit, ...]:
     """Toolkits that are here, torch's own minor or the nearest below it before newer ones."""
-    found = find_toolkits(Path(environment.root), map(Path, environment.site_packages))
+    sites = map(Path, (*environment.site_packages, *environment.paths))
+    found = find_toolkits(Path(environment.root), sites)
     if not wish.torch_cuda:
         return found
     torch = _number(wish.torch_cuda)
