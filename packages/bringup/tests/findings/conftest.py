@@ -7,9 +7,13 @@ import subprocess
 import sys
 import venv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from bringup.facts.gpus import GpuSurvey
+from bringup.facts.machine import MachineFacts, read_machine
 
 FIXTURES = Path(__file__).parents[1] / "binaries" / "fixtures"
 
@@ -52,6 +56,12 @@ class Broken:
         if library:
             files["torch/lib/libtorch_cuda.so"] = library
         self.distribution("torch", version, files)
+
+
+@pytest.fixture(scope="session")
+def machine() -> MachineFacts:
+    """This machine, without its GPUs and driver: the tests name their own."""
+    return replace(read_machine(), gpus=GpuSurvey((), None, None, None, ()))
 
 
 @pytest.fixture

@@ -5,57 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bringup.binaries.architectures import ComputeCapability
-from bringup.catalog import load
-from bringup.facts.environment import read_environment
-from bringup.facts.gpus import DriverFacts, GpuSurvey
-from bringup.facts.machine import MachineFacts, read_machine
-from bringup.facts.project import read_project
-from bringup.findings import Examined, Finding, NamedGpu, find
-from bringup.report.doctor import sentence
+from bringup.facts.machine import MachineFacts
+from bringup.findings import NamedGpu
 
 from .conftest import FIXTURES, Broken
-
-RTX_5090 = NamedGpu("GeForce RTX 5090", ComputeCapability(12, 0))
-H200 = NamedGpu("H200", ComputeCapability(9, 0))
-A100 = NamedGpu("A100", ComputeCapability(8, 0))
-
-
-@pytest.fixture(scope="module")
-def machine() -> MachineFacts:
-    return replace(read_machine(), gpus=GpuSurvey((), None, None, None, ()))
-
-
-def examine(
-    machine: MachineFacts,
-    root: Path | None = None,
-    *gpus: NamedGpu,
-    driver: str | None = None,
-    project: Path | None = None,
-) -> list[Finding]:
-    examined = Examined(
-        catalog=load(),
-        machine=machine,
-        gpus=gpus,
-        driver=DriverFacts(driver, (12, 4)) if driver else None,
-        environment=read_environment(root) if root else None,
-        project=read_project(project) if project else None,
-    )
-    findings = find(examined)
-    for finding in findings:
-        assert finding.evidence, f"{finding.id} has no evidence"
-        assert finding.fix
-        assert sentence(finding)
-    return findings
-
-
-def ids(findings: list[Finding], severity: str | None = None) -> list[str]:
-    return [row.id for row in findings if severity in (None, row.severity)]
+from .examining import A100, H200, RTX_5090, examine, ids
 
 
 def test_nothing_wrong_with_the_environment_of_the_tests(machine: MachineFacts) -> None:
@@ -210,26 +168,6 @@ def test_defined_symbol(
         "_ZN3c106detail14torchCheckFailEPKcS2_jRKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEE",
     )
     broken.distribution("good-ext", "1.0", {"good_ext/_C.so": there})
-    assert ids(examine(machine, broken.root)) == []
-
-
-def test_missing_library(
-    broken: Broken,
-    machine: MachineFacts,
-    compiled: Callable[..., Path],
-    torch_library_folder: Path,
-    tmp_path: Path,
-) -> None:
-    with_real_torch(broken, torch_library_folder)
-    stub = compiled("libcudart_stub", "void cudaStub(void) {}", "-Wl,-soname,libcudart.so.11.0")
-    source = "void cudaStub(void); void PyInit__C(void) { cudaStub(); }"
-    ext = compiled("ext", source, str(stub), f"-L{torch_library_folder}", "-Wl,--no-as-needed", "-lc10")
-    broken.distribution("old-ext", "1.0", {"old_ext/_C.so": ext})
-    (finding,) = examine(machine, broken.root)
-    assert finding.id == "missing-library"
-    assert "libcudart.so.11.0" in finding.error_text
-    (broken.site / "nvidia" / "lib").mkdir(parents=True)
-    (broken.site / "nvidia" / "lib" / "libcudart.so.11.0").write_bytes(stub.read_bytes())
     assert ids(examine(machine, broken.root)) == []
 
 

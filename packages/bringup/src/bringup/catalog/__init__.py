@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +15,7 @@ from packaging.version import Version
 from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.binaries.compatibility import carries
 from bringup.catalog.gpu_names import find_gpu
-from bringup.catalog.schema import DriverMinimum, Extension, Gpu, Toolkit, TorchBuild
+from bringup.catalog.schema import DriverMinimum, EngineBuild, Extension, Gpu, Library, Toolkit, TorchBuild
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,6 +34,8 @@ class Catalog:
     gpus: tuple[Gpu, ...]
     extensions: tuple[Extension, ...]
     toolkits: tuple[Toolkit, ...]
+    libraries: tuple[Library, ...] = ()
+    engines: tuple[EngineBuild, ...] = ()
 
     def toolkit(self, version: str) -> Toolkit | None:
         """The toolkit "12.8", also when asked for as "12.8.93"; None where the catalog does not know it."""
@@ -48,6 +51,11 @@ class Catalog:
         """Whether portable-kernels has a shim in place of this distribution."""
         row = self.extension(name)
         return row is not None and row.portable is not None
+
+    def library(self, soname: str, cuda: int | None = None) -> Library | None:
+        """What brings a shared library; `cuda`: the major version that is asked for, where known."""
+        rows = [row for row in self.libraries if re.fullmatch(row.soname, soname)]
+        return next((row for row in rows if row.cuda == cuda), rows[0] if rows else None)
 
     def find_gpu(self, text: str) -> tuple[str, ComputeCapability]:
         """Name and compute capability of what a person calls a GPU: «RTX 5090», «5070 Ti», sm_120, 12.0.
@@ -71,6 +79,16 @@ class Catalog:
             if build.cuda and (capability is None or self.torch_runs_on(build, capability))
         ]
         return max(serving, key=lambda build: (build.verified, Version(build.version)), default=None)
+
+    def engine_with_machine_code(self, name: str, capability: ComputeCapability) -> EngineBuild | None:
+        """The newest wheel of an engine that carries machine code for a chip; None: none is known."""
+        serving = [
+            row
+            for row in self.engines
+            if row.name == name
+            and carries([Architecture.parse(code) for code in row.machine_code], [], capability)
+        ]
+        return max(serving, key=lambda row: Version(row.version), default=None)
 
     def minimum_driver(self, cuda: str, windows: bool) -> str | None:
         """Oldest driver for programs of this CUDA version; None where the catalog does not know."""
@@ -96,4 +114,6 @@ def load() -> Catalog:
         gpus=tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus")),
         extensions=tuple(Extension.model_validate(row) for row in _table("extensions.toml", "extensions")),
         toolkits=tuple(Toolkit.model_validate(row) for row in _table("toolkits.toml", "toolkits")),
+        libraries=tuple(Library.model_validate(row) for row in _table("libraries.toml", "libraries")),
+        engines=tuple(EngineBuild.model_validate(row) for row in _table("engines.toml", "engines")),
     )

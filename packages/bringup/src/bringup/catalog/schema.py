@@ -99,3 +99,39 @@ class Extension(Row):
     wheels: str | None = None
     build: str | None = None
     licence: str
+
+
+class Library(Row):
+    """A shared library by its soname, and what brings it.
+
+    Attributes:
+        soname: regular expression that the whole soname matches.
+        cuda: major version of the CUDA that this row is for, where several bear the same soname.
+        wheel: requirement of the wheel that carries it, None where there is none.
+        debian: package of Debian and Ubuntu that carries it.
+        optional: what asks for it works without, and loses a back end or a codec.
+        replaceable: what asks for it takes another by itself and loses nothing.
+    """
+
+    soname: str
+    cuda: int | None = None
+    wheel: str | None = None
+    debian: str | None = None
+    optional: bool = False
+    replaceable: bool = False
+
+
+class EngineBuild(Row):
+    """One wheel of TensorFlow, ONNX Runtime, CuPy or JAX's CUDA plugin.
+
+    Attributes:
+        name: of the distribution, as PEP 503 compares it.
+        cuda: the CUDA that it was built for.
+        machine_code, ptx: in every counting container of its GPU libraries.
+    """
+
+    name: str
+    version: str
+    cuda: CudaVersion
+    machine_code: tuple[MachineCode, ...]
+    ptx: tuple[Ptx, ...] = ()

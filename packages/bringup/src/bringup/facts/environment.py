@@ -9,8 +9,9 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +25,7 @@ from bringup.facts.environment_distributions import (
     read_text,
 )
 from bringup.facts.environment_libraries import LibraryFacts, read_libraries
+from bringup.facts.environment_loader import loader_folders
 from bringup.facts.environment_python import (
     PythonFacts,
     base_prefix,
@@ -70,6 +72,8 @@ class EnvironmentFacts:
         binaries: what the shared objects below site-packages and `paths` carry.
         unreadable: what could not be read.
         leftovers: remains of an interrupted pip.
+        filesystem: root that its absolute paths start from; another than `/` in an unpacked image.
+        loader_folders: where the dynamic loader looks beside RPATHs, in order.
     """
 
     root: str
@@ -85,15 +89,33 @@ class EnvironmentFacts:
     binaries: tuple[BinaryReport, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     leftovers: tuple[str, ...] = ()
+    filesystem: str = "/"
+    loader_folders: tuple[str, ...] = ()
 
     def distribution(self, name: str) -> Distribution | None:
         """The installed distribution of this name, however it is spelled."""
         key = re.sub(r"[-_.]+", "-", name).lower()
         return next((row for row in self.distributions if row.key == key), None)
 
+    @cached_property
+    def _owners(self) -> Mapping[str, Distribution]:
+        return {path: row for row in reversed(self.distributions) for path in row.binaries}
+
     def owner(self, path: str) -> Distribution | None:
-        """The distribution that recorded this file."""
-        return next((row for row in self.distributions if path in row.binaries), None)
+        """The distribution that recorded this file, or whose editable project it lies in."""
+        recorded = self._owners.get(path)
+        if recorded is not None:
+            return recorded
+        editable = [row for row in self.distributions if row.editable and _below(path, row.editable)]
+        return max(editable, key=lambda row: len(row.editable or ""), default=None)
+
+    @property
+    def interpreter(self) -> str:
+        """How a person starts its Python: `bin/python`, on Windows `Scripts\\python.exe` or `python.exe`."""
+        if not (self.python.platform or "").startswith("win"):
+            return f"{self.root}/bin/python"
+        scripts = Path(self.python.executable or "Scripts/python.exe").parent.name.lower() == "scripts"
+        return f"{self.root}\\Scripts\\python.exe" if scripts else f"{self.root}\\python.exe"
 
 
 def read_environment(
@@ -101,6 +123,7 @@ def read_environment(
     filesystem: Path = Path("/"),
     scan: bool = True,
     on_file: Callable[[str], None] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> EnvironmentFacts:
     """Read the environment at a prefix, or the one that an interpreter belongs to.
 
@@ -108,6 +131,7 @@ def read_environment(
         filesystem: root of the file system that it would run in (of an unpacked image).
         scan: also read every shared object.
         on_file: told each binary's path before it is read.
+        variables: environment variables that it would run with; None: those of this process.
 
     Raises:
         BringupError: `no-such-environment`: there is no Python environment at that path.
@@ -150,7 +174,13 @@ def read_environment(
         binaries=tuple(binaries),
         unreadable=tuple(dict.fromkeys(unreadable)),
         leftovers=tuple(str(folder / name) for folder in sites for name in leftovers(folder)),
+        filesystem=str(filesystem),
+        loader_folders=loader_folders(filesystem, os.environ if variables is None else variables),
     )
+
+
+def _below(path: str, folder: str) -> bool:
+    return path.startswith(folder.rstrip("/\\") + os.sep)
 
 
 def is_environment(path: Path) -> bool:

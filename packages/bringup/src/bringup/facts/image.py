@@ -35,6 +35,7 @@ _TEXT = re.compile(
         [^/]+\.(?:dist-info|egg-info)/[^/]+ | EGG-INFO/[^/]+ | [^/]+\.(?:pth|egg-link|egg-info)
         | __editable__[^/]*\.py | pyvenv\.cfg | conda-meta/[^/]+\.json | patchlevel\.h
         | lib/python\d\.\d+t?/os\.py | [^/]+/_?version\.py | _?cpp_lib\.json
+        | etc/ld\.so\.conf | etc/ld\.so\.conf\.d/[^/]+
         | etc/os-release | usr/lib/os-release | usr/local/cuda[^/]*/version\.json
     )$""",
     re.VERBOSE,
@@ -193,7 +194,7 @@ def _facts(
     pairs = (text.partition("=") for text in _strings(config.get("Env")))
     variables = tuple((name, value) for name, _, value in pairs)
     prefixes = _prefixes(layout.root, dict(variables).get("PATH", "/usr/local/bin:/usr/bin:/bin"))
-    read = (_environment(prefix, layout.root, scan, on_file) for prefix in prefixes)
+    read = (_environment(prefix, layout.root, scan, on_file, dict(variables)) for prefix in prefixes)
     architecture = configuration.get("architecture")
     return ImageFacts(
         path=str(layout.archive),
@@ -210,10 +211,14 @@ def _facts(
 
 
 def _environment(
-    prefix: Path, root: Path, scan: bool, on_file: Callable[[str], None] | None
+    prefix: Path,
+    root: Path,
+    scan: bool,
+    on_file: Callable[[str], None] | None,
+    variables: dict[str, str],
 ) -> EnvironmentFacts | None:
     try:
-        return read_environment(prefix, root, scan, on_file)
+        return read_environment(prefix, root, scan, on_file, variables)
     except BringupError:
         return None  # A folder that only looks like an environment.
 

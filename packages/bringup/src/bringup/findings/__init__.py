@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bringup.findings import builds, driver, kernel_images, loading, projects
+from bringup.findings import abi, builds, driver, engines, kernel_images, libraries, loading, projects
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Rule, Severity
 
 __all__ = ["RULES", "Evidence", "Examined", "Finding", "NamedGpu", "Rule", "Severity", "find"]
@@ -20,9 +20,15 @@ RULES: tuple[Rule, ...] = (
     builds.cuda_companion_beside_cpu_torch,
     builds.xformers_recorded_build,
     loading.undefined_symbol,
-    loading.missing_library,
-    builds.wrong_python_abi,
-    builds.system_too_old,
+    libraries.missing_library,
+    engines.engine_driver,
+    engines.engine_without_libraries,
+    engines.engine_compiles_ptx,
+    engines.jax_versions,
+    engines.ptxas_too_old,
+    engines.several_cupy,
+    abi.wrong_python_abi,
+    abi.system_too_old,
     projects.impossible_pin,
     projects.torch_load_calls,
     projects.unimportable_checkpoint,

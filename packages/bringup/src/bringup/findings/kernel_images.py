@@ -1,23 +1,59 @@
-"""Rules about machine code and PTX: what the loader will find for a GPU, file by file."""
+"""Rules about machine code and PTX: what the loader will find for a GPU, distribution by distribution."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from bringup.binaries.compatibility import Verdict
 from bringup.binaries.report import BinaryReport
 from bringup.facts.environment import EnvironmentFacts
+from bringup.facts.environment_engines import read_engines
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Severity
+from bringup.findings.repairs import companion_fix, extension_fix, torch_fix
 
 NO_IMAGE = "CUDA error: no kernel image is available for execution on the device"
+PTX_TOO_NEW = "CUDA error: the provided PTX was compiled with an unsupported toolchain."
 _TORCH_ITSELF = ("libtorch_cuda.so", "torch_cuda.dll", "libtorch_cuda_cu.so", "libtorch_cuda_cpp.so")
+_LIBRARY = re.compile(r"\.(?:so(?:\.[\w.+-]+)?|pyd|dll)$", re.IGNORECASE)
+# NVIDIA's own libraries, wherever they are bundled (wheels of the +cu118 builds carry them in torch/lib).
+_NVIDIA_LIBRARY = re.compile(
+    r"(?:lib)?(?:cu(?:blas|dnn|fft|sparse|rand|solver|tensor|pti|dart|file|dss|quantum|statevec|densitymat)"
+    r"|nv(?:jpeg|shmem|rtc|jitlink|infer|blas|perf|fatbin|math|comp|imgcodec)|nccl|npp)",
+    re.IGNORECASE,
+)
 
 
 def owner_name(environment: EnvironmentFacts, report: BinaryReport) -> str:
     """The distribution that a file belongs to; the file's own name where none recorded it."""
     owner = environment.owner(report.path)
     return owner.key if owner else Path(report.path).name
+
+
+def is_loadable(report: BinaryReport) -> bool:
+    """A shared library that a process can load; neither data, nor an object to link, nor a program."""
+    return report.kind in ("elf", "pe") and not report.relocatable and bool(_LIBRARY.search(report.path))
+
+
+def is_nvidia_library(subject: str, report: BinaryReport) -> bool:
+    """cuBLAS, cuDNN and their like: they choose among their kernels and ship what their chips need."""
+    return subject.startswith("nvidia-") or bool(_NVIDIA_LIBRARY.match(Path(report.path).name))
+
+
+def is_torch_itself(report: BinaryReport) -> bool:
+    """Whether the file is torch's main CUDA library."""
+    return Path(report.path).name in _TORCH_ITSELF
+
+
+def importance(environment: EnvironmentFacts, report: BinaryReport) -> Severity:
+    """Lacking an image in torch's main library or an extension stops the user; side libraries may not."""
+    subject = owner_name(environment, report)
+    if is_nvidia_library(subject, report):
+        return "warning"
+    if subject == "torch" and not is_torch_itself(report):
+        return "warning"
+    return "error"
 
 
 def _evidence(report: BinaryReport, verdict: Verdict) -> tuple[Evidence, ...]:
@@ -41,74 +77,104 @@ def _torch_warning(gpu: NamedGpu, report: BinaryReport) -> str:
 
 
 def _fix(subject: str, gpu: NamedGpu, examined: Examined) -> str:
+    torch = examined.environment.torch if examined.environment else None
     if subject == "torch":
         return torch_fix(examined, gpu)
-    if examined.catalog.portable_replacement(subject):
-        return f'portable-kernels install --shim {subject.replace("-", "_")} --env "{_root(examined)}"'
-    return f'bringup build {subject} --gpu {gpu.capability.sm} --env "{_root(examined)}"'
+    if subject in ("torchvision", "torchaudio") and torch and torch.cuda:
+        return companion_fix(examined, subject, torch)
+    return extension_fix(examined, subject, gpu)
 
 
-def torch_fix(examined: Examined, gpu: NamedGpu | None = None) -> str:
-    """The command that installs a torch which serves the GPU (without one: any newest)."""
-    capability = gpu.capability if gpu else None
-    build = examined.catalog.recommended_torch(capability)
-    if build is None:
-        return "bringup up RECIPE --cpu"
-    index = f" --index-url {build.index}" if build.index else ""
-    return f'"{_root(examined)}/bin/python" -m pip install torch=={build.version}{index}'
-
-
-def _root(examined: Examined) -> str:
-    return examined.environment.root if examined.environment else "."
-
-
-def is_torch_itself(report: BinaryReport) -> bool:
-    """Whether the file is torch's main CUDA library."""
-    return Path(report.path).name in _TORCH_ITSELF
-
-
-def importance(environment: EnvironmentFacts, report: BinaryReport) -> Severity:
-    """Lacking an image in torch's main library or an extension stops the user; side libraries may not."""
-    subject = owner_name(environment, report)
-    if subject.startswith("nvidia-"):
-        return "warning"
-    if subject == "torch" and not is_torch_itself(report):
-        return "warning"
-    return "error"
-
-
-def _judge(examined: Examined, report: BinaryReport, gpu: NamedGpu) -> Finding | None:
+def _kind(examined: Examined, report: BinaryReport, gpu: NamedGpu) -> tuple[str, Severity, Verdict] | None:
+    """(id, severity, verdict) of one file on one chip; None where it is well."""
     environment = examined.environment
     assert environment is not None
-    verdict = report.runs_on(gpu.capability, examined.driver.cuda if examined.driver else None)
+    driver_cuda = examined.driver.cuda if examined.driver else None
+    verdict = report.runs_on(gpu.capability, driver_cuda)
     if verdict.status == "machine-code":
         return None
     subject = owner_name(environment, report)
-    parameters = {"gpu": gpu.name, "sm": gpu.capability.sm, "file": Path(report.path).name}
-    parameters |= {"carried": " ".join(report.machine_code) or "–", "count": str(verdict.without)}
-    evidence = _evidence(report, verdict)
-    fix = _fix(subject, gpu, examined)
+    nvidia = is_nvidia_library(subject, report)
+    severity = importance(environment, report)
+    any_driver = report.runs_on(gpu.capability)
+    if any_driver.without < verdict.without:
+        return "ptx-newer-than-driver", "warning" if nvidia else severity, verdict
     if verdict.status == "no":
-        severity = importance(environment, report)
-        text = _torch_warning(gpu, report) if subject == "torch" and severity == "error" else NO_IMAGE
-        return Finding("no-kernel-image", severity, subject, evidence, text, fix, parameters)
-    if subject.startswith("nvidia-"):
-        return None  # NVIDIA's own libraries choose among their kernels.
-    if verdict.status == "ptx":
-        return Finding("ptx-only", "info", subject, evidence, "", fix, parameters)
-    return Finding("partial-kernel-images", "warning", subject, evidence, NO_IMAGE, fix, parameters)
+        return "no-kernel-image", severity, verdict
+    if nvidia:
+        return None
+    return (
+        ("ptx-only", "info", verdict)
+        if verdict.status == "ptx"
+        else ("partial-kernel-images", "warning", verdict)
+    )
+
+
+def _error_text(id: str, subject: str, severity: Severity, gpu: NamedGpu, report: BinaryReport) -> str:
+    if id == "ptx-only":
+        return ""
+    if id == "ptx-newer-than-driver":
+        return PTX_TOO_NEW
+    return _torch_warning(gpu, report) if subject == "torch" and severity == "error" else NO_IMAGE
+
+
+Judged = list[tuple[BinaryReport, Severity, Verdict]]
+_RANK = {"error": 0, "warning": 1, "info": 2}
+
+
+def _finding(examined: Examined, id: str, subject: str, gpu: NamedGpu, rows: Judged) -> Finding:
+    """All files of one distribution that fare alike on one chip, the one that matters most first."""
+    rows = sorted(rows, key=lambda row: _RANK[row[1]])
+    report, severity, _ = rows[0]
+    parameters = {"gpu": gpu.name, "sm": gpu.capability.sm, "file": Path(report.path).name}
+    parameters["carried"] = " ".join(report.machine_code) or "–"
+    parameters["count"] = str(sum(verdict.without for _, _, verdict in rows))
+    if len(rows) > 1:
+        parameters["file"] += f" (+{len(rows) - 1})"
+    evidence = tuple(part for report, _, verdict in rows for part in _evidence(report, verdict))
+    fix = _fix(subject, gpu, examined)
+    if id == "ptx-newer-than-driver":
+        assert examined.driver is not None
+        parameters["cuda"] = ".".join(map(str, examined.driver.cuda))
+        newest = max((ptx for _, ptx in _ptx_versions(report)), default=(0, 0))
+        evidence += (
+            Evidence(report.path, "PTX ISA", ".".join(map(str, newest))),
+            Evidence("NVML", "driver version", f"{examined.driver.version} (CUDA {parameters['cuda']})"),
+        )
+        where = "Windows (never inside WSL2)" if examined.windows_driver else "this machine"
+        fix = f"update the NVIDIA driver of {where}, or {fix}"
+    text = _error_text(id, subject, severity, gpu, report)
+    return Finding(id, severity, subject, evidence, text, fix, parameters)
+
+
+def _ptx_versions(report: BinaryReport) -> Iterator[tuple[str, tuple[int, int]]]:
+    for images in report.images:
+        for row in images.ptx:
+            if row.isa:
+                yield row.architecture.compute, row.isa
 
 
 def kernel_images(examined: Examined) -> Iterator[Finding]:
-    """Every file with device code against every GPU that is asked about."""
-    if examined.environment is None:
+    """Every library with device code against every GPU that is asked about; one finding a distribution."""
+    environment = examined.environment
+    if environment is None:
         return
-    for report in examined.environment.binaries:
-        if report.has_device_code and not report.relocatable:
-            for gpu in examined.gpus:
-                finding = _judge(examined, report, gpu)
-                if finding:
-                    yield finding
+    # What other engines compile at start is told by their own rule.
+    engines = {engine.distribution for engine in read_engines(environment)}
+    groups: dict[tuple[str, str, NamedGpu], Judged] = {}
+    for report in environment.binaries:
+        if not report.has_device_code or not is_loadable(report):
+            continue
+        for gpu in examined.gpus:
+            judged = _kind(examined, report, gpu)
+            if judged:
+                id, severity, verdict = judged
+                key = (id, owner_name(environment, report), gpu)
+                if key[1] in engines and id in ("ptx-only", "partial-kernel-images"):
+                    continue
+                groups.setdefault(key, []).append((report, severity, verdict))
+    for (id, subject, gpu), rows in groups.items():
+        yield _finding(examined, id, subject, gpu, rows)
 
 
 def cpu_torch_beside_gpu(examined: Examined) -> Iterator[Finding]:
@@ -121,13 +187,6 @@ def cpu_torch_beside_gpu(examined: Examined) -> Iterator[Finding]:
         evidence = (Evidence(f"{torch.folder}/version.py", "cuda", "None"),)
         text = "AssertionError: Torch not compiled with CUDA enabled"
         gpu = examined.gpus[0]
-        fix = _fix("torch", gpu, examined)
-        yield Finding(
-            "cpu-build-of-torch",
-            "error",
-            "torch",
-            evidence,
-            text,
-            fix,
-            {"gpu": gpu.name, "version": torch.version},
-        )
+        fix = torch_fix(examined, gpu)
+        parameters = {"gpu": gpu.name, "version": torch.version}
+        yield Finding("cpu-build-of-torch", "error", "torch", evidence, text, fix, parameters)

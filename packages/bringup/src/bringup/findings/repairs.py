@@ -1,0 +1,67 @@
+"""The commands that mend what the rules find."""
+
+from __future__ import annotations
+
+from packaging.version import InvalidVersion, Version
+
+from bringup.facts.environment import TorchFacts
+from bringup.findings.model import Examined, NamedGpu
+
+
+def environment_root(examined: Examined) -> str:
+    """The environment's folder, "." where only a project is looked at."""
+    return examined.environment.root if examined.environment else "."
+
+
+def pip(examined: Examined) -> str:
+    """The start of every pip command for the environment: its own interpreter, quoted."""
+    python = examined.environment.interpreter if examined.environment else None
+    return f'"{python}" -m pip' if python else "python -m pip"
+
+
+def torch_label(torch: TorchFacts) -> str:
+    """torch's build in the spelling of local tags: "cu128" or "cpu"."""
+    return "cu" + torch.cuda.replace(".", "") if torch.cuda else "cpu"
+
+
+def torch_fix(examined: Examined, gpu: NamedGpu | None = None) -> str:
+    """The command that installs a torch which serves the GPU (without one: any newest)."""
+    capability = gpu.capability if gpu else None
+    build = examined.catalog.recommended_torch(capability)
+    if build is None:
+        return "bringup up RECIPE --cpu"
+    index = f" --index-url {build.index}" if build.index else ""
+    return f"{pip(examined)} install torch=={build.version}{index}"
+
+
+def companion_fix(examined: Examined, name: str, torch: TorchFacts) -> str:
+    """The command that installs the torchvision or torchaudio of the installed torch."""
+    public = Version(torch.version).public
+    build = next((row for row in examined.catalog.torch_builds if row.version == public), None)
+    version = getattr(build, name, None) if build else None
+    pinned = f"{name}=={version}" if version else name
+    # A version without a label came from the package index, and so must its companion.
+    labelled = "+" in torch.version or torch.cuda is None
+    index = f" --index-url https://download.pytorch.org/whl/{torch_label(torch)}" if labelled else ""
+    return f"{pip(examined)} install {pinned}{index}"
+
+
+def extension_fix(examined: Examined, name: str, gpu: NamedGpu | None = None) -> str:
+    """The command that puts a working build of an extension in place: a shim, a wheel, or a build."""
+    row = examined.catalog.extension(name)
+    torch = examined.environment.torch if examined.environment else None
+    if row and row.portable:
+        return f'portable-kernels install --shim {row.portable} --env "{environment_root(examined)}"'
+    if row and row.wheels and torch and _is_version(torch.version):
+        page = row.wheels.format(torch=Version(torch.version).public, cuda=torch_label(torch))
+        return f"{pip(examined)} install --force-reinstall --no-deps {row.name} -f {page}"
+    chip = f" --gpu {gpu.capability.sm}" if gpu else ""
+    return f'bringup build {name}{chip} --env "{environment_root(examined)}"'
+
+
+def _is_version(text: str) -> bool:
+    try:
+        Version(text)
+    except InvalidVersion:
+        return False
+    return True
