@@ -16,3 +16,7 @@ class BadIndexError(IndexError, RuntimeError):
     An `IndexError` by meaning, and a `RuntimeError` because that is what the originals raise where they
     check.
     """
+
+
+class ShimError(RuntimeError):
+    """A shim cannot be installed or removed; the message is one paragraph that says what to do."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import torch
 
@@ -48,6 +48,4 @@ def scatter(
 
 def index_of_pointers(indptr: list[int]) -> torch.Tensor:
     """Return the segment of each position: [0, 2, 3] → [0, 0, 1]."""
-    return torch.tensor(
-        [n for n, (low, high) in enumerate(zip(indptr, indptr[1:], strict=False)) for _ in range(low, high)]
-    )
+    return torch.tensor([n for n, (low, high) in enumerate(pairwise(indptr)) for _ in range(low, high)])
