@@ -84,12 +84,14 @@ setup(name="NAME", version="1.0", ext_modules=[extension], cmdclass={"build_ext"
 """
 
 TORCH_BINDING = """\
-#include <torch/extension.h>
+#include <ATen/core/Tensor.h>
+#include <c10/util/Exception.h>
+#include <torch/csrc/utils/pybind.h>
 
 const char* scale_on_device(float* values, long count, float factor);
 
-torch::Tensor scale(torch::Tensor values, double factor) {
-    torch::Tensor result = values.contiguous().clone();
+at::Tensor scale(at::Tensor values, double factor) {
+    at::Tensor result = values.contiguous().clone();
     const char* error = scale_on_device(result.data_ptr<float>(), result.numel(), factor);
     TORCH_CHECK(error == nullptr, "CUDA kernel failed : ", error);
     return result;

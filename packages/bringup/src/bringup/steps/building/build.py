@@ -35,13 +35,12 @@ from bringup.steps.building.runner import (
     forget_objects,
     lay_library_links,
     package_folders,
-    package_folders,
     run_attempt,
     turn_off_lto,
     variables,
 )
 from bringup.steps.building.sources import opened_source
-from bringup.steps.building.toolkit_choice import ToolkitChoice, ToolkitWish, choose_toolkit
+from bringup.steps.building.toolkit_choice import UNREACHABLE, ToolkitChoice, ToolkitWish, choose_toolkit
 from bringup.steps.observer import Observer
 from bringup.steps.toolkit.pip import Source
 from bringup.steps.toolkit.wheels import install_libraries
@@ -306,7 +305,12 @@ class _Builder:
         here = [*includes, toolkit.root / "include"]
         if not self._project.uses_torch or any((folder / "cublas_v2.h").is_file() for folder in here):
             return includes
-        extra = install_libraries(toolkit.version, self._request.source)
+        try:
+            extra = install_libraries(toolkit.version, self._request.source)
+        except BringupError as error:
+            if error.id not in UNREACHABLE and error.id != "toolkit-not-as-wheels":
+                raise
+            return includes  # Many extensions include none of them; the compiler will say.
         return lay_library_links(environment, extra, self._workshop)
 
     def _run(self, settings: Settings, includes: list[Path]) -> tuple[Ran, float]:
@@ -321,7 +325,8 @@ class _Builder:
         tell = lambda line: self._observer.line("compile", line)  # noqa: E731
         ran = run_attempt(project, self.isolation, workshop, made, settings.jobs, log, tell)
         seconds = time.monotonic() - began
-        self._observer.finished("compile", seconds, False)
+        if not ran.code:
+            self._observer.finished("compile", seconds, False)
         if ran.peak:
             remember_peak(project.name, ran.peak)
         return ran, seconds

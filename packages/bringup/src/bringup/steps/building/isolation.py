@@ -59,8 +59,9 @@ def build_requirements(project: BuildProject, environment: EnvironmentFacts) -> 
     if project.kind == "setuptools":
         wanted += [name for name in ("setuptools", "wheel") if name not in names]
         bound = _setuptools_bound(project, environment)
-        wanted = [f"{row},{bound}" if row.startswith("setuptools>") else row for row in wanted]
-        wanted = [f"setuptools{bound}" if bound and row == "setuptools" else row for row in wanted]
+        if bound:
+            # A second line about the same name: pip takes what both allow.
+            wanted.append(f"setuptools{bound}")
     by_cmake = project.uses_cmake or project.kind in ("cmake", "scikit-build-core")
     if by_cmake and "cmake" not in names and not _good_cmake(project):
         wanted.append("cmake")
@@ -76,12 +77,11 @@ def _good_cmake(project: BuildProject) -> bool:
 
 
 def _setuptools_bound(project: BuildProject, environment: EnvironmentFacts) -> str:
-    if not environment.torch and "pkg_resources" not in project.text:
-        return ""
-    match = re.match(r"\d+\.\d+", environment.torch.version) if environment.torch else None
+    torch = environment.torch.version if environment.torch and project.uses_torch else ""
+    match = re.match(r"\d+\.\d+", torch)
     if match and Version(match[0]) < _PACKAGING_TORCH:
         return "<70"
-    return "<82"
+    return "<82" if "pkg_resources" in project.text else ""
 
 
 def isolate(project: BuildProject, environment: EnvironmentFacts, source: Source, log: Path) -> Isolation:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from bringup.catalog import load
 from bringup.errors import BringupError
 
 
@@ -17,11 +18,15 @@ def opened_source(path: Path) -> Iterator[Path]:
     """A source folder; an archive (.tar.gz, .tgz, .tar.bz2, .tar.xz, .zip) is unpacked for as long as needed.
 
     Raises:
-        BringupError: `no-project`, `source-archive`.
+        BringupError: `build-no-source`, `source-archive`.
     """
-    if path.is_dir() or not path.exists():
+    if path.is_dir():
         yield path
         return
+    if not path.exists():
+        known = load().extension(path.name)
+        where = known.repository if known else "REPOSITORY"
+        raise BringupError("build-no-source", exit_code=2, path=path, repository=where)
     with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
         try:
             if zipfile.is_zipfile(path):

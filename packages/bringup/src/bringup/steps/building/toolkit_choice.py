@@ -29,7 +29,8 @@ from bringup.steps.toolkit.wheels import find_in_store, install_into_store
 
 # The first release whose wheels hold nvcc itself.
 _FIRST_AS_WHEELS = (13, 0)
-_UNREACHABLE = ("no-network", "no-versions", "no-matching-distribution", "untrusted-index")
+# Errors after which an installed toolkit may still serve.
+UNREACHABLE = ("no-network", "no-versions", "no-matching-distribution", "untrusted-index")
 _PROBE = """\
 #include <cuda_runtime.h>
 __global__ void probe(float* values) { values[threadIdx.x] *= 2; }
@@ -178,7 +179,7 @@ def _candidates(
             try:
                 yield install_into_store(version, wish.source, on_line)
             except BringupError as error:
-                if error.id not in _UNREACHABLE or wish.where == "wheels":
+                if error.id not in UNREACHABLE or wish.where == "wheels":
                     raise
                 trouble.append(error)
     if wish.where != "wheels":
