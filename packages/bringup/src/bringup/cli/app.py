@@ -22,6 +22,7 @@ VERBS: tuple[str, ...] = (
     "explain",
     "rewrite",
     "image",
+    "wsl",
     "build",
 )
 GROUPS: tuple[str, ...] = ("env", "recipes")
