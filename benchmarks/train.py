@@ -133,6 +133,7 @@ def time_run(cfg: DictConfig, session: Session, warmup: int, count: int) -> dict
     """Milliseconds of whole iterations, from the case files to the moved teacher, by the wall clock."""
     from prostate_ssl.training.trainer import prepare, report, step
 
+    on_gpu = session.device.type == "cuda"
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(cfg, session, Path(folder), resume=False)
         batches = run.data.batches(0)
@@ -149,18 +150,20 @@ def time_run(cfg: DictConfig, session: Session, warmup: int, count: int) -> dict
             times.append(now - begin)
             begin = now
             if iteration + 1 == warmup:
-                torch.cuda.synchronize()
-                torch.cuda.reset_peak_memory_stats()
+                if on_gpu:
+                    torch.cuda.synchronize()
+                    torch.cuda.reset_peak_memory_stats()
                 started = time.perf_counter()
                 begin = started
-        torch.cuda.synchronize()
+        if on_gpu:
+            torch.cuda.synchronize()
         total = time.perf_counter() - started
     return {
         "what": "end to end",
         "ms": round(1e3 * total / count, 2),
         "ms_spread": [round(1e3 * min(times[warmup:]), 2), round(1e3 * max(times[warmup:]), 2)],
         "waited_ms": round(1e3 * statistics.mean(waited[warmup:]), 2),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if on_gpu else None,
         "feed": run.data.feed.mode,
         "model_tflop": round(model_tflop(cfg, run.networks), 2),
     }

@@ -78,7 +78,8 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             # Sharding wraps the methods: they are looked up anew.
             networks.student_call[name] = network_calls(networks.student)[name]
             networks.teacher_call[name] = network_calls(networks.teacher)[name]
-    networks.gradient_sync = partial(gradient_sync, networks)
+    strategies = {n: cfg.compute_precision.student[n].sharding_strategy for n in networks.student}
+    networks.gradient_sync = partial(gradient_sync, networks, strategies)
 
 
 def shard(module: nn.Module, mesh: DeviceMesh, strategy: str) -> None:
@@ -116,12 +117,17 @@ def replicate(module: nn.Module, session: Session) -> DistributedDataParallel:
 
 
 @contextmanager
-def gradient_sync(networks: SelfDistillation, sync: bool) -> Iterator[None]:
-    """Within it, backward passes exchange gradients between ranks (True) or only add them up here (False)."""
+def gradient_sync(networks: SelfDistillation, strategies: dict[str, str], sync: bool) -> Iterator[None]:
+    """Within it, backward passes exchange gradients between ranks (True) or only add them up here (False).
+
+    With SHARD_GRAD_OP weights stay gathered after a backward pass that exchanges nothing: the next forward
+    pass of the step needs them again.
+    """
     with ExitStack() as stack:
         for name, module in networks.student.items():
             if isinstance(module, FSDPModule):
                 module.set_requires_gradient_sync(sync)
+                module.set_reshard_after_backward(sync or strategies[name] == "FULL_SHARD")
             call = networks.student_call[name]
             if isinstance(call, DistributedDataParallel) and not sync:
                 stack.enter_context(call.no_sync())
