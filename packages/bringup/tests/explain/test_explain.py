@@ -77,13 +77,51 @@ def test_powershell_writes_utf16() -> None:
     assert [row.id for row in explain(log)] == ["no-kernel-image"]
 
 
-def test_a_log_of_100_mb() -> None:
-    line = b"[ 42%] Building CUDA object src/CMakeFiles/some.dir/kernel_number_123456.cu.o warning: unused\n"
-    log = line * (100_000_000 // len(line)) + b"nvcc: command not found\n"
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b"[ 42%] Building CUDA object src/CMakeFiles/some.dir/kernel_123456.cu.o warning: unused\n", []),
+        (b"CUDA error not found failed No such file undefined could not is not available memory\n", []),
+        (b"RuntimeError: CUDA error: no kernel image is available\n", ["no-kernel-image"]),
+        (
+            b"a.so: undefined symbol: _ZN3c10Ev and more of the same line without an end ",
+            ["undefined-symbol"],
+        ),
+    ],
+    ids=["build log", "nearly known", "all known", "one line"],
+)
+def test_a_log_of_100_mb(line: bytes, expected: list[str]) -> None:
+    log = line * (100_000_000 // len(line)) + b"\nnvcc: command not found\n"
     began = time.perf_counter()
-    (row,) = explain(log)
-    assert row.id == "nvcc-not-found"
-    assert time.perf_counter() - began < 10  # about a second on an idle core; CI machines are shared
+    assert [row.id for row in explain(log)] == [*expected, "nvcc-not-found"]
+    assert time.perf_counter() - began < 10  # well under a second on an idle core; CI machines are shared
+
+
+def test_a_text_that_two_chunks_share() -> None:
+    log = b"first\nImportError: x.so: undefined symbol: _ZN3c10Ev\nlast nvcc: command not found"
+    whole = explain(log)
+    assert [(row.id, row.line) for row in whole] == [("undefined-symbol", 2), ("nvcc-not-found", 3)]
+    for size in (1, 7, 40):
+        assert explain(log[at : at + size] for at in range(0, len(log), size)) == whole
+
+
+def test_what_is_shown_of_a_long_line() -> None:
+    (row,) = explain(b"x" * 5000 + b" no kernel image is available " + b"y" * 5000)
+    assert "no kernel image is available" in row.excerpt
+    assert len(row.excerpt) <= 300
+
+
+def test_colours_and_progress_bars() -> None:
+    (row,) = explain(b"10%\r20%\r\x1b[31mERROR: No matching distribution found for torch==9\x1b[0m\r\n")
+    assert row.excerpt == "ERROR: No matching distribution found for torch==9"
+    assert row.parameters["requirement"] == "torch==9"
+
+
+def test_lines_are_counted_up_to_a_thousand() -> None:
+    (row,) = explain(b"nvcc: command not found\n" * 5000)
+    assert row.count == 1000
+    (row,) = explain(b"nvcc: command not found\n" * 7 + b"ok\n")
+    assert row.count == 7
 
 
 def run(arguments: list[str], text: bytes, tmp_path: Path) -> subprocess.CompletedProcess[bytes]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
+
+_CHUNK = 4 << 20
 
 
 def command(
@@ -27,14 +30,21 @@ def command(
     raise typer.Exit(0 if explanations else 1)
 
 
-def _read(file: Path | None) -> bytes:
+def _read(file: Path | None) -> Iterator[bytes]:
     from bringup.errors import BringupError
 
     if file is None or str(file) == "-":
         if sys.stdin.isatty():
             raise BringupError("explain-empty", exit_code=2)
-        return sys.stdin.buffer.read()
+        yield from _chunks(sys.stdin.buffer)
+        return
     try:
-        return file.read_bytes()
+        with file.open("rb") as stream:
+            yield from _chunks(stream)
     except OSError as error:
         raise BringupError("explain-unreadable", exit_code=2, path=file, text=error.strerror) from error
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK):
+        yield chunk

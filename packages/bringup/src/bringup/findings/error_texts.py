@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import codecs
 import re
 import sys
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Annotated
 
+from ahocorasick_rs import BytesAhoCorasick, Implementation
 from pydantic import BaseModel, ConfigDict, Field
 
 if sys.version_info >= (3, 11):
@@ -21,9 +21,15 @@ else:
 
 _LONGEST_LINE = 2000
 _MOST_EXCERPT = 300
-# A piece of the log that stays in the processor's cache is searched for all literals before the next.
-_PIECE = 1 << 18
-_WORTH_SHARING = 32 << 20
+_BEFORE = 150
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
+# Lines of one kind that are looked at and counted; a log may say the same in each of a million lines.
+_MOST_LINES = 1000
+# Places that have a literal and may be nothing: the same line again, or one that the pattern denies.
+_MOST_PLACES = 50_000
+_PIECE = 4 << 20
+_LONGEST_TAIL = 1 << 20
+_LONGEST_LITERAL = 400
 
 
 class ErrorText(BaseModel):
@@ -52,7 +58,7 @@ class Explanation:
 
     Attributes:
         line: number of the first line that gave it away, from 1. `excerpt`: that line.
-        count: how many lines gave it away.
+        count: how many lines gave it away, at most 1,000.
         parameters: for the words; a name that the text did not tell is "?".
     """
 
@@ -70,80 +76,138 @@ def error_texts() -> tuple[ErrorText, ...]:
     return tuple(ErrorText.model_validate(row) for row in tomllib.loads(text)["error_texts"])
 
 
-def _line_around(log: bytes, at: int) -> tuple[int, int]:
-    start = log.rfind(b"\n", max(0, at - _LONGEST_LINE), at) + 1
-    start = start or max(0, at - _LONGEST_LINE)
-    end = log.find(b"\n", at, at + _LONGEST_LINE)
-    return start, end if end >= 0 else min(len(log), at + _LONGEST_LINE)
+class _Row:
+    """One kind of error text and the lines that were seen of it."""
 
+    def __init__(self, row: ErrorText) -> None:
+        self.row = row
+        self.pattern = re.compile(row.pattern.encode()) if row.pattern else None
+        self.first: Explanation | None = None
+        self.count = 0
+        self.places = 0
+        self.last = -1
 
-def _present_in(log: bytes) -> set[bytes]:
-    """Which of all literals stand anywhere in this part of a log."""
-    sought = {literal.encode() for row in error_texts() for literal in row.literals}
-    overlap = max(map(len, sought))
-    found: set[bytes] = set()
-    for start in range(0, len(log), _PIECE):
-        piece = log[start : start + _PIECE + overlap]
-        found.update(needle for needle in sought - found if needle in piece)
-    return found
+    @property
+    def full(self) -> bool:
+        """Seen so often that it need not be sought any more."""
+        return self.count >= _MOST_LINES or self.places >= _MOST_PLACES
 
-
-def _present(log: bytes) -> set[bytes]:
-    """Which of all literals stand anywhere in the log; a large one is shared out to the cores."""
-    if len(log) < _WORTH_SHARING:
-        return _present_in(log)
-    workers = min(os.cpu_count() or 1, 8)
-    size = -(-len(log) // workers)
-    overlap = max(len(literal.encode()) for row in error_texts() for literal in row.literals)
-    parts = [log[start : start + size + overlap] for start in range(0, len(log), size)]
-    with ProcessPoolExecutor(max_workers=workers) as pool:
-        return set().union(*pool.map(_present_in, parts))
-
-
-def _matches(log: bytes, row: ErrorText, present: set[bytes]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(offset, line, parameters) of each line that bears the row's marks."""
-    pattern = re.compile(row.pattern) if row.pattern else None
-    for needle in present.intersection(literal.encode() for literal in row.literals):
-        at = log.find(needle)
-        while at >= 0:
-            start, end = _line_around(log, at)
-            line = log[start:end].decode("utf-8", errors="replace").rstrip("\r")
-            found = pattern.search(line) if pattern else None
-            if pattern is None or found:
-                named = found.groupdict() if found else {}
-                yield start, line, {name.rstrip("2"): text for name, text in named.items() if text}
-            at = log.find(needle, max(end, at + 1))
+    def see(self, piece: bytes, start: int, at: int, end: int, number: int) -> None:
+        """The line from `start` to `end` has one of the literals at `at`; `number` is the line's."""
+        self.places += 1
+        if self.last == number:
+            return
+        line = piece[start:end]
+        found = self.pattern.search(_COLOURS.sub(b"", line)) if self.pattern else None
+        if self.pattern and not found:
+            return
+        self.count += 1
+        self.last = number
+        if self.first is not None:
+            return
+        named = found.groupdict() if found else {}
+        told = {name.rstrip("2"): text.decode("utf-8", "replace") for name, text in named.items() if text}
+        shown = _COLOURS.sub(b"", line[max(0, at - start - _BEFORE) :])
+        excerpt = shown.decode("utf-8", "replace").strip()[:_MOST_EXCERPT]
+        self.first = Explanation(self.row.id, number, excerpt, 0, dict.fromkeys(_WORDS, "?") | told)
 
 
 _WORDS = ("symbol", "library", "arch", "version", "requirement", "module")
 
 
-def _explain_row(log: bytes, row: ErrorText, present: set[bytes]) -> Explanation | None:
-    seen = sorted(_matches(log, row, present), key=lambda match: match[0])
-    if not seen:
-        return None
-    start, line, parameters = seen[0]
-    defaults = dict.fromkeys(_WORDS, "?")
-    number = log.count(b"\n", 0, start) + 1
-    return Explanation(row.id, number, line.strip()[:_MOST_EXCERPT], len(seen), defaults | parameters)
+@dataclass
+class _Search:
+    """One pass over a log, piece by piece; kinds that were seen often enough are sought no more."""
+
+    rows: dict[str, _Row] = field(default_factory=lambda: {row.id: _Row(row) for row in error_texts()})
+    line: int = 1
+
+    def __post_init__(self) -> None:
+        self._build()
+
+    def _build(self) -> None:
+        self._by_literal: dict[bytes, list[_Row]] = {}
+        for row in self.rows.values():
+            for literal in row.row.literals if not row.full else ():
+                self._by_literal.setdefault(literal.encode(), []).append(row)
+        self._literals = list(self._by_literal)
+        self._automaton = BytesAhoCorasick(self._literals, implementation=Implementation.DFA)
+
+    def piece(self, piece: bytes, until: int) -> None:
+        """Look at `piece[:until]`; what stands behind it is there to finish a line."""
+        at, seen = 0, self.line
+        # A text in each of thousands of lines is dropped once it was counted: hence the smaller steps.
+        step = 1 << 18
+        for begin in range(0, until if self._literals else 0, step):
+            part = piece[begin : begin + step + _LONGEST_LITERAL]
+            full = False
+            for index, start, _ in self._automaton.find_matches_as_indexes(part, overlapping=True):
+                start += begin
+                if start >= min(until, begin + step):
+                    continue
+                seen += piece.count(b"\n", at, start)
+                at = start
+                full |= self._match(piece, self._literals[index], start, seen)
+            if full:
+                self._build()
+        self.line += piece.count(b"\n", 0, until)
+
+    def _match(self, piece: bytes, literal: bytes, at: int, number: int) -> bool:
+        """Whether a kind has been seen often enough by now."""
+        low = max(0, at - _LONGEST_LINE)
+        # Progress bars write their lines over one another, parted by carriage returns.
+        start = max(piece.rfind(b"\n", low, at) + 1, piece.rfind(b"\r", low, at) + 1, low)
+        ends = (piece.find(mark, at, at + _LONGEST_LINE) for mark in (b"\n", b"\r"))
+        end = min((place for place in ends if place >= 0), default=at + _LONGEST_LINE)
+        full = False
+        for row in self._by_literal[literal]:
+            if not row.full:
+                row.see(piece, start, at, end, number)
+                full |= row.full
+        return full
 
 
-def explain(log: bytes) -> list[Explanation]:
+def _pieces(chunks: Iterable[bytes]) -> Iterator[tuple[bytes, int]]:
+    """(bytes, how many of them to look at): whole lines, or as much of an endless line as is there."""
+    tail = b""
+    for chunk in chunks:
+        data = tail + chunk
+        cut = data.rfind(b"\n") + 1
+        if not cut and len(data) > _LONGEST_TAIL:
+            cut = len(data) - _LONGEST_LINE
+        if cut:
+            yield data, cut
+        tail = data[cut:]
+    if tail:
+        yield tail, len(tail)
+
+
+def _as_utf8(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """UTF-16 (PowerShell's redirection) as UTF-8; everything else as it is."""
+    decoder = None
+    for number, chunk in enumerate(chunks):
+        if number == 0 and chunk[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            decoder = codecs.getincrementaldecoder("utf-16")(errors="replace")
+        yield decoder.decode(chunk).encode() if decoder else chunk
+
+
+def explain(log: bytes | Iterable[bytes]) -> list[Explanation]:
     """Everything in the text that is known, in the order in which it appears.
 
     Args:
         log: the text in any ASCII-compatible encoding; UTF-16 (PowerShell's redirection) is recognised.
+            Whole, or in chunks of any size, of which a few megabytes are held at a time.
     """
-    if log[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        log = log.decode("utf-16", errors="replace").encode()
-    found: dict[str, Explanation] = {}
-    present = _present(log)
-    for row in error_texts():
-        explanation = _explain_row(log, row, present)
-        if explanation:
-            found[row.id] = explanation
-    by_id = {row.id: row for row in error_texts()}
-    hidden = {name for id in found for name in by_id[id].hides if _same_lines(found, id, name)}
+    chunks = (log[at : at + _PIECE] for at in range(0, len(log), _PIECE)) if isinstance(log, bytes) else log
+    search = _Search()
+    for piece, until in _pieces(_as_utf8(chunks)):
+        search.piece(piece, until)
+    found = {
+        row.row.id: replace(row.first, count=row.count)
+        for row in search.rows.values()
+        if row.first is not None
+    }
+    hidden = {name for id in found for name in search.rows[id].row.hides if _same_lines(found, id, name)}
     return sorted((row for id, row in found.items() if id not in hidden), key=lambda row: row.line)
 
 
