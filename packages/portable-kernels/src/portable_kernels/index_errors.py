@@ -20,6 +20,7 @@ _MEANING = {
     1: "index {value} at position {position} is outside [0, {size})",
     2: "pointer {value} of segment {position} is outside [0, {size}]",
     3: "index {value} at position {position} is smaller than the one before it; sorted indices are expected",
+    4: "length {value} of cloud {position} is outside [0, {size}]",
 }
 
 
