@@ -64,9 +64,9 @@ def sequence(parts: Parts, given: Given) -> tuple[Step, ...]:
     return (
         first,
         *_source(parts, given),
+        *(_weights(row, given) for row in parts.recipe.weights),
         *_packages(parts),
         *_extensions(parts),
-        *(_weights(row, given) for row in parts.recipe.weights),
         *_checkpoints(parts, given),
         _proof(parts),
     )
