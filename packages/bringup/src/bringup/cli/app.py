@@ -25,7 +25,7 @@ VERBS: tuple[str, ...] = (
     "wsl",
     "build",
 )
-GROUPS: tuple[str, ...] = ("env", "recipes")
+GROUPS: tuple[str, ...] = ("env", "recipes", "toolkit")
 
 app = typer.Typer(
     name="bringup",

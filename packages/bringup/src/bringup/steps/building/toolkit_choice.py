@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bringup import state
 from bringup.binaries.architectures import Architecture, ArchitectureList
 from bringup.binaries.compatibility import machine_code_runs
 from bringup.binaries.report import Unreadable, scan_file
@@ -149,7 +150,9 @@ def _compilers_for(toolkit: CudaToolkit) -> Iterator[HostCompiler]:
 def _installed(environment: EnvironmentFacts, wish: ToolkitWish) -> tuple[CudaToolkit, ...]:
     """Toolkits that are here, torch's own minor or the nearest below it before newer ones."""
     sites = map(Path, (*environment.site_packages, *environment.paths))
-    found = find_toolkits(Path(environment.root), sites)
+    # Those that a person brought by one of `bringup toolkit install`'s plans lie beside bringup's own.
+    brought = (toolkit_at(folder, "bringup") for folder in (state.home() / "toolkits").glob("c*-*"))
+    found = (*(row for row in brought if row), *find_toolkits(Path(environment.root), sites))
     if not wish.torch_cuda:
         return found
     torch = _number(wish.torch_cuda)
@@ -183,7 +186,7 @@ def _candidates(
                     raise
                 trouble.append(error)
     if wish.where != "wheels":
-        yield from (row for row in here if row.origin == "system")
+        yield from (row for row in here if row.origin != "environment")
 
 
 def choose_toolkit(

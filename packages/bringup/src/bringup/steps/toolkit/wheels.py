@@ -32,7 +32,7 @@ from bringup.steps.toolkit.pip import Source, pip_command, pip_environment, pip_
 COMPILER = ("nvcc", "nvvm", "crt", "cudart", "cccl", "profiler")
 LIBRARIES = ("cublas", "cusparse", "cusolver", "curand")
 
-_MANIFEST = "bringup-toolkit.json"
+MANIFEST = "bringup-toolkit.json"
 _NEEDED_SPACE = 700 << 20
 _VERSIONED = re.compile(r"(lib[\w+-]+\.so)\.\d+")
 
@@ -61,7 +61,7 @@ def store(version: str) -> Path:
 def read_manifest(root: Path) -> Installed | None:
     """What was installed into a tree; None where it was not installed by bringup."""
     try:
-        document = json.loads((root / _MANIFEST).read_text(encoding="utf-8"))
+        document = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         packages = tuple((str(name), str(version)) for name, version in document.pop("packages"))
         return Installed(packages=packages, links=tuple(document.pop("links")), **document)
     except (OSError, ValueError, TypeError, KeyError):
@@ -181,7 +181,7 @@ def _complete(version: str, partial: Path, final: Path) -> None:
 
 
 def _write_manifest(root: Path, manifest: Installed) -> None:
-    state.write_atomically(root / _MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
+    state.write_atomically(root / MANIFEST, json.dumps(asdict(manifest), indent=1) + "\n")
 
 
 def _distributions(folder: Path) -> list[tuple[str, str]]:

@@ -1,0 +1,36 @@
+"""The command line in a process of its own, over an empty state folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Bringup = Callable[..., "tuple[int, Any]"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where bringup keeps its things in this test."""
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def bringup(home: Path) -> Bringup:
+    """Run with --json; gives the exit status and the document."""
+
+    def run(*arguments: str | Path) -> tuple[int, Any]:
+        program = "from bringup.cli.main import main; main()"
+        command = [sys.executable, "-c", program, *map(str, arguments), "--json"]
+        environment = os.environ | {"BRINGUP_HOME": str(home), "BRINGUP_LANG": "en"}
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert ran.stdout, ran.stderr
+        return ran.returncode, json.loads(ran.stdout)
+
+    return run
