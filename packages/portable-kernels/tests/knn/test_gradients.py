@@ -36,6 +36,22 @@ def test_distances(norm: int, lengths, D: int, device: str) -> None:
     )
 
 
+@pytest.mark.parametrize("norm", [1, 2])
+def test_more_neighbours_asked_for_than_there_are(norm: int, device: str) -> None:
+    """What is padded has index 0, and must not count as that point."""
+    p1, p2 = _clouds(device)
+    for K in (8, 40):
+        dists = knn_points(p1, p2, norm=norm, K=K).dists
+        difference = p1[:, :, None] - p2[:, None]
+        plain = (difference**2).sum(3) if norm == 2 else difference.abs().sum(3)
+        for mine, wanted in zip(
+            torch.autograd.grad(dists.sum(), (p1, p2)),
+            torch.autograd.grad(plain.sum(), (p1, p2)),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, wanted)
+
+
 @pytest.mark.parametrize("lengths", LENGTHS)
 def test_ball_query(lengths, device: str) -> None:
     p1, p2 = _clouds(device)

@@ -144,8 +144,7 @@ def knn_backward(
     counts = (idx >= 0) & (idx < P2)
     if lengths1 is not None:
         counts &= (torch.arange(P1, device=p1.device) < lengths1[:, None])[:, :, None]
-    if lengths2 is not None:
-        counts &= (torch.arange(K, device=p1.device) < lengths2[:, None])[:, None]
+    counts &= torch.arange(K, device=p1.device) < (P2 if lengths2 is None else lengths2[:, None, None])
     n, p, k = counts.nonzero(as_tuple=True)
     j = idx[n, p, k]
     there = n * P2 + j
