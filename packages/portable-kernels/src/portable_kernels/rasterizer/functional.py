@@ -19,6 +19,8 @@ __all__ = [
     "rasterize_gaussians",
 ]
 
+SNAPSHOT = "snapshot_fw.dump"
+
 
 class GaussianRasterizationSettings(NamedTuple):
     """One view of a scene.
@@ -100,6 +102,8 @@ def _check(scene: dict[str, torch.Tensor], settings: Any) -> None:
             f"shs holds {given['shs'].shape[1]} coefficients; degree {settings.sh_degree} needs "
             f"{(settings.sh_degree + 1) ** 2}"
         )
+    if not (settings.tanfovx > 0 and settings.tanfovy > 0):
+        raise RuntimeError(f"tanfovx and tanfovy must be above 0, not {settings.tanfovx}, {settings.tanfovy}")
     if settings.image_height < 1 or settings.image_width < 1:
         raise RuntimeError(f"the image's size is {settings.image_height} by {settings.image_width} pixels")
 
@@ -129,24 +133,23 @@ def rasterize_gaussians(
         "rotations": rotations,
         "cov3D_precomp": cov3Ds_precomp,
     }
-    _check(scene, settings)
     antialiasing = getattr(settings, "antialiasing", None)
-    view = (settings.bg, settings.viewmatrix, settings.projmatrix, settings.campos)
-    arguments = (
-        *(t.contiguous() for t in (*scene.values(), *view)),
-        *(float(settings.tanfovx), float(settings.tanfovy)),
-        *(int(settings.image_height), int(settings.image_width), int(settings.sh_degree)),
-        *(float(settings.scale_modifier), bool(antialiasing)),
-    )
     try:
-        color, radii, inverse_depth, *_ = torch.ops.portable_kernels.rasterize(*arguments)
+        _check(scene, settings)
+        view = (settings.bg, settings.viewmatrix, settings.projmatrix, settings.campos)
+        color, radii, inverse_depth, *_ = torch.ops.portable_kernels.rasterize(
+            *(t.contiguous() for t in (*scene.values(), *view)),
+            *(float(settings.tanfovx), float(settings.tanfovy)),
+            *(int(settings.image_height), int(settings.image_width), int(settings.sh_degree)),
+            *(float(settings.scale_modifier), bool(antialiasing)),
+        )
         if settings.debug and means3D.is_cuda:
             torch.cuda.synchronize(means3D.device)
     except Exception:
         if settings.debug:
+            kept = {**scene, **{f: getattr(settings, f) for f in GaussianRasterizationSettings._fields[:-1]}}
             torch.save(
-                [a.detach().cpu() if isinstance(a, torch.Tensor) else a for a in arguments],
-                "snapshot_fw.dump",
+                {k: v.detach().cpu() if isinstance(v, torch.Tensor) else v for k, v in kept.items()}, SNAPSHOT
             )
         raise
     return (color, radii) if antialiasing is None else (color, radii, inverse_depth)

@@ -190,10 +190,11 @@ def rasterize(
         columns, rows = _tile_rectangle(everything.centre[shown], everything.radius[shown], camera)
     kept = scene[shown]
     splats = project(kept, camera, scale_modifier, antialiasing)
-    colour = kept.colors
-    if not scene.colors.numel():
-        colour = harmonics.colours(sh_degree, kept.shs.view(len(shown), -1, 3), kept.means3D, camera.campos)
-    features = torch.cat([colour.view(-1, 3), 1 / splats.depth[:, None]], dim=1)
+    if scene.colors.numel() or not len(shown):
+        colour = kept.colors.reshape(-1, 3)
+    else:
+        colour = harmonics.colours(sh_degree, kept.shs, kept.means3D, camera.campos)
+    features = torch.cat([colour, 1 / splats.depth[:, None]], dim=1)
     image = _composite(splats, features, columns, rows, camera, background)
     return image[:3], everything.radius.to(torch.int32), image[3:]
 

@@ -39,5 +39,7 @@ def fused_ssim(
     if not train:
         img1 = img1.detach()
     train = img1.requires_grad and torch.is_grad_enabled()
-    mean, _ = torch.ops.portable_kernels.ssim(img1.contiguous(), img2.contiguous(), padding == "valid", train)
+    mean, _ = torch.ops.portable_kernels.ssim(
+        img1.contiguous(), img2.detach().contiguous(), padding == "valid", train
+    )
     return mean

@@ -16,7 +16,7 @@ from portable_kernels.rasterizer import (
     rasterize_gaussians,
 )
 
-__all__ = ["GaussianRasterizationSettings", "GaussianRasterizer", "_C", "rasterize_gaussians"]
+__all__ = ["_C", "GaussianRasterizationSettings", "GaussianRasterizer", "rasterize_gaussians"]
 
 
 def cpu_deep_copy_tuple(input_tuple: tuple[Any, ...]) -> tuple[Any, ...]:
