@@ -154,15 +154,17 @@ def _report(
     applied: Applied,
     stages: tuple[StageResult, ...],
 ) -> Path:
+    from bringup.report.console import output
     from bringup.report.messages import current_language
     from bringup.report.progress import step_title
     from bringup.report.run_report import Timed, write_run_report
-    from bringup.report.tables import check_title, fact_rows, reason
+    from bringup.report.tables import check_title, fact_rows, reason, times_table
 
     language = current_language()
     titles = {stage.name: getattr(stage.title, language) for stage in recipe.stages}
     steps = [Timed(step_title(name), seconds, applied.reused) for name, seconds in applied.seconds.items()]
-    done = [Timed(titles[row.name], row.seconds, row.reused) for row in stages]
+    done = [Timed(titles[row.name], row.seconds, row.reused, row.parts) for row in stages]
+    output().print(times_table(done))
     page = run.folder / "report.html"
     write_run_report(
         page,

@@ -26,6 +26,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s"
 
 
+def brief(seconds: float) -> str:
+    """A short time as well: "80 ms", "1.19 s", then as `duration`."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 10 else duration(seconds)
+
+
 def size(count: float) -> str:
     """Bytes for people: "192 MB", "3.4 GB" (powers of ten, as disks and indexes count)."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bringup import state
 from bringup.errors import BringupError
 from bringup.report.messages import current_language, say
-from bringup.report.progress import duration
+from bringup.report.progress import brief, duration
 
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
@@ -52,11 +52,12 @@ class WorkloadReport(_Row):
 
 @dataclass(frozen=True)
 class Timed:
-    """A step or stage with its time."""
+    """A step or stage with its time; `parts`: (name, seconds) of what it reported by itself."""
 
     title: str
     seconds: float
     reused: bool
+    parts: tuple[tuple[str, float], ...] = ()
 
 
 def read_workload_report(path: Path) -> WorkloadReport | None:
@@ -109,6 +110,7 @@ def write_run_report(
         language=current_language(),
         say=say,
         duration=duration,
+        brief=brief,
         title=title,
         sections=sections,
         facts=facts,

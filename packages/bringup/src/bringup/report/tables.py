@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -22,7 +23,8 @@ from bringup.plan.steps import (
     Step,
 )
 from bringup.report.messages import say
-from bringup.report.progress import duration, size, step_title
+from bringup.report.progress import brief, duration, size, step_title
+from bringup.report.run_report import Timed
 from bringup.steps.verify import Check, Proof
 
 
@@ -160,6 +162,18 @@ def proof_table(proof: Proof) -> Table:
     table = _grid("", say("checks.title"), say("checks.seen"))
     for check in proof.checks:
         table.add_row("✓" if check.ok else "✗", check_title(check), check.detail)
+    return table
+
+
+def times_table(rows: Sequence[Timed]) -> Table:
+    """Every stage with its time, and below it what the workload reported of itself."""
+    table = _grid(say("report.stage"), say("report.time"))
+    table.columns[1].justify = "right"
+    for row in rows:
+        reused = f" ({say('report.reused')})" if row.reused else ""
+        table.add_row(f"{row.title}{reused}", duration(row.seconds))
+        for name, seconds in row.parts:
+            table.add_row(f"  {name}", brief(seconds))
     return table
 
 
