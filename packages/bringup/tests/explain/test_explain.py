@@ -7,8 +7,10 @@ import os
 import subprocess
 import sys
 import time
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from bringup.findings.error_texts import error_texts, explain
@@ -132,6 +134,9 @@ def run(arguments: list[str], text: bytes, tmp_path: Path) -> subprocess.Complet
 def test_through_the_program(tmp_path: Path) -> None:
     known = run(["--json"], b"RuntimeError: CUDA error: no kernel image is available\n", tmp_path)
     assert known.returncode == 0
+    schema = json.loads((resources.files("bringup.report") / "schemas" / "explain.json").read_text("utf-8"))
+    jsonschema.validate(json.loads(known.stdout), schema)
+    jsonschema.validate({"schema": "bringup/explain/1", "explanations": []}, schema)
     assert json.loads(known.stdout)["explanations"][0]["id"] == "no-kernel-image"
     unknown = run([], b"hello\n", tmp_path)
     assert unknown.returncode == 1

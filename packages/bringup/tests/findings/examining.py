@@ -11,7 +11,8 @@ from bringup.facts.environment import read_environment
 from bringup.facts.gpus import DriverFacts
 from bringup.facts.machine import MachineFacts
 from bringup.facts.project import read_project
-from bringup.findings import Examined, Finding, NamedGpu, find
+from bringup.findings.model import Examined, Finding, NamedGpu
+from bringup.findings.rules import find
 from bringup.report.doctor import sentence
 
 RTX_5090 = NamedGpu("GeForce RTX 5090", ComputeCapability(12, 0))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bringup.facts.machine import MachineFacts
-from bringup.findings import NamedGpu
+from bringup.findings.model import NamedGpu
 
 from .conftest import FIXTURES, Broken
 from .examining import A100, H200, RTX_5090, examine, ids
@@ -243,7 +243,7 @@ def test_an_extension_that_nobody_imports(tmp_path: Path, machine: MachineFacts)
     assert (finding.id, finding.subject, finding.fix) == (
         "unused-extension",
         "torch-sparse",
-        "pip uninstall torch-sparse",
+        "python -m pip uninstall torch-sparse",
     )
 
 

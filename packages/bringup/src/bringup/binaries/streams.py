@@ -37,7 +37,7 @@ class _Reader(io.RawIOBase):
 
 
 class ForwardSource:
-    """A stream; what has been passed is gone. `size` is not known beforehand: a number beyond all files."""
+    """A stream; what has been passed is gone. `size` is a number beyond all files until its end was met."""
 
     def __init__(self, stream: BinaryIO, packed: _Reader) -> None:
         self._stream = stream
@@ -68,6 +68,8 @@ class ForwardSource:
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise Damaged(f"its compressed stream is broken: {error}") from error
         self._position += len(part)
+        if not part:
+            self.size = self._position
         if self._position > max(_SMALL, _STEEPEST * self._packed.position):
             raise Damaged("its compressed stream grows beyond reason")
         return part

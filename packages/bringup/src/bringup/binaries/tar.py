@@ -96,13 +96,15 @@ def members(source: Source) -> Iterator[TarMember]:
     Raises:
         Damaged: the archive is none, or is cut off.
     """
-    at = 0
+    at = end = 0
     pax: dict[str, str] = {}
     for count in range(_MOST_MEMBERS):
         block = source.read(at, _BLOCK)
         if not block.strip(b"\0"):
             if not block and count == 0:
                 raise Damaged("empty")
+            if end > source.size:
+                raise Damaged(f"cut off: its last member ends at byte {end}, the archive at {source.size}")
             return
         if len(block) < _BLOCK or not _checksum_holds(block):
             raise Damaged(f"no tar archive, or cut off, at byte {at}")
@@ -121,6 +123,7 @@ def members(source: Source) -> Iterator[TarMember]:
             length = 0 if kind in _WITHOUT_BYTES else told
             yield _member(block, kind, pax, body, length)
             size, pax = length, {}
+        end = body + size
         at = body + -(-size // _BLOCK) * _BLOCK
     raise Damaged(f"more than {_MOST_MEMBERS} members")
 

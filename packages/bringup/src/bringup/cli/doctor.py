@@ -10,7 +10,9 @@ import typer
 if TYPE_CHECKING:
     from bringup.facts.environment import EnvironmentFacts
     from bringup.facts.machine import MachineFacts
-    from bringup.findings import Examined, Finding, NamedGpu
+    from bringup.facts.project import ProjectFacts
+    from bringup.findings.model import Examined, NamedGpu
+    from bringup.report.doctor_document import Diagnosis
 
 
 def command(
@@ -24,27 +26,28 @@ def command(
 ) -> None:
     """Say what will fail on which GPU and why; nothing of the environment is run or imported.
 
-    Exit 0: healthy. 1: a finding of severity error. 2: wrong usage. 3: could not finish looking.
+    Exit 0: healthy. 1: a finding of severity error. 2: wrong usage. 3: something could not be read (it is
+    listed), and no error was found in the rest.
     """
     from bringup.errors import BringupError
     from bringup.facts.environment import read_environment
-    from bringup.facts.image import opened_image
     from bringup.facts.machine import read_machine
+    from bringup.facts.project import read_project
 
     if env is not None and image is not None:
         raise BringupError("env-or-image", exit_code=2)
+    gpus = _named(gpu or [])
+    read = read_project(project.expanduser().absolute()) if project else None
     machine = read_machine()
-    if image is None:
-        environment = read_environment(env) if env is not None else _active_environment(project)
-        examined, findings = _examine(machine, environment, project, gpu or [], remote=False)
-        _tell(examined, findings, machine, as_json, html, share)
+    if image is not None:
+        diagnoses, unread = _diagnose_image(image, machine, read, gpus)
     else:
-        with opened_image(image) as contents:
-            if not contents.environments:
-                raise BringupError("image-without-python", exit_code=3, path=image)
-            examined, findings = _examine(machine, contents.environments[0], project, gpu or [], remote=True)
-            _tell(examined, findings, machine, as_json, html, share)
-    raise typer.Exit(1 if any(finding.severity == "error" for finding in findings) else 0)
+        environment = read_environment(env) if env is not None else _active_environment(project)
+        diagnoses, unread = [_diagnose(machine, environment, read, gpus)], False
+    _tell(diagnoses, machine, as_json, html, share)
+    if any(finding.severity == "error" for row in diagnoses for finding in row.findings):
+        raise typer.Exit(1)
+    raise typer.Exit(3 if unread or (read and read.unreadable) else 0)
 
 
 def _active_environment(project: Path | None) -> EnvironmentFacts | None:
@@ -58,54 +61,90 @@ def _active_environment(project: Path | None) -> EnvironmentFacts | None:
 
 
 def _named(names: list[str]) -> tuple[NamedGpu, ...]:
+    """The GPUs that the user names, each once however it is spelled."""
     from bringup.catalog import load
-    from bringup.findings import NamedGpu
+    from bringup.findings.model import NamedGpu
 
     rows = (load().find_gpu(name) for name in names)
-    return tuple(NamedGpu(name, capability) for name, capability in rows)
+    return tuple(dict.fromkeys(NamedGpu(name, capability) for name, capability in rows))
 
 
-def _examine(
+def _diagnose(
     machine: MachineFacts,
     environment: EnvironmentFacts | None,
-    project: Path | None,
-    names: list[str],
-    remote: bool,
-) -> tuple[Examined, list[Finding]]:
+    project: ProjectFacts | None,
+    gpus: tuple[NamedGpu, ...],
+    here: bool = True,
+) -> Diagnosis:
+    """Examine one environment, a project, or the machine. `here`: it would compile on this machine."""
     from bringup.catalog import load
     from bringup.facts.gpus import usable_gpus
-    from bringup.facts.project import read_project
-    from bringup.findings import Examined, NamedGpu, find
+    from bringup.facts.toolchains import find_host_compilers, find_toolkits
+    from bringup.findings.model import Examined, NamedGpu
+    from bringup.findings.rules import find
+    from bringup.report.doctor_document import Diagnosis
 
-    here = tuple(NamedGpu(gpu.name, gpu.capability) for gpu in usable_gpus(machine.gpus))
+    present = dict.fromkeys(NamedGpu(row.name, row.capability) for row in usable_gpus(machine.gpus))
+    compiles = here and project is not None and bool(project.extension_builds)
+    root = Path(environment.root) if environment else None
+    sites = map(Path, environment.site_packages) if environment else ()
     examined = Examined(
         catalog=load(),
         machine=machine,
-        gpus=_named(names) or tuple({gpu.name: gpu for gpu in here}.values()),
-        driver=machine.gpus.driver if not names else None,
+        gpus=gpus or tuple(present),
+        driver=machine.gpus.driver if not gpus else None,
         windows_driver=machine.host.system == "windows" or machine.host.wsl is not None,
         environment=environment,
-        project=read_project(project.expanduser().absolute()) if project else None,
+        project=project,
+        toolkits=find_toolkits(root, sites) if compiles else None,
+        compilers=find_host_compilers() if compiles else None,
     )
-    return examined, find(examined)
+    return Diagnosis(examined, tuple(find(examined)))
+
+
+def _diagnose_image(
+    image: Path, machine: MachineFacts, project: ProjectFacts | None, gpus: tuple[NamedGpu, ...]
+) -> tuple[list[Diagnosis], bool]:
+    """(every Python environment of an archive, whether something of it could not be read)."""
+    from bringup.errors import BringupError
+    from bringup.facts.image import inside_image, opened_image
+    from bringup.report.doctor_document import Diagnosis
+
+    with opened_image(image) as contents:
+        if not contents.environments:
+            raise BringupError("image-without-python", exit_code=3, path=image)
+        diagnoses = [
+            _diagnose(machine, environment, project, gpus, here=False)
+            for environment in contents.environments
+        ]
+        shown = [
+            Diagnosis(_inside(row.examined, contents.root), inside_image(row.findings, contents.root))
+            for row in diagnoses
+        ]
+        return shown, bool(contents.unreadable)
+
+
+def _inside(examined: Examined, root: str) -> Examined:
+    """The same with the environment's paths as the image has them."""
+    from dataclasses import replace
+
+    from bringup.facts.image import inside_image
+
+    return replace(examined, environment=inside_image(examined.environment, root))
 
 
 def _tell(
-    examined: Examined,
-    findings: list[Finding],
-    machine: MachineFacts,
-    as_json: bool,
-    html: Path | None,
-    share: Path | None,
+    diagnoses: list[Diagnosis], machine: MachineFacts, as_json: bool, html: Path | None, share: Path | None
 ) -> None:
     from bringup import state
     from bringup.report import console, doctor
+    from bringup.report.doctor_document import doctor_document
     from bringup.report.messages import say
     from bringup.report.share import redacted
 
-    document = doctor.document(examined, findings)
+    document = doctor_document(diagnoses)
     if html is not None:
-        state.write_atomically(html, doctor.page(examined, findings, machine))
+        state.write_atomically(html, doctor.page(diagnoses, machine))
         console.remarks().print(say("doctor.written", path=html), markup=False)
     if share is not None:
         state.write_atomically(share, redacted(document))
@@ -113,4 +152,4 @@ def _tell(
     if as_json:
         console.print_json(document)
     elif html is None and share is None:
-        doctor.print_report(examined, findings, console.output(), machine)
+        doctor.print_report(diagnoses, console.output(), machine)

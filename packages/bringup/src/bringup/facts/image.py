@@ -14,12 +14,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from bringup.binaries.image_archive import ImageArchive, ImageFile, open_image, surviving_files
-from bringup.binaries.report import Unreadable
+from bringup.binaries.report import BinaryReport, Unreadable
 from bringup.binaries.source import Damaged, chunks_of
 from bringup.binaries.tar import clean_path
 from bringup.errors import BringupError
@@ -73,6 +73,25 @@ class ImageFacts:
     def inside(self, path: str) -> str:
         """A path below `root` as the image has it."""
         return "/" + os.path.relpath(path, self.root) if path.startswith(self.root) else path
+
+
+_Facts = TypeVar("_Facts")
+
+
+def inside_image(facts: _Facts, root: str) -> _Facts:
+    """The same facts (or findings) with every path below the temporary `root` as the image has it."""
+    if isinstance(facts, str):
+        return cast(_Facts, facts.replace(root.rstrip("/") + "/", "/"))
+    if isinstance(facts, BinaryReport):  # Its thousands of containers name no path.
+        return cast(_Facts, replace(facts, path=inside_image(facts.path, root)))
+    if isinstance(facts, tuple):
+        return cast(_Facts, tuple(inside_image(part, root) for part in facts))
+    if isinstance(facts, dict):
+        return cast(_Facts, {key: inside_image(value, root) for key, value in facts.items()})
+    if is_dataclass(facts) and not isinstance(facts, type):
+        changed = {part.name: inside_image(getattr(facts, part.name), root) for part in fields(facts)}
+        return cast(_Facts, replace(facts, **changed))
+    return facts
 
 
 @dataclass

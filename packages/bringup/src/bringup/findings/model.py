@@ -12,6 +12,7 @@ from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.gpus import DriverFacts
 from bringup.facts.machine import MachineFacts
 from bringup.facts.project import ProjectFacts
+from bringup.facts.toolchains import CudaToolkit, HostCompiler
 
 Severity = Literal["error", "warning", "info"]
 
@@ -61,6 +62,7 @@ class Examined:
     Attributes:
         driver: of this machine; None where it is unknown or the question is about another machine.
         windows_driver: whether Windows' driver minimums apply (Windows itself and WSL2).
+        toolkits, compilers: what would compile here; None where nothing is to be compiled, or elsewhere.
     """
 
     catalog: Catalog
@@ -70,6 +72,8 @@ class Examined:
     windows_driver: bool = False
     environment: EnvironmentFacts | None = None
     project: ProjectFacts | None = None
+    toolkits: tuple[CudaToolkit, ...] | None = None
+    compilers: tuple[HostCompiler, ...] | None = None
 
 
 Rule = Callable[[Examined], Iterator[Finding]]

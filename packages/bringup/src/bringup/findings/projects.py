@@ -14,6 +14,7 @@ from bringup.checkpoints import open_checkpoint, unimportable_classes
 from bringup.errors import BringupError
 from bringup.facts.environment import EnvironmentFacts
 from bringup.findings.model import Evidence, Examined, Finding
+from bringup.findings.repairs import pip
 
 _WEIGHTS_ONLY_DEFAULT = Version("2.6")  # PyTorch 2.6 release notes, «backwards incompatible changes».
 
@@ -75,7 +76,7 @@ def impossible_pin(examined: Examined) -> Iterator[Finding]:
             sm = gpu.capability.sm
             error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch"
             index = f" --index-url {first.index}" if first.index else ""
-            fix = f"python -m pip install torch=={first.version}{index}"
+            fix = f"{pip(examined)} install torch=={first.version}{index}"
             parameters = {
                 "pin": str(pin.requirement),
                 "gpu": gpu.name,
@@ -102,7 +103,7 @@ def unused_extension(examined: Examined) -> Iterator[Finding]:
         extension = examined.catalog.extension(name)
         if extension and not any(module in project.imports for module in extension.imports):
             proof = Evidence(project.root, "imports of " + ", ".join(extension.imports), "0")
-            fix = f"pip uninstall {name}"
+            fix = f"{pip(examined)} uninstall {name}"
             yield Finding("unused-extension", "info", name, (evidence, proof), "", fix, {"name": name})
 
 
@@ -147,9 +148,10 @@ def build_resources(examined: Examined) -> Iterator[Finding]:
     host = examined.machine.host
     job = 4_000_000_000  # One nvcc job of a torch extension; torchmcubes peaked at 8 GB with two.
     build = Evidence(project.extension_builds[0], "compiles", "CUDA")
-    if host.memory_total < 2 * job:
+    # WSL2's allotment has a rule of its own.
+    if host.memory_total < 2 * job and host.wsl is None:
         seen = Evidence("this machine", "memory", f"{host.memory_total / 1e9:.1f} GB")
-        fix = "bringup wsl" if host.wsl else "bringup build SRC --jobs 1"
+        fix = "bringup build SRC --jobs 1"
         error = "c++: fatal error: Killed signal terminated program cc1plus"
         parameters = {"memory": f"{host.memory_total / 1e9:.1f}", "needed": f"{2 * job / 1e9:.0f}"}
         yield Finding("little-memory-for-build", "warning", "memory", (build, seen), error, fix, parameters)

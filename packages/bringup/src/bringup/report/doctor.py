@@ -1,11 +1,9 @@
-"""The doctor's report: console, JSON, HTML."""
+"""The doctor's report for people: console and HTML page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib import resources
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from rich.console import Console
@@ -14,13 +12,15 @@ from rich.text import Text
 
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.machine import MachineFacts
-from bringup.findings import Examined, Finding
+from bringup.findings.model import Examined, Finding
+from bringup.report.doctor_document import Diagnosis, all_findings, unreadable_rows
 from bringup.report.messages import current_language, say
 from bringup.report.tables import fact_rows
 
 MARKS = {"error": "✗", "warning": "!", "info": "i"}
 _STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
 _MOST_IN_CONSOLE = 12
+_MOST_UNREADABLE = 10
 
 
 def sentence(finding: Finding) -> str:
@@ -31,79 +31,25 @@ def sentence(finding: Finding) -> str:
 def environment_rows(environment: EnvironmentFacts) -> list[tuple[str, str]]:
     """(name, value) of the facts of an environment that people look for."""
     torch = environment.torch
-    code = [report for report in environment.binaries if report.has_device_code]
-    rows = [
+    version = torch.version if torch else "–"
+    if torch and torch.cuda:
+        version += f" (CUDA {torch.cuda})"
+    code = sum(report.has_device_code for report in environment.binaries)
+    return [
         (say("doctor.environment"), f"{environment.root} ({environment.kind})"),
         (say("doctor.its-python"), environment.python.version),
-        (
-            "torch",
-            f"{torch.version} (CUDA {torch.cuda})"
-            if torch and torch.cuda
-            else (torch.version if torch else "–"),
-        ),
+        ("torch", version),
         (say("doctor.distributions"), str(len(environment.distributions))),
-        (say("doctor.binaries"), say("doctor.binaries-row", count=len(environment.binaries), code=len(code))),
+        (say("doctor.binaries"), say("doctor.binaries-row", count=len(environment.binaries), code=code)),
     ]
-    if environment.unreadable:
-        rows.append((say("doctor.unreadable"), str(len(environment.unreadable))))
-    return rows
 
 
-def finding_json(finding: Finding) -> dict[str, Any]:
-    """The same in every language."""
-    return {
-        "id": finding.id,
-        "severity": finding.severity,
-        "subject": finding.subject,
-        "evidence": [asdict(row) for row in finding.evidence],
-        "error_text": finding.error_text,
-        "fix": finding.fix,
-        "parameters": finding.parameters,
-    }
-
-
-def _environment_json(environment: EnvironmentFacts) -> dict[str, Any]:
-    named = [{"name": row.name, "version": row.version} for row in environment.distributions]
-    code = [report for report in environment.binaries if report.has_device_code]
-    return {
-        "root": environment.root,
-        "kind": environment.kind,
-        "python": asdict(environment.python),
-        "torch": asdict(environment.torch) if environment.torch else None,
-        "libraries": asdict(environment.libraries),
-        "distributions": named,
-        "binaries": len(environment.binaries),
-        "device_code": [
-            {
-                "path": r.path,
-                "machine_code": list(r.machine_code),
-                "machine_code_in_all": list(r.machine_code_in_all),
-                "ptx": list(r.ptx),
-            }
-            for r in code
-        ],
-        "unreadable": [asdict(row) for row in environment.unreadable],
-    }
-
-
-def document(examined: Examined, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Schema `bringup/doctor/1`."""
-    facts: dict[str, Any] = {"machine": examined.machine.to_json()}
-    facts["gpus"] = [{"name": gpu.name, "capability": str(gpu.capability)} for gpu in examined.gpus]
-    if examined.environment:
-        facts["environment"] = _environment_json(examined.environment)
-    if examined.project:
-        facts["project"] = {
-            "root": examined.project.root,
-            "pins": [str(pin.requirement) for pin in examined.project.pins],
-            "torch_loads": len(examined.project.torch_loads),
-            "unreadable": [list(row) for row in examined.project.unreadable],
-        }
-    return {
-        "schema": "bringup/doctor/1",
-        "facts": facts,
-        "findings": [finding_json(finding) for finding in findings],
-    }
+def _compiler_rows(examined: Examined) -> list[tuple[str, str]]:
+    if examined.toolkits is None:
+        return []
+    toolkits = ", ".join(f"{row.version} ({row.root})" for row in examined.toolkits)
+    compilers = ", ".join(f"{row.cxx.name} {row.version}" for row in examined.compilers or ())
+    return [("nvcc", toolkits or "–"), (say("doctor.compilers"), compilers or "–")]
 
 
 def _print_rows(rows: Sequence[tuple[str, str]], console: Console) -> None:
@@ -112,18 +58,25 @@ def _print_rows(rows: Sequence[tuple[str, str]], console: Console) -> None:
         console.print(Padding(Text(f"{name:<{width}}{value}"), (0, 0, 0, 2)))
 
 
-def print_report(
-    examined: Examined, findings: Sequence[Finding], console: Console, machine: MachineFacts
-) -> None:
+def _rows(diagnoses: Sequence[Diagnosis], machine: MachineFacts) -> list[tuple[str, str]]:
+    rows = fact_rows(machine) + _compiler_rows(diagnoses[0].examined)
+    for diagnosis in diagnoses:
+        if diagnosis.examined.environment:
+            rows += environment_rows(diagnosis.examined.environment)
+    gpus = diagnoses[0].examined.gpus
+    if gpus:
+        asked = ", ".join(f"{gpu.name} ({gpu.capability})" for gpu in gpus)
+        rows.append((say("doctor.judged-for"), asked))
+    return rows
+
+
+def print_report(diagnoses: Sequence[Diagnosis], console: Console, machine: MachineFacts) -> None:
     """Quiet and aligned: facts, then a mark and a sentence a finding, and the command that mends it."""
     console.print(Text(say("doctor.facts"), style="bold"))
-    _print_rows(fact_rows(machine), console)
-    if examined.environment:
-        _print_rows(environment_rows(examined.environment), console)
-    if examined.gpus:
-        asked = ", ".join(f"{gpu.name} ({gpu.capability})" for gpu in examined.gpus)
-        _print_rows([(say("doctor.judged-for"), asked)], console)
+    _print_rows(_rows(diagnoses, machine), console)
     console.print()
+    _print_unreadable(unreadable_rows(diagnoses), console)
+    findings = all_findings(diagnoses)
     if not findings:
         console.print(say("doctor.healthy"), markup=False)
         return
@@ -132,6 +85,17 @@ def print_report(
         _print_finding(finding, console)
     if len(findings) > _MOST_IN_CONSOLE:
         console.print(say("doctor.more", count=len(findings) - _MOST_IN_CONSOLE), markup=False)
+
+
+def _print_unreadable(rows: Sequence[tuple[str, str]], console: Console) -> None:
+    if not rows:
+        return
+    console.print(Text(say("doctor.unreadable"), style="bold"))
+    for path, reason in rows[:_MOST_UNREADABLE]:
+        console.print(Padding(Text(f"{path}: {reason}"), (0, 0, 0, 2)))
+    if len(rows) > _MOST_UNREADABLE:
+        console.print(Padding(Text(f"… {len(rows) - _MOST_UNREADABLE} (--json)"), (0, 0, 0, 2)))
+    console.print()
 
 
 def _print_finding(finding: Finding, console: Console) -> None:
@@ -151,26 +115,26 @@ def _print_finding(finding: Finding, console: Console) -> None:
     console.print(Padding(Text(f"→ {finding.fix}"), (0, 0, 0, 4)))
 
 
-def page(examined: Examined, findings: Sequence[Finding], machine: MachineFacts) -> str:
+def page(diagnoses: Sequence[Diagnosis], machine: MachineFacts) -> str:
     """One self-contained HTML page."""
     template = (resources.files("bringup.report") / "templates" / "doctor.html").read_text(encoding="utf-8")
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    rows = [(finding, sentence(finding)) for finding in findings]
-    facts = fact_rows(machine) + (environment_rows(examined.environment) if examined.environment else [])
-    carried = (
-        [report for report in examined.environment.binaries if report.has_device_code]
-        if examined.environment
-        else []
-    )
-    verdicts = [
-        (report, [report.runs_on(gpu.capability).status for gpu in examined.gpus]) for report in carried
+    gpus = diagnoses[0].examined.gpus
+    carried = [
+        report
+        for row in diagnoses
+        for report in (row.examined.environment.binaries if row.examined.environment else ())
+        if report.has_device_code
     ]
+    verdicts = [(report, [report.runs_on(gpu.capability).status for gpu in gpus]) for report in carried]
     return engine.from_string(template).render(
         language=current_language(),
         say=say,
-        findings=rows,
-        facts=facts,
+        findings=[(finding, sentence(finding)) for finding in all_findings(diagnoses)],
+        facts=_rows(diagnoses, machine),
+        unreadable=unreadable_rows(diagnoses),
         marks=MARKS,
-        gpus=examined.gpus,
+        gpus=gpus,
         verdicts=verdicts,
+        statuses={name: say(f"doctor.status-{name}") for name in ("machine-code", "ptx", "partial", "no")},
     )
