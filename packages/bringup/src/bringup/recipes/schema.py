@@ -229,7 +229,13 @@ class Needs(Row):
 
 
 class Image(Row):
-    """The workload's own container image and where things lie in it."""
+    """The workload's own container image and where things lie in it.
+
+    Attributes:
+        folders: name → folder: `code`, `models`.
+        mounts: name → where the user's folder or file appears in the container.
+        command: what its entry point is given; may name the mounts (`{input}`) and `{arguments}`.
+    """
 
     reference: str
     python: str
@@ -237,6 +243,7 @@ class Image(Row):
     python_version: str
     size_gb: float | None = None
     entrypoint: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
     folders: dict[str, str] = {}
     mounts: dict[str, str] = {}
 

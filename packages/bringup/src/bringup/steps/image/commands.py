@@ -37,11 +37,19 @@ class Beside:
     """The folder in which the script itself lies: `%~dp0`, `$PSScriptRoot`, `$(dirname "$0")`."""
 
 
+@dataclass(frozen=True)
+class Rest:
+    """Whatever else the script was given: `%*`, `@args`, `"$@"`. At the prompt: the word ARGUMENTS."""
+
+
 Part = str | Here | Beside
-Word = str | tuple[Part, ...]
+Word = str | tuple[Part, ...] | Rest
+_REST: dict[Shell, str] = {"cmd": "%*", "powershell": "@args", "bash": '"$@"'}
 
 
 def _parts(word: Word) -> tuple[Part, ...]:
+    if isinstance(word, Rest):
+        return ()
     return (word,) if isinstance(word, str) else word
 
 
@@ -93,7 +101,7 @@ def quote_powershell(word: Word) -> str:
             escaped = re.sub(r"(\\+)$", r"\1\1", escaped)
         return "'" + _SINGLE_QUOTES.sub(r"\1\1", escaped) + "'"
     pieces = []
-    for part in word:
+    for part in _parts(word):
         if isinstance(part, Here):
             inside = part.path.replace("/", "\\")
             escaped = _DOUBLE_QUOTED_SPECIAL.sub(r"`\1", inside)
@@ -125,7 +133,7 @@ def quote_cmd(word: Word, batch: bool = False) -> str:
     if '"' in text:
         raise ValueError("cmd cannot be given a quote beside the current folder")
     pieces = []
-    for part in word:
+    for part in _parts(word):
         if isinstance(part, Here):
             inside = part.path.replace("/", "\\")
             pieces.append("%cd%" + (f"\\{inside}" if inside else ""))
@@ -137,7 +145,9 @@ def quote_cmd(word: Word, batch: bool = False) -> str:
 
 
 def quote(word: Word, shell: Shell, batch: bool = False) -> str:
-    """One word for a shell."""
+    """One word for a shell; `batch`: as it stands in a script."""
+    if isinstance(word, Rest):
+        return _REST[shell] if batch else "ARGUMENTS"
     if shell == "bash":
         return quote_bash(word)
     if shell == "powershell":
@@ -189,8 +199,8 @@ def _assignment(name: str, value: str, shell: Shell) -> str:
 
 
 def _needs_legacy_mode(commands: Sequence[Sequence[Word]]) -> bool:
-    texts = [_text(word) for words in commands for word in words]
-    return any(not text or '"' in text or re.search(r"\s.*\\$", text) for text in texts)
+    texts = [_text(word) for words in commands for word in words if not isinstance(word, Rest)]
+    return any(text == "" or '"' in text or re.search(r"\s.*\\$", text) for text in texts)
 
 
 def script(

@@ -34,8 +34,8 @@ def dockerignore() -> str:
 def description(spec: ImageSpec) -> dict[str, Any]:
     """What the programs inside the build read (`image.json`); it stays in the image as a record."""
     edits = [
-        {"id": row.id, "files": row.files, "fault": row.fault, "absent": row.absent}
-        | {"kind": row.kind, "value": row.value, "when": row.when}
+        {"id": row.id, "of": row.of, "files": row.files, "fault": row.fault, "absent": row.absent}
+        | {"action": row.kind, "value": row.value, "when": row.when}
         for row in spec.patches
     ]
     return {

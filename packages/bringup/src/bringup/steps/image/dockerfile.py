@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from packaging.requirements import Requirement
 
@@ -34,6 +35,10 @@ def build_context_names(spec: ImageSpec) -> dict[str, str]:
     return {f"wheels{number}": str(folder) for number, folder in enumerate(spec.find_links)}
 
 
+def _context_mount() -> str:
+    return f"--mount=type=bind,source=.,target={CONTEXT}"
+
+
 def _mounts(spec: ImageSpec) -> list[str]:
     """What every installing step sees: pip's cache and configuration, a private CA, the context, wheels."""
     wheels = [f"--mount=type=bind,from={name},target=/{name}" for name in build_context_names(spec)]
@@ -41,7 +46,7 @@ def _mounts(spec: ImageSpec) -> list[str]:
         "--mount=type=cache,target=/root/.cache/pip,sharing=locked",
         "--mount=type=secret,id=pip,target=/etc/pip.conf",
         "--mount=type=secret,id=ca,target=/run/bringup-ca.pem",
-        f"--mount=type=bind,source=.,target={CONTEXT}",
+        _context_mount(),
         *wheels,
     ]
 
@@ -92,7 +97,22 @@ def _shim_command(choice: ExtensionChoice) -> str:
     return f"{program} install --shim {choice.row.portable}"
 
 
-def _build_command(build: ExtensionBuild, spec: ImageSpec) -> str:
+def _clone(repository: str, commit: str, place: str, submodules: bool) -> list[str]:
+    """A pinned commit, its submodules at the commits that it names."""
+    commands = [
+        f"git clone --quiet --no-checkout {shlex.quote(repository)} {place}",
+        f"git -C {place} checkout --quiet {commit}",
+    ]
+    update = f"git -C {place} submodule update --quiet --init --recursive"
+    return [*commands, update] if submodules else commands
+
+
+def _edit_command(source: str, extension: str = "") -> str:
+    of = f" --of {extension}" if extension else ""
+    return f'PYTHONPATH=/tmp/bringup "$PYTHON" {CONTEXT}/edit.py --source {source}{of}'
+
+
+def _build_command(name: str, build: ExtensionBuild, spec: ImageSpec) -> str:
     """Compile from the pinned commit, with as many jobs as cores and free memory allow."""
     variables = {
         "CUDA_HOME": f"/usr/local/cuda-{spec.toolkit}",
@@ -107,15 +127,19 @@ def _build_command(build: ExtensionBuild, spec: ImageSpec) -> str:
     tools = " ".join(shlex.quote(name) for name in _BUILD_TOOLS[build.backend])
     # Kilobytes per job; the kernel's estimate of what is free now.
     per_job = int(build.memory_per_job_gb * 1e6)
-    place = f"#subdirectory={build.subfolder}" if build.subfolder else ""
-    url = shlex.quote(f"git+{build.repository}@{build.commit}{place}")
+    place = f"/tmp/source/{name}"
+    commands = _clone(build.repository, build.commit, place, bool(build.submodules))
+    if spec.edits_of(name):
+        commands.append(_edit_command(place, name))
+    folder = shlex.quote(f"{place}/{build.subfolder}" if build.subfolder else place)
     return (
+        "; \n".join(commands) + "; \n"
         f'jobs=$(awk -v n="$(nproc)" \'/MemAvailable/ {{ m = int($2 / {per_job}); if (m > n) m = n; '
         "print (m < 1 ? 1 : m) }' /proc/meminfo); \n"
         f"{_PIP} install --quiet --target /tmp/build {tools}; \n"
         f'PYTHONPATH=/tmp/pip:/tmp/build PATH="/tmp/build/bin:$PATH" MAX_JOBS="$jobs" '
         f'CMAKE_BUILD_PARALLEL_LEVEL="$jobs" {settings} '
-        f"{ENVIRONMENT}/bin/python -m pip install --no-deps --no-build-isolation {url}"
+        f"{ENVIRONMENT}/bin/python -m pip install --no-deps --no-build-isolation {folder}"
     )
 
 
@@ -129,7 +153,7 @@ def _extension(choice: ExtensionChoice, catalog: Catalog, spec: ImageSpec) -> li
         elif way == "portable":
             commands.append(_shim_command(choice))
         elif way == "build" and choice.row.build:
-            commands.append("{ " + _build_command(choice.row.build, spec) + "; }")
+            commands.append("{ " + _build_command(choice.row.distribution, choice.row.build, spec) + "; }")
             mounts.append(
                 f"--mount=type=bind,from=cuda,source=/usr/local/cuda-{spec.toolkit},"
                 f"target=/usr/local/cuda-{spec.toolkit}"
@@ -159,13 +183,9 @@ def _fetch_source(spec: ImageSpec) -> list[str]:
     commands = [
         "command -v git > /dev/null || { rm -f /etc/apt/apt.conf.d/docker-clean; apt-get update; \n"
         "  apt-get install -y --no-install-recommends git ca-certificates; }",
-        f"git clone --quiet --no-checkout {shlex.quote(source.repository)} {place}",
-        f"git -C {place} checkout --quiet {source.commit}",
+        *_clone(source.repository, source.commit, place, bool(source.submodules)),
+        f"rm -rf {place}/.git",
     ]
-    if source.submodules:
-        # Their code is needed; what is compiled from it comes by the recipe's extensions.
-        commands.append(f"git -C {place} submodule update --quiet --init --recursive")
-    commands.append(f"rm -rf {place}/.git")
     return [
         f"# {spec.recipe.name}'s own code, {source.licence}.",
         _run(list(_APT), commands),
@@ -189,20 +209,23 @@ def needs_bringup(spec: ImageSpec) -> bool:
 
 
 def _edits(spec: ImageSpec) -> list[str]:
-    if not spec.patches:
+    rows = spec.edits_of("")
+    if not rows:
         return []
     place = f"/changes{spec.source}" if spec.fetched else spec.source
-    command = f'PYTHONPATH=/tmp/bringup "$PYTHON" {CONTEXT}/edit.py --source {place}'
-    names = ", ".join(row.id for row in spec.patches)
-    return [f"# Source edits, where the fault is present: {names}.", _run([_mounts(spec)[3]], [command])]
+    names = ", ".join(row.id for row in rows)
+    title = f"# Source edits, where the fault is present: {names}."
+    return [title, _run([_context_mount()], [_edit_command(place)])]
 
 
 def _checkpoints(spec: ImageSpec) -> list[str]:
     if not spec.checkpoints or spec.recipe.image is None:
         return []
     models = spec.recipe.image.folders["models"]
-    bringup = "PYTHONPATH=/tmp/bringup \"$PYTHON\" -c 'from bringup.cli.main import main; main()'"
-    files = " -o ".join(f"-path {shlex.quote(f'*/{row.files}')}" for row in spec.checkpoints)
+    # `{path}` in a row's destination is the file with its own folder: what stands above them is here.
+    above = PurePosixPath(spec.checkpoints[0].files).parent.parent
+    bringup = "env PYTHONPATH=/tmp/bringup \"$PYTHON\" -c 'from bringup.cli.main import main; main()'"
+    files = " -o ".join(f"-path {shlex.quote(f'{models}/{row.files}')}" for row in spec.checkpoints)
     paths = " ".join(
         f"--path {shlex.quote(spec.source + '/' + path) if not path.startswith('/') else path}"
         for row in spec.checkpoints
@@ -211,11 +234,11 @@ def _checkpoints(spec: ImageSpec) -> list[str]:
     commands = [
         f"find {models} \\( {files} \\) -print0 | xargs -0 {bringup} convert -o /tmp/converted",
         f"{bringup} rebuild /tmp/converted/*.json --env {ENVIRONMENT} --recipe {CONTEXT}/recipe.toml {paths} "
-        f"-o /changes{models}".replace("  ", " "),
+        f"-o /changes{PurePosixPath(models) / above}".replace("  ", " "),
     ]
     return [
         "# Old pickled models: read without running them, rebuilt strictly.",
-        _run([_mounts(spec)[3]], commands),
+        _run([_context_mount()], commands),
     ]
 
 
@@ -278,9 +301,10 @@ def dockerfile(spec: ImageSpec, catalog: Catalog, user: str = "") -> str:
         lines.append(f"ARG TORCH_INDEX={spec.index}")
     lines += ["USER root", "ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1"]
     blocks = [_compilers(spec), _packages(spec)]
+    blocks += [_tools(spec)]
     blocks += [_extension(choice, catalog, spec) for choice in spec.extensions]
-    blocks += [_fetch_source(spec), _tools(spec), _edits(spec), _checkpoints(spec)]
-    collect = _run([_mounts(spec)[3]], [f'"$PYTHON" {CONTEXT}/assemble.py collect'])
+    blocks += [_fetch_source(spec), _edits(spec), _checkpoints(spec)]
+    collect = _run([_context_mount()], [f'"$PYTHON" {CONTEXT}/assemble.py collect'])
     blocks.append(["# Everything that changed, below /changes.", collect])
     for block in blocks:
         lines += block

@@ -175,7 +175,9 @@ def build_words(
 
 
 def _as_parts(word: Word) -> tuple[Part, ...]:
-    return (word,) if isinstance(word, str) else word
+    if isinstance(word, tuple):
+        return word
+    return (word,) if isinstance(word, str) else ()
 
 
 def gpu_words(engine: EngineName, gpus: bool) -> list[Word]:

@@ -1,56 +1,86 @@
-"""How the finished image is run: the recipe's stages, with the folders of the data and the run mounted."""
+"""How the finished image is run: its entry point or the recipe's stages, with the user's folders mounted."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from bringup.steps.image.commands import Here, Word
+from bringup.recipes.schema import Stage
+from bringup.steps.image.commands import Here, Rest, Word
 from bringup.steps.image.engines import EngineName, gpu_words
 from bringup.steps.image.spec import ImageSpec
 
-_DATA, _RUN = "/data", "/run/bringup"
+# Places that a stage's command names → where they are in the container.
+_PLACES = {
+    "data": "/data",
+    "run": "/run/bringup",
+    "weights": "/weights",
+    "models": "/models",
+    "here": "/work",
+}
+_NAMED = re.compile(r"\{(\w+)\}")
 
 
 @dataclass(frozen=True)
 class Running:
-    """One command: `name` of the stage, its words from the engine's name on."""
+    """One command: `name` of the stage ("" for the image's own entry point), and its words."""
 
     name: str
     words: tuple[Word, ...]
 
 
-def _fill(word: str, places: dict[str, str]) -> str:
-    return re.sub(r"\{(\w+)\}", lambda match: places.get(match[1], match[0]), word)
+def _fill(words: Sequence[str], places: dict[str, str]) -> list[Word]:
+    filled: list[Word] = []
+    for word in words:
+        if word == "{arguments}":
+            filled.append(Rest())
+        else:
+            filled.append(_NAMED.sub(lambda match: places.get(match[1], match[0]), word))
+    return filled
 
 
-def _mounts(spec: ImageSpec) -> dict[str, str]:
-    """Folder or file beside the user → place in the container."""
-    image = spec.recipe.image
-    if image and image.mounts and spec.base == image.reference:
-        return dict(image.mounts)
-    return {"data": _DATA, "run": _RUN}
+def _named(stage: Stage) -> list[str]:
+    """The places that a stage names, in their own order."""
+    texts = [*stage.command, stage.directory, *stage.environment.values()]
+    named = {match[1] for text in texts for match in _NAMED.finditer(text)}
+    return [name for name in _PLACES if name in named]
+
+
+def _stages(spec: ImageSpec) -> list[Stage]:
+    """What works on the user's data; without such stages, what takes the user's arguments."""
+    device = "gpu" if spec.gpus else "cpu"
+    fitting = [stage for stage in spec.recipe.stages if stage.device in ("any", device)]
+    on_data = [stage for stage in fitting if not stage.modes or "data" in stage.modes]
+    return on_data or [stage for stage in fitting if "arguments" in stage.modes]
+
+
+def _mount(name: str, place: str) -> list[Word]:
+    # A file is mounted under its own name; a folder under the name that the recipe gives it.
+    beside = "" if name == "here" else PurePosixPath(place).name if PurePosixPath(place).suffix else name
+    return ["-v", (Here(beside), f":{place}")]
 
 
 def run_words(spec: ImageSpec, engine: EngineName = "docker") -> list[Running]:
-    """The commands that run the workload; data and run (or the recipe's mounts) lie in the current folder."""
-    mounts = _mounts(spec)
+    """The commands that run the workload on folders below the current one."""
     runs: EngineName = (
         "podman" if engine == "buildah" else engine
     )  # buildah builds; podman runs what it built.
     head: list[Word] = [runs, "run", "--rm", *gpu_words(runs, bool(spec.gpus))]
     if spec.gpus:
-        head += ["--ipc=host"]  # torch's workers share tensors through it; 64 MB would not do.
-    for name, place in mounts.items():
-        head += ["-v", (Here(name), f":{place}")]
-    places = {"source": spec.source, "data": _DATA, "run": _RUN} | mounts
-    device = "gpu" if spec.gpus else "cpu"
+        head.append("--ipc=host")  # torch's workers share tensors through it; 64 MB would not do.
+    image = spec.recipe.image
+    if image and image.command and spec.base == image.reference:
+        mounts = [word for name, place in image.mounts.items() for word in _mount(name, place)]
+        return [Running("", (*head, *mounts, spec.tag, *_fill(image.command, dict(image.mounts))))]
+    places = _PLACES | {"source": spec.source}
     commands = []
-    for stage in spec.recipe.stages:
-        if (stage.modes and "data" not in stage.modes) or stage.device not in ("any", device):
-            continue
-        words = [_fill(word, places) for word in stage.command if word != "{arguments}"]
-        settings = [word for item in stage.environment.items() for word in ("-e", "=".join(item))]
-        place = _fill(stage.directory, places)
-        commands.append(Running(stage.name, (*head, *settings, "-w", place, spec.tag, *words)))
+    for stage in _stages(spec):
+        mounts = [word for name in _named(stage) for word in _mount(name, _PLACES[name])]
+        variables = _fill([f"{name}={value}" for name, value in stage.environment.items()], places)
+        settings = [word for variable in variables for word in ("-e", variable)]
+        place = _fill([stage.directory], places)
+        words = (*head, *mounts, *settings, "-w", *place, spec.tag, *_fill(stage.command, places))
+        commands.append(Running(stage.name, words))
     return commands

@@ -20,7 +20,7 @@ from bringup.catalog.schema import TorchBuild
 from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
 from bringup.plan.own_packages import OwnPackage, find_own_package
-from bringup.recipes.schema import CheckpointRow, ExtensionRow, PatchRow, Recipe
+from bringup.recipes.schema import CheckpointRow, ExtensionRow, PatchRow, Recipe, TorchRange
 
 _SLIM = "python:{version}-slim-bookworm"
 _SLIM_PYTHON = "/usr/local/bin/python3"
@@ -108,11 +108,9 @@ class ImageSpec:
         builds = any("build" in choice.ways for choice in self.extensions)
         return self.torch.cuda if builds and self.torch else None
 
-    @property
-    def shims(self) -> tuple[str, ...]:
-        """Portable replacements that may be installed."""
-        rows = (choice.row for choice in self.extensions if "portable" in choice.ways)
-        return tuple(row.portable for row in rows if row.portable)
+    def edits_of(self, extension: str) -> tuple[PatchRow, ...]:
+        """Edits of an extension's source; "": of the workload's own."""
+        return tuple(row for row in self.patches if row.of == extension)
 
 
 def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpec:
@@ -128,17 +126,18 @@ def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpe
         raise BringupError("unknown-profile", exit_code=2, given=profile, known=known)
     if recipe.needs.gpu == "required" and not wishes.gpus:
         raise BringupError("image-gpu-required", exit_code=2, recipe=recipe.name)
-    torch = None if wishes.keep_torch else _choose_torch(recipe, catalog, wishes)
+    torch = None if wishes.keep_torch else _choose_torch(recipe, profile, catalog, wishes)
     base, python, version = _base(recipe, torch, wishes)
     extensions = _extensions(recipe, profile, catalog, torch)
-    texts, own = _requirements(recipe, profile, torch)
-    spec_texts, index = _torch_requirements(recipe, torch)
+    needs = recipe.torch.profiles.get(profile, recipe.torch)
+    texts, own = _requirements(recipe, profile, torch, needs)
+    spec_texts, index = _torch_requirements(needs, torch)
     if any("portable" in choice.ways for choice in extensions):
         own = (*own, find_own_package(PORTABLE))
     probes = [row for row in recipe.probes if not row.profiles or profile in row.profiles]
     names = [name for row in probes if wishes.gpus or not row.needs_gpu for name in row.imports]
     folders = recipe.image.folders if recipe.image and not wishes.base else {}
-    fetched = recipe.source is not None and "source" not in folders
+    fetched = recipe.source is not None and "code" not in folders
     return ImageSpec(
         recipe=recipe,
         profile=profile,
@@ -151,11 +150,11 @@ def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpe
         index=index,
         own=tuple(own),
         extensions=extensions,
-        drop=_dropped(recipe, profile, extensions, torch),
-        patches=tuple(row for row in recipe.patches if not row.profiles or profile in row.profiles),
+        drop=_dropped(recipe, profile, extensions, needs.companions if torch else None),
+        patches=_patches(recipe, profile, extensions),
         checkpoints=recipe.checkpoints if "models" in folders else (),
         imports=tuple(dict.fromkeys(names)),
-        source=folders.get("source", f"/opt/{recipe.name}"),
+        source=folders.get("code", f"/opt/{recipe.name}"),
         fetched=fetched,
         find_links=wishes.find_links,
         offline=wishes.offline,
@@ -169,9 +168,10 @@ def _python_range(recipe: Recipe, wishes: ImageWishes) -> str | None:
     return recipe.image.python_version if recipe.image and not wishes.base else None
 
 
-def _choose_torch(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> TorchBuild:
-    """The newest build in the recipe's range that serves all chips with the base's Python."""
-    allowed, python = SpecifierSet(recipe.torch.range), _python_range(recipe, wishes)
+def _choose_torch(recipe: Recipe, profile: str, catalog: Catalog, wishes: ImageWishes) -> TorchBuild:
+    """The newest build in the profile's range that serves all chips with the base's Python."""
+    needs = recipe.torch.profiles.get(profile, recipe.torch)
+    allowed, python = SpecifierSet(needs.range), _python_range(recipe, wishes)
     platform = f"linux-{wishes.architecture}"
     fitting = [
         build
@@ -179,7 +179,7 @@ def _choose_torch(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> Torc
         if (build.cuda is not None) == bool(wishes.gpus)
         and allowed.contains(build.version)
         and platform in build.platforms
-        and (not wishes.gpus or not recipe.torch.cuda or build.cuda in recipe.torch.cuda)
+        and (not wishes.gpus or not needs.cuda or build.cuda in needs.cuda)
         and (python is None or SpecifierSet(build.python).contains(python))
     ]
     serving = [b for b in fitting if all(catalog.torch_runs_on(b, gpu) for gpu in wishes.gpus)]
@@ -194,8 +194,8 @@ def _choose_torch(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> Torc
             "driver-blocks", gpus=chips, cuda=easiest.cuda, needed=needed, driver=wishes.driver.version
         )
     if fitting:
-        raise BringupError("chip-blocks", gpus=chips, range=recipe.torch.range)
-    raise BringupError("no-torch", range=recipe.torch.range, python=python or recipe.python)
+        raise BringupError("chip-blocks", gpus=chips, range=needs.range)
+    raise BringupError("no-torch", range=needs.range, python=python or recipe.python)
 
 
 def _driver_runs(build: TorchBuild, catalog: Catalog, wishes: ImageWishes) -> bool:
@@ -259,12 +259,20 @@ def wheel_page(row: ExtensionRow, catalog: Catalog, torch: TorchBuild | None) ->
     return page.format(torch=f"{release.major}.{release.minor}.0", cuda=torch.local)
 
 
+def _patches(recipe: Recipe, profile: str, extensions: Sequence[ExtensionChoice]) -> tuple[PatchRow, ...]:
+    """Edits of the workload's own source, and of the extensions that may be compiled."""
+    built = {"", *(choice.row.distribution for choice in extensions if "build" in choice.ways)}
+    return tuple(
+        row for row in recipe.patches if row.of in built and (not row.profiles or profile in row.profiles)
+    )
+
+
 def _requirements(
-    recipe: Recipe, profile: str, torch: TorchBuild | None
+    recipe: Recipe, profile: str, torch: TorchBuild | None, needs: TorchRange
 ) -> tuple[list[str], tuple[OwnPackage, ...]]:
     texts: list[str] = []
     own: list[OwnPackage] = []
-    ours = {"torch", *recipe.torch.companions}
+    ours = {"torch", *needs.companions}
     for row in recipe.requirements:
         if row.drop or (row.profiles and profile not in row.profiles):
             continue
@@ -276,20 +284,23 @@ def _requirements(
     return texts, tuple(own)
 
 
-def _torch_requirements(recipe: Recipe, torch: TorchBuild | None) -> tuple[list[str], str | None]:
+def _torch_requirements(needs: TorchRange, torch: TorchBuild | None) -> tuple[list[str], str | None]:
     """torch and its companions of the same release and label, and the index that carries them."""
     if torch is None:
         return [], None
     label = f"+{torch.local}" if torch.index else ""
     texts = [f"torch==={torch.version}{label}"]
-    for name in recipe.torch.companions:
+    for name in needs.companions:
         version = getattr(torch, name)
         texts.append(f"{name}==={version}{label}" if version else name)
     return texts, torch.index
 
 
 def _dropped(
-    recipe: Recipe, profile: str, extensions: Sequence[ExtensionChoice], torch: TorchBuild | None
+    recipe: Recipe,
+    profile: str,
+    extensions: Sequence[ExtensionChoice],
+    companions: Sequence[str] | None,
 ) -> tuple[str, ...]:
     """What the base has and the workload does not import: listed so, or compiled against the old torch."""
     names: list[str] = [
@@ -298,6 +309,6 @@ def _dropped(
         if row.drop and (not row.profiles or profile in row.profiles)
     ]
     names += [canonicalize_name(choice.row.distribution) for choice in extensions if "drop" in choice.ways]
-    if torch is not None:
-        names += [name for name in ("torchvision", "torchaudio") if name not in recipe.torch.companions]
+    if companions is not None:
+        names += [name for name in ("torchvision", "torchaudio") if name not in companions]
     return tuple(dict.fromkeys(names))
