@@ -1,4 +1,5 @@
-"""Where our own packages come from: the checkout that bringup was installed from, or bundled wheels.
+"""Where our own packages come from: the checkout that bringup was installed from, bundled wheels, or a
+folder of wheels that the user names.
 
 Never a name looked up on an index: somebody else could own it there.
 """
@@ -97,17 +98,21 @@ def _without_extra(requirement: Requirement) -> str:
     return str(requirement)
 
 
-def find_own_package(name: str, extras: Sequence[str] = ()) -> OwnPackage:
+def find_own_package(name: str, extras: Sequence[str] = (), folders: Sequence[Path] = ()) -> OwnPackage:
     """Locate one of our own packages, with the requirements of these extras.
 
+    Args:
+        folders: of wheels, as `--find-links` names them.
+
     Raises:
-        BringupError: `own-package-missing` when there is neither a checkout nor a bundled wheel.
+        BringupError: `own-package-missing` when there is neither a checkout nor a wheel.
     """
     checkout = _checkout()
     if checkout and (checkout / name / "pyproject.toml").is_file():
         return _from_source(name, checkout / name, extras)
     bundled = Path(str(resources.files("bringup"))) / "bundled"
-    wheels = sorted(bundled.glob(f"{name.replace('-', '_')}-*.whl"))
-    if wheels:
-        return _from_wheel(name, wheels[-1], extras)
+    for folder in (bundled, *folders):
+        wheels = sorted(folder.glob(f"{name.replace('-', '_')}-*.whl"))
+        if wheels:
+            return _from_wheel(name, wheels[-1], extras)
     raise BringupError("own-package-missing", package=name)

@@ -172,11 +172,12 @@ def _lock(
 
 
 def _requirements(
-    recipe: Recipe, profile: str, with_portable: str | None
+    recipe: Recipe, profile: str, with_portable: str | None, folders: Sequence[Path]
 ) -> tuple[list[str], list[OwnPackage]]:
     """What the index must give, and our own packages among it.
 
     `with_portable`: portable-kernels' extra with the bindings of torch's CUDA; None without shims.
+    `folders`: of wheels that the user named.
     """
     texts: list[str] = []
     own: list[OwnPackage] = []
@@ -184,11 +185,11 @@ def _requirements(
         if row.drop or (row.profiles and profile not in row.profiles):
             continue
         if row.own:
-            own.append(find_own_package(canonicalize_name(Requirement(row.spec).name)))
+            own.append(find_own_package(canonicalize_name(Requirement(row.spec).name), (), folders))
         else:
             texts.append(row.loosened or row.spec)
     if with_portable is not None:
-        own.append(find_own_package("portable-kernels", [with_portable]))
+        own.append(find_own_package("portable-kernels", [with_portable], folders))
     return [*texts, *(text for package in own for text in package.requirements)], own
 
 
@@ -249,7 +250,8 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
     wanted = [row for row in recipe.extensions if not row.profiles or profile in row.profiles]
     question = ExtensionQuestion(torch, gpus, resolver, catalog, wishes.prefer, wishes.offline)
     extensions = choose_extensions(wanted, question)
-    texts, own = _requirements(recipe, profile, _portable_extra(torch) if extensions.shims else None)
+    extra = _portable_extra(torch) if extensions.shims else None
+    texts, own = _requirements(recipe, profile, extra, wishes.find_links)
     # A given torch may carry a label that its metadata lack: any build of the release satisfies.
     pinned = f"torch=={torch.version.public}" if torch.overlay else f"torch==={torch.version}"
     rows = resolver.resolve([pinned, *_companions(needs, torch, catalog), *texts], index=torch.index)

@@ -72,7 +72,7 @@ class Applied:
     reused: bool
 
 
-def validate(plan: Plan) -> None:
+def validate(plan: Plan, folders: Sequence[Path] = ()) -> None:
     """Compare the plan with this machine before anything is touched.
 
     Raises:
@@ -88,8 +88,9 @@ def validate(plan: Plan) -> None:
     if interpreter.platform != plan.platform:
         raise BringupError("plan-other-platform", wanted=plan.platform, found=interpreter.platform)
     for step in plan.steps:
-        if isinstance(step, InstallOwn) and find_own_package(step.package).content != step.content:
-            raise BringupError("plan-outdated", package=step.package)
+        if isinstance(step, InstallOwn):
+            if find_own_package(step.package, folders=folders).content != step.content:
+                raise BringupError("plan-outdated", package=step.package)
         if isinstance(step, FetchSource) and step.local and current_key(plan) != plan.key:
             folder = Path(step.local)
             if not folder.is_dir() or (step.content and content_of(folder) != step.content):
@@ -130,7 +131,8 @@ class _Steps:
         elif isinstance(step, InstallPackages):
             self._install(step)
         elif isinstance(step, InstallOwn):
-            self._installer.install_path(target, find_own_package(step.package).path, log, tell)
+            own = find_own_package(step.package, folders=self._options.find_links)
+            self._installer.install_path(target, own.path, log, tell)
         elif isinstance(step, FetchSource):
             fetch_source(step, self._slot.source, self._options.supplies, log, tell)
         elif isinstance(step, PatchSource):
@@ -161,6 +163,7 @@ class _Steps:
             step,
             self._slot.target,
             self._slot.root / "extensions",
+            self._slot.source,
             self._installer,
             self._options.supplies,
             self._options.find_links,
@@ -231,7 +234,7 @@ def apply_plan(plan: Plan, observer: Observer, options: InstallOptions | None = 
             the environment that was switched in before still is).
     """
     options = options or InstallOptions()
-    validate(plan)
+    validate(plan, options.find_links)
     slot = Slot(plan.environment, plan.key)
     slot.root.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(slot.root.parent / ".lock")

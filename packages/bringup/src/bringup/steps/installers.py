@@ -49,6 +49,7 @@ class _CommandInstaller(ABC):
 
     def __init__(self, find_links: Sequence[Path] = (), offline: bool = False) -> None:
         self._sources = [f"--find-links={folder}" for folder in find_links]
+        self._offline = offline
         if offline:
             self._sources.append("--no-index")
 
@@ -74,7 +75,7 @@ class _CommandInstaller(ABC):
         requirements = log.with_suffix(".requirements.txt")
         requirements.write_text(requirement_lines(packages), encoding="utf-8")
         hashes = ["--require-hashes"] if all(package.sha256 for package in packages) else []
-        extra = [source_option(index)] if index else []
+        extra = [source_option(index)] if index and not self._offline else []
         arguments = ["install", "--no-deps", *hashes, *extra, *self._sources, "-r", str(requirements)]
         subject = ", ".join(package.name for package in packages[:3])
         self._run(target, arguments, subject, log, on_line)

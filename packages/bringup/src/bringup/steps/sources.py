@@ -64,15 +64,15 @@ def fetch_source(step: FetchSource, folder: Path, supplies: Supplies, log: Path,
     if step.local:
         _copy(step, partial)
     else:
-        _bring(step.repository, step.commit, partial, supplies, log, on_line)
+        bring(step.repository, step.commit, partial, supplies, log, on_line)
         for path, commit in step.submodules.items():
-            inside = partial / _inside(path)
+            inside = partial / inside_source(path)
             shutil.rmtree(inside, ignore_errors=True)
-            _bring(_submodule_address(partial, path, step), commit, inside, supplies, log, on_line)
+            bring(submodule_address(partial, path, step), commit, inside, supplies, log, on_line)
     partial.replace(folder)
 
 
-def _inside(path: str) -> PurePosixPath:
+def inside_source(path: str) -> PurePosixPath:
     """A path that stays below the source."""
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
@@ -90,7 +90,7 @@ def _copy(step: FetchSource, partial: Path) -> None:
     shutil.copytree(given, partial, ignore=left_out, symlinks=True)
 
 
-def _submodule_address(folder: Path, path: str, step: FetchSource) -> str:
+def submodule_address(folder: Path, path: str, step: FetchSource) -> str:
     """The address of a submodule, from `.gitmodules`; relative ones lie beside the repository."""
     parser = configparser.ConfigParser(strict=False)
     try:
@@ -112,7 +112,12 @@ def _submodule_address(folder: Path, path: str, step: FetchSource) -> str:
     raise BringupError("source-failed", repository=step.repository, text=f"no submodule {path}")
 
 
-def _bring(repository: str, commit: str, into: Path, supplies: Supplies, log: Path, on_line: OnLine) -> None:
+def bring(repository: str, commit: str, into: Path, supplies: Supplies, log: Path, on_line: OnLine) -> None:
+    """One commit without its history and submodules: from the pack, by git, or as a forge's archive.
+
+    Raises:
+        BringupError: `source-offline`, `source-failed`, `download-failed`.
+    """
     packed = supplies.pack / "sources" / archive_name(repository, commit) if supplies.pack else None
     if packed and packed.is_file():
         return unpack(packed, into)
