@@ -89,8 +89,7 @@ def validate(plan: Plan, folders: Sequence[Path] = ()) -> None:
         raise BringupError("plan-other-platform", wanted=plan.platform, found=interpreter.platform)
     for step in plan.steps:
         if isinstance(step, InstallOwn):
-            if find_own_package(step.package, folders=folders).content != step.content:
-                raise BringupError("plan-outdated", package=step.package)
+            _require_unchanged(step, folders)
         if isinstance(step, FetchSource) and step.local and current_key(plan) != plan.key:
             folder = Path(step.local)
             if not folder.is_dir() or (step.content and content_of(folder) != step.content):
@@ -102,6 +101,11 @@ def validate(plan: Plan, folders: Sequence[Path] = ()) -> None:
             raise BringupError(
                 "too-little-space", path=state.home(), free=round(free / 1e9, 1), needed=needed
             )
+
+
+def _require_unchanged(step: InstallOwn, folders: Sequence[Path]) -> None:
+    if find_own_package(step.package, folders=folders).content != step.content:
+        raise BringupError("plan-outdated", package=step.package)
 
 
 def current_key(plan: Plan) -> str | None:
