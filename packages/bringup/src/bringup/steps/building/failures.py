@@ -15,7 +15,9 @@ _MEMORY = re.compile(
     r"|died with <Signals\.SIGKILL|Error 137\b|signal 9, Killed"
     r"|virtual memory exhausted|out of memory allocating|Cannot allocate memory|std::bad_alloc"
     r"|LLVM ERROR: out of memory|Memory allocation failure|error trying to exec|fatal error C1060"
-    r"|unable to allocate memory|memory exhausted|Resource temporarily unavailable",
+    r"|unable to allocate memory|memory exhausted|Resource temporarily unavailable"
+    # What nvcc's front end says when its allocator fails while it reports that its allocator failed.
+    r"|Loop in catastrophic error processing",
     re.MULTILINE | re.IGNORECASE,
 )
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|not enough space on the disk|Errno 28")
@@ -24,12 +26,14 @@ _LTO = re.compile(
 )
 _CRASH = re.compile(r"died due to signal (\d+)|internal compiler error: (\w[\w ]+)|Segmentation fault")
 _ERROR = re.compile(
-    r"(?:\berror\b|\bfatal\b|\berror:|undefined reference|No such file|not found|Error:|\*\*\*)",
+    r"\berror\s*(?::|[A-Z]?\d+:)|\bfatal\b|\bcatastrophic\b|undefined reference|No such file"
+    r"|command not found|CMake Error|(?:Error|Exception): \S",
     re.IGNORECASE,
 )
 _NOISE = re.compile(
     r"subprocess-exited-with-error|subprocess.CalledProcessError|error: command .* failed|note: This error"
-    r"|Failed building wheel|ERROR: Failed to build|^\s*\[end of output\]|raise |_error\(|from error"
+    r"|CalledProcessError|metadata-generation-failed|Failed building wheel|ERROR: Failed to build"
+    r"|^\s*\[end of output\]|raise |_error\(|from error"
 )
 
 

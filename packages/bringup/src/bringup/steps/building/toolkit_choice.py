@@ -234,7 +234,10 @@ def _lack(wish: ToolkitWish, toolkit: CudaToolkit) -> BringupError | None:
 
 
 def _no_toolkit(wish: ToolkitWish, rejected: Sequence[RejectedToolkit]) -> BringupError:
-    version = wish.torch_cuda or version_for_wheels(wish) or "12.8"
     tried = " · ".join(f"{row.toolkit}: {row.reason} ({row.detail})" for row in rejected)
     chips = ", ".join(chip.sm for chip in wish.wanted.chips)
+    serving = [row.version for row in load().toolkits if _serves(row.version, wish.wanted)]
+    if not serving:
+        return BringupError("no-cuda-for-architecture", exit_code=2, chips=chips)
+    version = wish.torch_cuda or serving[-1]
     return BringupError("no-cuda-toolkit", version=version, chips=chips, tried=tried or "–")
