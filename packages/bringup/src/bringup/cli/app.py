@@ -23,7 +23,9 @@ VERBS: tuple[str, ...] = (
     "rewrite",
     "image",
     "wsl",
+    "clean",
     "build",
+    "fetch",
 )
 GROUPS: tuple[str, ...] = ("env", "recipes", "toolkit")
 

@@ -1,0 +1,1 @@
+"""What can be deleted: bringup's own intermediate files, and what the manual way left behind."""
