@@ -36,13 +36,14 @@ __device__ __forceinline__ void load_batch(
 // colour (3, H, W), inverse depth (H, W); for the way back, what light passes a pixel and how many splats of the tile
 // it has seen up to the last that it was drawn with.
 extern "C" __global__ void __launch_bounds__(THREADS) blend(
-    const float4* __restrict__ splats, const uint32* __restrict__ gaussians, const uint2* __restrict__ ranges,
+    const float4* __restrict__ splats, const uint32* __restrict__ gaussians, const uint32* __restrict__ starts,
     const float* __restrict__ background, int64 width, int64 height, float* __restrict__ colour,
     float* __restrict__ inverse_depth, float* __restrict__ passing, int* __restrict__ last_drawn) {
     __shared__ float4 batch[3 * BATCH];
     const Place place = my_place(width);
     const float x = (float)place.x, y = (float)place.y;
-    const uint2 range = ranges[blockIdx.y * gridDim.x + blockIdx.x];
+    const uint32* range = starts + blockIdx.y * gridDim.x + blockIdx.x;
+    const uint32 begin = range[0], end = range[1];
     float T[PIXELS], red[PIXELS], green[PIXELS], blue[PIXELS], depth[PIXELS];
     int last[PIXELS];
     uint32 alive = 0;
@@ -53,13 +54,13 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend(
         last[k] = 0;
         if (place.column_inside && place.y + 2 * k < height) alive |= 1u << k;
     }
-    for (uint32 first = range.x; first < range.y; first += BATCH) {
+    for (uint32 first = begin; first < end; first += BATCH) {
         if (!__syncthreads_or(alive)) break;
-        const int count = (int)min((uint32)BATCH, range.y - first);
+        const int count = (int)min((uint32)BATCH, end - first);
         load_batch(splats, gaussians, first, count, batch, nullptr);
         __syncthreads();
         if (!__any_sync(ALL_LANES, alive)) continue;
-        const int seen = (int)(first - range.x) + 1;
+        const int seen = (int)(first - begin) + 1;
         for (int j = 0; j < count; ++j) {
             const float4 a = batch[3 * j];      // x, y, xx, xy
             const float4 b = batch[3 * j + 1];  // yy, cut, opacity, inverse depth
@@ -143,7 +144,7 @@ __device__ __forceinline__ float warp_sums(float* v) {
 // and two unused. ORDERED: not added up by atomics but written for each place of the list, (places, 12), to be added
 // in order afterwards; one warp draws a tile then (PIXELS 8).
 extern "C" __global__ void __launch_bounds__(THREADS) blend_backward(
-    const float4* __restrict__ splats, const uint32* __restrict__ gaussians, const uint2* __restrict__ ranges,
+    const float4* __restrict__ splats, const uint32* __restrict__ gaussians, const uint32* __restrict__ starts,
     const float* __restrict__ background, const float* __restrict__ passing, const int* __restrict__ last_drawn,
     const float* __restrict__ d_colour, const float* __restrict__ d_inverse_depth, int64 width, int64 height,
     float* __restrict__ moments) {
@@ -152,7 +153,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_backward(
     __shared__ int deepest;
     const Place place = my_place(width);
     const float x = (float)place.x, y = (float)place.y;
-    const uint2 range = ranges[blockIdx.y * gridDim.x + blockIdx.x];
+    const uint32* range = starts + blockIdx.y * gridDim.x + blockIdx.x;
+    const uint32 begin = range[0], end = range[1];
     const int64 plane = width * height;
     const int lane = threadIdx.x % 32;
     float T[PIXELS], red[PIXELS], green[PIXELS], blue[PIXELS], depth[PIXELS];
@@ -182,7 +184,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_backward(
     for (int top = entries; top > 0; top -= BATCH) {
         const int bottom = max(top - BATCH, 0), count = top - bottom;
         __syncthreads();
-        load_batch(splats, gaussians, range.x + bottom, count, batch, ids);
+        load_batch(splats, gaussians, begin + bottom, count, batch, ids);
         __syncthreads();
         for (int j = min(count, mine_in_warp - bottom) - 1; j >= 0; --j) {
             const float4 a = batch[3 * j];
@@ -229,7 +231,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) blend_backward(
             const int slot = lane % 16 == 1 ? 8 + lane / 16 : lane / 4;
             if (lane % 4 == 0 || lane % 16 == 1) {
 #if ORDERED
-                moments[12 * (int64)(range.x + bottom + j) + slot] = sum;
+                moments[12 * (int64)(begin + bottom + j) + slot] = sum;
 #else
                 atomicAdd(&moments[12 * (int64)ids[j] + slot], sum);
 #endif

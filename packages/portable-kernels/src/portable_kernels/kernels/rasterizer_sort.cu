@@ -231,15 +231,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) list_tiles(
     }
 }
 
-// Sorted tiles → the first and past-the-last position of each, (tiles, 2), zero before.
-extern "C" __global__ void __launch_bounds__(THREADS) tile_ranges(
+// Sorted tiles → where each begins, and where the last ends: starts (tiles + 1), all of them written. One thread a pair
+// and one more.
+extern "C" __global__ void __launch_bounds__(THREADS) tile_starts(
     const uint32* __restrict__ tiles, const uint64* __restrict__ total, int64 capacity, int64 tile_count,
-    uint32* __restrict__ ranges) {
+    uint32* __restrict__ starts) {
     const uint32 n = item_count(total, capacity);
     const int64 i = (int64)blockIdx.x * THREADS + threadIdx.x;
-    if (i >= n) return;
-    const uint32 tile = tiles[i];
-    if (tile >= tile_count) return;
-    if (i == 0 || tiles[i - 1] != tile) ranges[2 * tile] = (uint32)i;
-    if (i == n - 1 || tiles[i + 1] != tile) ranges[2 * tile + 1] = (uint32)i + 1;
+    if (i > n) return;
+    const int64 first = i == 0 ? 0 : min((int64)tiles[i - 1], tile_count) + 1;
+    const int64 last = i == n ? tile_count : min((int64)tiles[i], tile_count);
+    for (int64 tile = first; tile <= last; ++tile) starts[tile] = (uint32)i;
 }

@@ -51,25 +51,25 @@ class GaussianRasterizationSettings(NamedTuple):
     antialiasing: bool | None = None
 
 
-def _check_scene(named: dict[str, torch.Tensor], shapes: dict[str, tuple[int, ...]]) -> None:
-    """RuntimeError unless all have means3D's dtype and device, and the shapes given (-1: any size)."""
-    means = named["means3D"]
-    if means.is_cuda and means.dtype != torch.float32:
-        raise RuntimeError(f"expected scalar type Float but found {means.dtype} for means3D")
-    if not means.is_floating_point():
-        raise RuntimeError(f"means3D must be of a floating type, not {means.dtype}")
-    for name, tensor in named.items():
-        if tensor.device != means.device:
-            raise RuntimeError(f"{name} is on {tensor.device}, but means3D is on {means.device}")
-        if tensor.dtype != means.dtype:
-            raise RuntimeError(f"{name} is of type {tensor.dtype}, but means3D is of {means.dtype}")
-        expected = shapes[name]
-        fits = len(expected) == tensor.dim() and all(
-            e in (-1, size) for e, size in zip(expected, tensor.shape, strict=True)
+def _check_tensor(
+    name: str, tensor: torch.Tensor, means: torch.Tensor, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    """RuntimeError unless a tensor has means3D's dtype and device, and one of the shapes."""
+    if tensor.device != means.device:
+        raise RuntimeError(f"{name} is on {tensor.device}, but means3D is on {means.device}")
+    if tensor.dtype != means.dtype:
+        raise RuntimeError(f"{name} is of type {tensor.dtype}, but means3D is of {means.dtype}")
+    if tensor.shape not in shapes:
+        raise RuntimeError(f"{name} must have dimensions {shapes[-1]}, not {tuple(tensor.shape)}")
+
+
+def _check_harmonics(shs: torch.Tensor, N: int, degree: int) -> None:
+    if shs.dim() != 3 or shs.shape[0] != N or shs.shape[2] != 3:
+        raise RuntimeError(f"shs must have dimensions ({N}, coefficients, 3), not {tuple(shs.shape)}")
+    if shs.shape[1] < (degree + 1) ** 2:
+        raise RuntimeError(
+            f"shs holds {shs.shape[1]} coefficients; degree {degree} needs {(degree + 1) ** 2}"
         )
-        if not fits:
-            words = ", ".join("any" if e == -1 else str(e) for e in expected)
-            raise RuntimeError(f"{name} must have dimensions ({words}), not {tuple(tensor.shape)}")
 
 
 def _check(scene: dict[str, torch.Tensor], settings: Any) -> None:
@@ -77,31 +77,23 @@ def _check(scene: dict[str, torch.Tensor], settings: Any) -> None:
     means = scene["means3D"]
     if means.dim() != 2 or means.shape[1] != 3:
         raise RuntimeError("means3D must have dimensions (num_points, 3)")
-    N, opacities = len(means), scene["opacities"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "means3D": (N, 3),
-        "means2D": (N, 2 if scene["means2D"].shape[-1:] == (2,) else 3),
-        "opacities": (N,) if opacities.dim() == 1 else (N, 1),
-        "shs": (N, -1, 3),
-        "colors_precomp": (N, 3),
-        "scales": (N, 3),
-        "rotations": (N, 4),
-        "cov3D_precomp": (N, 6),
-        "bg": (3,),
-        "viewmatrix": (4, 4),
-        "projmatrix": (4, 4),
-        "campos": (3,),
-    }
-    view = {name: getattr(settings, name) for name in ("bg", "viewmatrix", "projmatrix", "campos")}
-    given = {name: t for name, t in scene.items() if t.numel() or name in ("means3D", "means2D", "opacities")}
-    _check_scene(given | view, shapes)
+    if means.is_cuda and means.dtype != torch.float32:
+        raise RuntimeError(f"expected scalar type Float but found {means.dtype} for means3D")
+    if not means.is_floating_point():
+        raise RuntimeError(f"means3D must be of a floating type, not {means.dtype}")
     if not 0 <= settings.sh_degree <= 3:
         raise RuntimeError(f"sh_degree must be 0, 1, 2 or 3, not {settings.sh_degree}")
-    if "shs" in given and given["shs"].shape[1] < (settings.sh_degree + 1) ** 2:
-        raise RuntimeError(
-            f"shs holds {given['shs'].shape[1]} coefficients; degree {settings.sh_degree} needs "
-            f"{(settings.sh_degree + 1) ** 2}"
-        )
+    N = len(means)
+    _check_tensor("means2D", scene["means2D"], means, ((N, 2), (N, 3)))
+    _check_tensor("opacities", scene["opacities"], means, ((N,), (N, 1)))
+    for name, columns in (("colors_precomp", 3), ("scales", 3), ("rotations", 4), ("cov3D_precomp", 6)):
+        if scene[name].numel():
+            _check_tensor(name, scene[name], means, ((N, columns),))
+    if scene["shs"].numel():
+        _check_tensor("shs", scene["shs"], means, (scene["shs"].shape,))
+        _check_harmonics(scene["shs"], N, settings.sh_degree)
+    for name, shape in (("bg", (3,)), ("campos", (3,)), ("viewmatrix", (4, 4)), ("projmatrix", (4, 4))):
+        _check_tensor(name, getattr(settings, name), means, (shape,))
     if not (settings.tanfovx > 0 and settings.tanfovy > 0):
         raise RuntimeError(f"tanfovx and tanfovy must be above 0, not {settings.tanfovx}, {settings.tanfovy}")
     if settings.image_height < 1 or settings.image_width < 1:

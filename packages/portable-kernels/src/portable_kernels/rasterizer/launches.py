@@ -15,8 +15,7 @@ BLOCK = 256
 BACKWARD_BLOCK = 128
 SORT_ITEMS = 256 * 12  # that one block of a sorting pass takes
 MAX_PAIRS = 2**30 - 1  # (tile, Gaussian) pairs that the sort can count
-FORWARD_PIXELS = 2  # pixels a thread draws
-BACKWARD_PIXELS = 4
+PIXELS = 4  # that a thread draws; of 1, 2, 4 and 8 the quickest on an H200, both ways
 WORD = 4  # bytes of a sorting key
 
 PROJECT = KernelSource("rasterizer_project.cu")
@@ -30,8 +29,7 @@ def blend_source(pixels: int, ordered: bool = False) -> KernelSource:
 
 def sources() -> list[KernelSource]:
     """Every translation unit that the rasteriser may compile."""
-    blends = {blend_source(FORWARD_PIXELS), blend_source(BACKWARD_PIXELS), blend_source(8, True)}
-    return [PROJECT, SORT, *sorted(blends, key=str)]
+    return [PROJECT, SORT, blend_source(PIXELS), blend_source(8, True)]
 
 
 @cache
@@ -43,6 +41,21 @@ def _module(source: KernelSource) -> KernelModule:
 # that, so that the device need not wait until the host knows the number. Too small is noticed, and mended,
 # before returning.
 _pairs_of_last_image: dict[int, int] = {}
+
+
+class _Words:
+    """Device memory handed out in runs of 32-bit words, as addresses: allocations cost host time."""
+
+    def __init__(self, words: int, device: torch.device, zero: bool = False) -> None:
+        make = torch.zeros if zero else torch.empty
+        self.tensor = make(words, dtype=torch.int32, device=device)
+        self._next = self.tensor.data_ptr()
+
+    def take(self, words: int) -> int:
+        """Return the address of the next `words` words."""
+        address = self._next
+        self._next += WORD * words
+        return address
 
 
 def _given(tensor: torch.Tensor) -> torch.Tensor | None:
@@ -62,74 +75,104 @@ def _scene_arguments(
     ]
 
 
-def _zeros(words: int, device: torch.device) -> torch.Tensor:
-    return torch.zeros(words, dtype=torch.int32, device=device)
+def _sort_passes(bits: int) -> int:
+    return -(-bits // 8)
 
 
-def _words(words: int, device: torch.device) -> torch.Tensor:
-    return torch.empty(words, dtype=torch.int32, device=device)
+def _sort_zeros(room: int, bits: int) -> int:
+    """Words that must be zero for `_radix_sort`: digit counts, status of each block, a ticket, for each
+    pass.
+    """
+    return _sort_passes(bits) * (256 + -(-room // SORT_ITEMS) * 256 + 1)
 
 
 def _radix_sort(
-    keys: torch.Tensor, values: torch.Tensor | None, total: torch.Tensor | None, bits: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sort int32 keys, taken as unsigned, by their lowest `bits`; stable → keys, values.
-
-    `values` None: the positions. `total`: how many of them count, on the device; None: all. Overwrites its
-    arguments.
-    """
-    module, device, room = _module(SORT), keys.device, len(keys)
-    passes, blocks = -(-bits // 8), -(-room // SORT_ITEMS)
-    zeroed = _zeros(passes * (blocks * 256 + 256 + 1), device)
-    counts = zeroed.data_ptr()
-    status, tickets = counts + WORD * passes * 256, counts + WORD * passes * (256 + blocks * 256)
-    module.launch("count_digits", min(blocks, 512), BLOCK, [keys, total, room, passes, counts], device)
-    spare_keys, spare_values = _words(room, device), _words(room, device)
-    first_values, values = values, _words(room, device) if values is None else values
-    for step in range(passes):
-        source = first_values if step == 0 else values
-        args = [keys, source, spare_keys, spare_values, total, room, 8 * step, counts + WORD * 256 * step]
-        args += [status + WORD * blocks * 256 * step, tickets + WORD * step]
-        module.launch("sort_by_digit", blocks, BLOCK, args, device)
-        keys, spare_keys, values, spare_values = spare_keys, keys, spare_values, values
-    return keys, values
-
-
-def _draw(
-    state: tuple[torch.Tensor, ...],
-    order: torch.Tensor,
+    buffers: tuple[int, int, int, int],
+    positions: bool,
+    total: int,
     room: int,
+    bits: int,
+    zeroed: _Words,
+    device: torch.device,
+) -> None:
+    """Sort unsigned words by their lowest `bits`, stably; values go with them.
+
+    `buffers`: addresses of keys, values, and as much room for each besides; an even number of passes ends in
+    the first two, an odd one in the others. `positions`: the values are 0, 1, 2, …. `total`: address of how
+    many there are, 0 for `room`.
+    """
+    keys, values, other_keys, other_values = buffers
+    module = _module(SORT)
+    passes, blocks = _sort_passes(bits), -(-room // SORT_ITEMS)
+    counts = zeroed.take(passes * 256)
+    module.launch("count_digits", min(blocks, 512), BLOCK, [keys, total, room, passes, counts], device)
+    for step in range(passes):
+        source = 0 if positions and step == 0 else values
+        args = [keys, source, other_keys, other_values, total, room, 8 * step, counts + WORD * 256 * step]
+        args += [zeroed.take(blocks * 256), zeroed.take(1)]
+        module.launch("sort_by_digit", blocks, BLOCK, args, device)
+        keys, other_keys, values, other_values = other_keys, keys, other_values, values
+
+
+def _list_zeros(N: int, room: int, camera: Camera) -> int:
+    """Words that must be zero for `_list_by_tile`."""
+    return launch_grid(N, BLOCK) + 1 + _sort_zeros(room, _tile_bits(camera))
+
+
+def _tile_bits(camera: Camera) -> int:
+    return (camera.tiles[0] * camera.tiles[1]).bit_length()  # one number more than there are tiles
+
+
+def _list_by_tile(
+    geometry: torch.Tensor, projected: dict[str, int], N: int, room: int, camera: Camera, zeroed: _Words
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pair Gaussians with tiles and sort the pairs → Gaussians (room,), and where each tile's begin (tiles +
+    1,).
+    """
+    device, (across, down) = geometry.device, camera.tiles
+    gaussians = torch.empty(room, dtype=torch.int32, device=device)
+    starts = torch.empty(across * down + 1, dtype=torch.int32, device=device)
+    scratch = _Words(3 * room, device)
+    bits, blocks = _tile_bits(camera), launch_grid(N, BLOCK)
+    first = (scratch.take(room), scratch.take(room))
+    second = (scratch.take(room), gaussians.data_ptr())
+    if _sort_passes(bits) % 2 == 0:
+        first, second = second, first
+    args = [
+        projected["order"],
+        projected["tile_counts"],
+        geometry,
+        projected["extents"],
+        projected["radii"],
+        N,
+    ]
+    args += [camera.width, camera.height, room, *first, zeroed.take(blocks), zeroed.take(1)]
+    module = _module(SORT)
+    module.launch("list_tiles", blocks, BLOCK, args, device)
+    _radix_sort((*first, *second), False, projected["total"], room, bits, zeroed, device)
+    tiles = first[0] if _sort_passes(bits) % 2 == 0 else second[0]
+    args = [tiles, projected["total"], room, across * down, starts]
+    module.launch("tile_starts", launch_grid(room + 1, BLOCK), BLOCK, args, device)
+    return gaussians, starts
+
+
+def _blend(
+    geometry: torch.Tensor,
+    lists: tuple[torch.Tensor, torch.Tensor],
     camera: Camera,
     background: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
-    """Pair splats with tiles, sort and blend → colour, inverse depth, pairs (room,), ranges, passing,
-    last_drawn.
-    """
-    splats, extents, radii, tile_counts, total = state
-    device, (across, down) = splats.device, camera.tiles
-    ranges = _zeros(2 * across * down, device)
-    gaussians = _words(room, device)
-    if room:
-        tiles = _words(room, device)
-        blocks = launch_grid(len(order), BLOCK)
-        zeroed = _zeros(blocks + 1, device)
-        args = [order, tile_counts, splats, extents, radii, len(order), camera.width, camera.height, room]
-        args += [tiles, gaussians, zeroed, zeroed.data_ptr() + WORD * blocks]
-        _module(SORT).launch("list_tiles", blocks, BLOCK, args, device)
-        tiles, gaussians = _radix_sort(tiles, gaussians, total, (across * down).bit_length())
-        args = [tiles, total, room, across * down, ranges]
-        _module(SORT).launch("tile_ranges", launch_grid(room, BLOCK), BLOCK, args, device)
-    shape = (camera.height, camera.width)
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Colour (3, H, W), inverse depth (1, H, W), and what the way back needs of each pixel (2, H, W)."""
+    device, shape = geometry.device, (camera.height, camera.width)
     colour = torch.empty((3, *shape), dtype=torch.float32, device=device)
     inverse_depth = torch.empty((1, *shape), dtype=torch.float32, device=device)
-    passing = torch.empty(shape, dtype=torch.float32, device=device)
-    last_drawn = torch.empty(shape, dtype=torch.int32, device=device)
-    args = [splats, gaussians, ranges, background, camera.width, camera.height]
-    args += [colour, inverse_depth, passing, last_drawn]
-    _module(blend_source(FORWARD_PIXELS)).launch(
-        "blend", (across, down, 1), BLOCK // FORWARD_PIXELS, args, device
-    )
-    return colour, inverse_depth, gaussians, ranges, passing, last_drawn
+    pixels = torch.empty((2, *shape), dtype=torch.float32, device=device)
+    last_drawn = pixels.data_ptr() + WORD * camera.height * camera.width
+    args = [geometry, *lists, background, camera.width, camera.height]
+    args += [colour, inverse_depth, pixels, last_drawn]
+    block = BLOCK // PIXELS
+    _module(blend_source(PIXELS)).launch("blend", (*camera.tiles, 1), block, args, device)
+    return colour, inverse_depth, pixels
 
 
 def rasterize(
@@ -140,30 +183,41 @@ def rasterize(
     modifier: float,
     antialiasing: bool,
 ) -> tuple[torch.Tensor, ...]:
-    """Render → colour, radii, inverse depth, and for the way back splats, tile_counts, gaussians, ranges,
-    passing, last_drawn. All tensors contiguous float32 of one CUDA device.
+    """Render → colour, radii, inverse depth, and for the way back geometry, gaussians, starts, pixels.
+
+    All tensors contiguous float32 of one CUDA device. geometry (13 N,): a splat of 12 numbers for each
+    Gaussian, then for each in how many tiles it is drawn.
     """
     device, N = scene.means3D.device, len(scene.means3D)
-    splats = torch.empty((N, 12), dtype=torch.float32, device=device)
-    extents = torch.empty((N, 2), dtype=torch.float32, device=device)
-    radii, keys, tile_counts = _words(N, device), _words(N, device), _words(N, device)
-    total = torch.zeros(1, dtype=torch.int64, device=device)
-    state = (splats, extents, radii, tile_counts, total)
+    geometry = torch.empty(13 * N, dtype=torch.float32, device=device)
+    radii = torch.empty(N, dtype=torch.int32, device=device)
     if N == 0:
-        colour, inverse_depth, *rest = _draw(state, keys, 0, camera, background)
-        return colour, radii, inverse_depth, splats, tile_counts, *rest
+        lists = (radii, torch.zeros(camera.tiles[0] * camera.tiles[1] + 1, dtype=torch.int32, device=device))
+        colour, inverse_depth, pixels = _blend(geometry, lists, camera, background)
+        return colour, radii, inverse_depth, geometry, *lists, pixels
+    room = _pairs_of_last_image.get(device.index or 0, 0) * 5 // 4
+    scratch = _Words(6 * N, device)
+    zeroed = _Words(2 + _sort_zeros(N, 32) + _list_zeros(N, room, camera), device, zero=True)
+    projected = {
+        "total": zeroed.take(2),
+        "extents": scratch.take(2 * N),
+        "order": scratch.take(N),
+        "radii": radii.data_ptr(),
+        "tile_counts": geometry.data_ptr() + WORD * 12 * N,
+    }
+    keys, spare = scratch.take(N), scratch.take(2 * N)
     args = _scene_arguments(scene, camera, degree, modifier, antialiasing)
-    args += [splats, extents, radii, keys, tile_counts, total]
+    args += [geometry, projected["extents"], radii, keys, projected["tile_counts"], projected["total"]]
     _module(PROJECT).launch("project", launch_grid(N, BLOCK), BLOCK, args, device)
     pairs_on_host = torch.empty(1, dtype=torch.int64, pin_memory=True)
-    pairs_on_host.copy_(total, non_blocking=True)
+    pairs_on_host.copy_(zeroed.tensor[:2].view(torch.int64), non_blocking=True)
     counted = torch.cuda.Event()
     counted.record(torch.cuda.current_stream(device))
 
-    _, order = _radix_sort(keys, None, None, 32)
-    room = _pairs_of_last_image.get(device.index or 0, 0) * 5 // 4
+    _radix_sort((keys, projected["order"], spare, spare + WORD * N), True, 0, N, 32, zeroed, device)
     if room:
-        drawn = _draw(state, order, room, camera, background)
+        lists = _list_by_tile(geometry, projected, N, room, camera, zeroed)
+        drawn = _blend(geometry, lists, camera, background)
     counted.synchronize()
     pairs = int(pairs_on_host.item())
     if pairs > MAX_PAIRS:
@@ -171,10 +225,13 @@ def rasterize(
             f"{pairs} pairs of Gaussians and tiles are more than one image can have ({MAX_PAIRS})"
         )
     if pairs > room or not room:
-        drawn = _draw(state, order, pairs, camera, background)
+        lists = _list_by_tile(
+            geometry, projected, N, pairs, camera, _Words(_list_zeros(N, pairs, camera), device, zero=True)
+        )
+        drawn = _blend(geometry, lists, camera, background)
     _pairs_of_last_image[device.index or 0] = pairs
-    colour, inverse_depth, gaussians, *rest = drawn
-    return colour, radii, inverse_depth, splats, tile_counts, gaussians[:pairs], *rest
+    colour, inverse_depth, pixels = drawn
+    return colour, radii, inverse_depth, geometry, lists[0][:pairs], lists[1], pixels
 
 
 def _moments(
@@ -184,39 +241,31 @@ def _moments(
     camera: Camera,
     background: torch.Tensor,
 ) -> torch.Tensor:
-    """What `blend_backward` adds up for each Gaussian (N, 12); in order if torch asks for deterministic
-    algorithms.
+    """What `blend_backward` adds up for each Gaussian, (N, 12).
+
+    In order, if torch is asked for deterministic algorithms.
     """
-    splats, _, gaussians, ranges, passing, last_drawn = saved
-    device, N = splats.device, len(splats)
+    geometry, gaussians, starts, pixels = saved
+    device, N = geometry.device, len(geometry) // 13
     ordered = torch.are_deterministic_algorithms_enabled()
-    pixels = 8 if ordered else BACKWARD_PIXELS
+    per_thread = 8 if ordered else PIXELS
     sums = torch.zeros((len(gaussians) if ordered else N, 12), dtype=torch.float32, device=device)
     if len(gaussians) == 0:
         return torch.zeros((N, 12), dtype=torch.float32, device=device) if ordered else sums
-    args: list[Any] = [
-        splats,
-        gaussians,
-        ranges,
-        background,
-        passing,
-        last_drawn,
-        grad_colour,
-        grad_inverse_depth,
-    ]
-    args += [camera.width, camera.height, sums]
-    _module(blend_source(pixels, ordered)).launch(
-        "blend_backward", (*camera.tiles, 1), BLOCK // pixels, args, device
-    )
+    last_drawn = pixels.data_ptr() + WORD * camera.height * camera.width
+    args: list[Any] = [geometry, gaussians, starts, background, pixels, last_drawn]
+    args += [grad_colour, grad_inverse_depth, camera.width, camera.height, sums]
+    module = _module(blend_source(per_thread, ordered))
+    module.launch("blend_backward", (*camera.tiles, 1), BLOCK // per_thread, args, device)
     if not ordered:
         return sums
     by_gaussian, order = torch.sort(gaussians, stable=True)
-    starts = torch.searchsorted(by_gaussian, torch.arange(N + 1, dtype=torch.int32, device=device))
-    moments = torch.empty((N, 12), dtype=torch.float32, device=device)
-    args = [sums, order, starts, N, moments]
-    _module(blend_source(pixels, ordered)).launch(
-        "sum_in_order", launch_grid(12 * N, BLOCK), BLOCK, args, device
+    starts_of_gaussians = torch.searchsorted(
+        by_gaussian, torch.arange(N + 1, dtype=torch.int32, device=device)
     )
+    moments = torch.empty((N, 12), dtype=torch.float32, device=device)
+    args = [sums, order, starts_of_gaussians, N, moments]
+    module.launch("sum_in_order", launch_grid(12 * N, BLOCK), BLOCK, args, device)
     return moments
 
 
@@ -237,7 +286,7 @@ def rasterize_backward(
     if N == 0:
         return grads
     moments = _moments(saved, grad_colour, grad_inverse_depth, camera, background)
-    tile_counts = saved[1]
+    tile_counts = saved[0].data_ptr() + WORD * 12 * N
     args = _scene_arguments(scene, camera, degree, modifier, antialiasing)
     args += [tile_counts, moments, grads.means3D, grads.means2D, grads.means2D.shape[1], grads.opacities]
     args += [_given(g) for g in (grads.shs, grads.colors, grads.scales, grads.rotations, grads.cov3D)]
