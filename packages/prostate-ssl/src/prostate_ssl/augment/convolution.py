@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from prostate_ssl.augment.draws import CONVOLUTION, MIXING, POINTWISE, CropDraws, to_normal
+from prostate_ssl.augment.planes import is_air
 
 HIDDEN = 4
 LAYERS = 4
@@ -68,7 +69,7 @@ def _network_of_one(padded: torch.Tensor, kernels: list[torch.Tensor], row: int)
 
 
 def random_convolution(images: torch.Tensor, draws: CropDraws, present: torch.Tensor) -> torch.Tensor:
-    """GIN for n crops; pixels that are 0 (air, absent modalities) stay 0.
+    """GIN for n crops; air and absent modalities stay as they are.
 
     Args:
         images: (n, M, S, S) float32 in 0–1.
@@ -82,4 +83,4 @@ def random_convolution(images: torch.Tensor, draws: CropDraws, present: torch.Te
     high = changed.masked_fill(~there, -infinity).amax(dim=(1, 2, 3), keepdim=True)
     changed = (changed - low) / (high - low).clamp(min=1e-6)
     alpha = draws.of(MIXING)[:, :, None, None]
-    return torch.where(images == 0, images, alpha * changed + (1.0 - alpha) * images)
+    return torch.where(is_air(images), images, alpha * changed + (1.0 - alpha) * images)

@@ -9,6 +9,7 @@ import torch
 from scipy.interpolate import BSpline, splrep
 
 from prostate_ssl.augment.draws import HISTOGRAM, JITTER, SPLINE, CropDraws
+from prostate_ssl.augment.planes import is_air
 
 JITTER_PROBABILITY = 0.8
 JITTER_BRIGHTNESS = 0.4
@@ -48,7 +49,7 @@ def color_jitter(images: torch.Tensor, crops: CropDraws) -> torch.Tensor:
     light_first = contrast(brightness(images, light), strength)
     contrast_first = brightness(contrast(images, strength), light)
     changed = torch.where(_per_crop(draws[:, 3] < 0.5), light_first, contrast_first)
-    apply = _per_crop(draws[:, 0] < JITTER_PROBABILITY) & (images != 0)
+    apply = _per_crop(draws[:, 0] < JITTER_PROBABILITY) & ~is_air(images)
     return torch.where(apply, changed, images)
 
 
@@ -93,7 +94,7 @@ def bspline(images: torch.Tensor, crops: CropDraws) -> torch.Tensor:
     inner = draws[:, 1 : SPLINE_KNOTS - 1]
     ends = torch.zeros_like(inner[:, :1])
     changed = spline_curve(images, torch.cat([ends, inner, ends + 1.0], dim=1))
-    apply = _per_crop(draws[:, 0] < SPLINE_PROBABILITY) & (images != 0)
+    apply = _per_crop(draws[:, 0] < SPLINE_PROBABILITY) & ~is_air(images)
     return torch.where(apply, changed, images)
 
 
@@ -138,7 +139,7 @@ def histogram_points(crops: CropDraws) -> tuple[torch.Tensor, torch.Tensor]:
 def histogram_shift(images: torch.Tensor, crops: CropDraws) -> torch.Tensor:
     """A random monotone piecewise linear curve of 3–10 points over each modality's range; air stays 0."""
     count, values = histogram_points(crops)
-    return torch.where(images == 0, images, piecewise_curve(images, count, values))
+    return torch.where(is_air(images), images, piecewise_curve(images, count, values))
 
 
 def gamma(images: torch.Tensor, exponent: torch.Tensor) -> torch.Tensor:

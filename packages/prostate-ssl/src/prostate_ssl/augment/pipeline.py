@@ -10,7 +10,7 @@ from prostate_ssl.augment.convolution import random_convolution
 from prostate_ssl.augment.draws import BLUR, BOX, CENTRE, FLIP, GAMMA, CropDraws, draw_crops
 from prostate_ssl.augment.intensity import bspline, color_jitter, gamma, histogram_shift
 from prostate_ssl.augment.masks import crop_masks
-from prostate_ssl.augment.planes import Planes
+from prostate_ssl.augment.planes import Planes, is_air
 from prostate_ssl.augment.published import slices_as_published
 from prostate_ssl.augment.resize import resize_windows
 from prostate_ssl.augment.settings import AugmentationSettings
@@ -25,8 +25,8 @@ LOCAL_BLUR_PROBABILITY = 0.5
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """(x - 0.45) / 0.22 where x is not zero: the background stays zero (as published)."""
-    return torch.where(images == 0, images, (images - PIXEL_MEAN) / PIXEL_STD)
+    """(x - 0.45) / 0.22, and 0 where x is air: the background stays zero (as published)."""
+    return ((images - PIXEL_MEAN) / PIXEL_STD).masked_fill(is_air(images), 0.0)
 
 
 class CropAugmenter:

@@ -25,3 +25,12 @@ class Planes:
     present: torch.Tensor
     keys: torch.Tensor
     mask_targets: torch.Tensor
+
+
+AIR = 1e-4
+"""Grey values up to this count as air. Resampling leaves 1e-7 where another processor leaves 0."""
+
+
+def is_air(images: torch.Tensor) -> torch.Tensor:
+    """Pixels of air and of absent modalities, bool; no augmentation changes them (as published: x = 0)."""
+    return images <= AIR
