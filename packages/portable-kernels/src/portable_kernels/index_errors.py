@@ -18,7 +18,7 @@ from portable_kernels.errors import BadIndexError
 
 _MEANING = {
     1: "index {value} at position {position} is outside [0, {size})",
-    2: "pointer {value} of segment {position} is outside [0, {size}]",
+    2: "pointer {value} of segment {position} is outside [0, {size}] or smaller than the one before it",
     3: "index {value} at position {position} is smaller than the one before it; sorted indices are expected",
     4: "length {value} of cloud {position} is outside [0, {size}]",
 }
@@ -34,6 +34,12 @@ def flag(device: int) -> torch.Tensor:
 def _words(device: int) -> ctypes.Array[ctypes.c_int64]:
     """The same memory as C integers: reading one costs less than a tensor's item()."""
     return (ctypes.c_int64 * 4).from_address(flag(device).data_ptr())
+
+
+@cache
+def flag_address(device: int) -> int:
+    """Return the address of `flag(device)`."""
+    return flag(device).data_ptr()
 
 
 def raise_reported(device: int) -> None:
@@ -80,3 +86,10 @@ def check_bounds(index: torch.Tensor, size: int) -> None:
     low, high = (int(bound) for bound in index.aminmax())
     if low < 0 or high >= size:
         raise BadIndexError(f"portable_kernels: index {low if low < 0 else high} is outside [0, {size})")
+
+
+def check_pointers(pointers: torch.Tensor, size: int) -> None:
+    """Raise BadIndexError unless pointers (…, N + 1) on the CPU ascend within [0, size]."""
+    check_bounds(pointers, size + 1)
+    if bool((pointers[..., 1:] < pointers[..., :-1]).any()):
+        raise BadIndexError("portable_kernels: pointers of segments must not decrease")

@@ -205,6 +205,12 @@ def test_out_is_where_reductions_start(device: str) -> None:
             out = start.clone()
             ps.segment_coo(src, index, out=out, reduce=reduction)
             assert out.tolist() == values, reduction
+        wide = start[:, None].repeat(1, 3)
+        ps.scatter(src[:, None].expand(4, 3), index, 0, out=wide, reduce=reduction)
+        assert wide.t().tolist() == [values] * 3, reduction
+    untouched = start.clone()
+    assert ps.scatter_mul(src[:0], index[:0], out=untouched) is untouched
+    assert untouched.tolist() == start.tolist()
     assert ps.scatter_max(src, index, out=start.clone())[1].tolist() == [4, 2, 4, 4]
     part = torch.zeros(3, 4, 2, device=device)
     ps.scatter_sum(src, index, out=part[1, :, 1])  # a view: not contiguous

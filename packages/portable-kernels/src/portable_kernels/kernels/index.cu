@@ -21,10 +21,31 @@ extern "C" __global__ void pointers_from_sorted(
     for (int64 n = before + 1; n <= here; ++n) pointers[b * (N + 1) + n] = e;
 }
 
-// out[b, e, k] = src[b, index[b, e, k], k], and 0 where the index is bad, or N when N means «none».
+// How often each target of index (E,) occurs, counts (N + 1,) with the first one 0, and which of them each is.
+extern "C" __global__ void rank_by_index(
+    const int64* __restrict__ index, int64 stride_e, int* __restrict__ counts, int* __restrict__ rank, int64 E,
+    int64 N, int64* flag) {
+    const int64 e = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (e >= E) return;
+    const int64 n = index[e * stride_e];
+    if (n >= 0 && n < N) rank[e] = atomicAdd(counts + n + 1, 1);
+    else report_bad_index(flag, 1, n, e, N);
+}
+
+// Positions grouped by target: order[pointers[n] + rank[e]] = e.
+extern "C" __global__ void order_by_rank(
+    const int64* __restrict__ index, int64 stride_e, const int64* __restrict__ pointers, const int* __restrict__ rank,
+    int64* __restrict__ order, int64 E, int64 N) {
+    const int64 e = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (e >= E) return;
+    const int64 n = index[e * stride_e];
+    if (n >= 0 && n < N) order[pointers[n] + rank[e]] = e;
+}
+
+// out[b, e, k] = src[b, index[b, e, k], k], and 0 where the index is bad.
 extern "C" __global__ void gather(
     const ELEMENT* __restrict__ src, const int64* __restrict__ index, ELEMENT* __restrict__ out, int64 total, int64 E,
-    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64 n_is_none, int64* flag) {
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64* flag) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= total) return;
     int64 b, e, k;
@@ -32,25 +53,34 @@ extern "C" __global__ void gather(
     const int64 n = index[b * sb + e * se + k * sk];
     ELEMENT v = {};
     if (n >= 0 && n < N) v = src[(b * N + n) * K + k];
-    else if (!(n_is_none && n == N)) report_bad_index(flag, 1, n, e, N);
+    else report_bad_index(flag, 1, n, e, N);
     out[i] = v;
 }
 
-// The segment of each position e < E of batch b by pointers (…, N + 1), N where none holds it: index (B, E).
-extern "C" __global__ void segment_of_position(
-    const int64* __restrict__ pointers, int64* __restrict__ index, int64 total, int64 E, int64 N,
-    int64 pointer_stride) {
-    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
-    if (i >= total) return;
-    const int64 b = i / E, e = i - b * E;
-    const int64* p = pointers + b * pointer_stride;
-    int64 low = 0, high = N;  // the last n with p[n] <= e
-    while (low < high) {
-        const int64 middle = (low + high + 1) / 2;
-        if (p[middle] <= e) low = middle;
-        else high = middle - 1;
+// out[b, e, k] = src[b, n, k] for pointers[b, n] <= e < pointers[b, n + 1], and 0 before the first pointer and after
+// the last. Lanes as in scatter.cu: X along K, L along a segment. Each row writes its own segment, the first and the
+// last row also what lies outside.
+extern "C" __global__ void gather_segments(
+    const ELEMENT* __restrict__ src, const int64* __restrict__ pointers, ELEMENT* __restrict__ out, int64 rows,
+    int64 N, int64 E, int64 K, int64 pointer_stride, int64 chunks, int64 log_x, int64 log_l, int64* flag) {
+    const int X = 1 << log_x, L = 1 << log_l;
+    const int lane = (threadIdx.x >> log_x) & (L - 1);
+    const int64 row = (blockIdx.x / chunks) * (blockDim.x >> (log_x + log_l)) + (threadIdx.x >> (log_x + log_l));
+    const int64 k = (blockIdx.x % chunks) * X + (threadIdx.x & (X - 1));
+    if (row >= rows || k >= K) return;
+    const int64 b = row / N, n = row - b * N;
+    int64 start = pointers[b * pointer_stride + n], end = pointers[b * pointer_stride + n + 1];
+    if (start < 0 || end > E || start > end) {
+        if (lane == 0 && k == 0) report_bad_index(flag, 2, start < 0 ? start : end, n, E);
+        start = min(max(start, 0ll), E);
+        end = min(max(end, 0ll), E);
     }
-    index[i] = low < N && p[low] <= e && e < p[low + 1] ? low : N;
+    ELEMENT* base = out + b * E * K + k;
+    const ELEMENT v = src[row * K + k];
+    for (int64 e = start + lane; e < end; e += L) base[e * K] = v;
+    const ELEMENT zero = {};
+    if (n == 0) for (int64 e = lane; e < start; e += L) base[e * K] = zero;
+    if (n == N - 1) for (int64 e = end + lane; e < E; e += L) base[e * K] = zero;
 }
 
 // grad[b, arg[b, n, k], k] = values[b, n, k] for arg in [0, E): every target at most once, the rest is zero already.

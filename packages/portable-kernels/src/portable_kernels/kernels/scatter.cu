@@ -19,14 +19,15 @@ __device__ __forceinline__ acc_t identity(int64 start) {
 
 #define NONE ((int64)1 << 62)  // a position that nothing has
 
-// Take an element: a lane meets its positions in ascending order, so that of equal values the first stays.
+// Take an element. Of equal values the smaller position stays, whatever the order; NaN never wins.
 __device__ __forceinline__ void take(acc_t& best, int64& arg, acc_t v, int64 e) {
     if (REDUCTION <= 1) best = (acc_t)(best + v);
     else if (REDUCTION == 2) best = (acc_t)(best * v);
     else if (REDUCTION == 3 ? v < best : v > best) { best = v; arg = e; }
+    else if (v == best && e < arg && arg != NONE) arg = e;
 }
 
-// Merge two lanes. Ties go to the smaller position and NaN never wins: the result depends on no order.
+// Merge two lanes by the same rule.
 __device__ __forceinline__ void merge(acc_t& best, int64& arg, acc_t v, int64 e) {
     if (!IS_ARG) take(best, arg, v, e);
     else if (e != NONE && (arg == NONE || (REDUCTION == 3 ? v < best : v > best) || (v == best && e < arg))) {
@@ -36,21 +37,21 @@ __device__ __forceinline__ void merge(acc_t& best, int64& arg, acc_t v, int64 e)
 }
 
 // Segments given by pointers: row n of batch b reduces positions pointers[n] … pointers[n+1]-1, read through `order`
-// when there is one. Block (X, L, R): X lanes along K, L along the segment, R rows. X, L powers of two. Consecutive
-// blocks take the `chunks` of K, then the next rows.
+// when there is one, in any order. A block's threads are rows × L lanes along the segment × X lanes along K, X and L
+// powers of two. Consecutive blocks take the `chunks` of K, then the next rows.
 // Where nothing beat the start, a minimum or maximum is 0; for segments of START_ACCUMULATOR that have elements it is
 // the start itself.
 extern "C" __global__ void segment_reduce(
     const SCALAR* __restrict__ src, const int64* __restrict__ pointers, const int64* __restrict__ order,
     SCALAR* __restrict__ out, int64* __restrict__ arg_out, int64 rows, int64 N, int64 E, int64 K,
-    int64 pointer_stride, int64 start_from, int64 chunks, int64* flag) {
+    int64 pointer_stride, int64 start_from, int64 chunks, int64 log_x, int64 log_l, int64* flag) {
     __shared__ acc_t values[VECTOR * 256];
     __shared__ int64 args[IS_ARG ? VECTOR * 256 : 1];
-    const int X = blockDim.x, L = blockDim.y;
-    const int lane = threadIdx.y;
+    const int X = 1 << log_x, L = 1 << log_l;
+    const int lane = (threadIdx.x >> log_x) & (L - 1);
     const int64 chunk = blockIdx.x % chunks;  // of K
-    const int64 row = (blockIdx.x / chunks) * blockDim.z + threadIdx.z;
-    const int64 k = (chunk * X + threadIdx.x) * VECTOR;
+    const int64 row = (blockIdx.x / chunks) * (blockDim.x >> (log_x + log_l)) + (threadIdx.x >> (log_x + log_l));
+    const int64 k = (chunk * X + (threadIdx.x & (X - 1))) * VECTOR;
     const bool active = row < rows && k < K;
     acc_t best[VECTOR];
     int64 arg[VECTOR];
@@ -61,8 +62,8 @@ extern "C" __global__ void segment_reduce(
         const int64 b = row / N, n = row - b * N;
         start = pointers[b * pointer_stride + n];
         end = pointers[b * pointer_stride + n + 1];
-        if (start < 0 || end > E || start > E || end < 0) {
-            if (lane == 0 && threadIdx.x == 0) report_bad_index(flag, 2, start < 0 || start > E ? start : end, n, E);
+        if (start < 0 || end > E || start > end) {
+            if (lane == 0 && k == 0) report_bad_index(flag, 2, start < 0 ? start : end, n, E);
             start = min(max(start, 0ll), E);
             end = min(max(end, 0ll), E);
         }
@@ -78,7 +79,7 @@ extern "C" __global__ void segment_reduce(
         }
     }
     if (L > 1) {
-        const int thread = threadIdx.x + X * (threadIdx.y + L * threadIdx.z);
+        const int thread = threadIdx.x;
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {
             values[thread * VECTOR + i] = best[i];

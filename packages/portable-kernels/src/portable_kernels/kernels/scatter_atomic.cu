@@ -23,6 +23,27 @@ __device__ __forceinline__ void atomic_add(double* p, double v) { atomicAdd(p, v
 __device__ __forceinline__ void atomic_add(int* p, int v) { atomicAdd(p, v); }
 __device__ __forceinline__ void atomic_add(int64* p, int64 v) { atomicAdd((uint64*)p, (uint64)v); }
 
+// No instruction multiplies atomically: compare and swap, in words of 4 or 8 bytes.
+template <typename T> __device__ __forceinline__ void atomic_multiply(T* p, T v) {
+    if (sizeof(T) == 4) {
+        uint32* word = (uint32*)p;
+        uint32 seen = *(volatile uint32*)word, expected;
+        do {
+            expected = seen;
+            T product = *(T*)&expected * v;
+            seen = atomicCAS(word, expected, *(uint32*)&product);
+        } while (seen != expected);
+    } else {
+        uint64* word = (uint64*)p;
+        uint64 seen = *(volatile uint64*)word, expected;
+        do {
+            expected = seen;
+            T product = *(T*)&expected * v;
+            seen = atomicCAS(word, expected, *(uint64*)&product);
+        } while (seen != expected);
+    }
+}
+
 // Sums are kept in ACC-typed memory: float for the 16-bit floats, int for the 8- and 16-bit integers.
 extern "C" __global__ void scatter_add(
     const SCALAR* __restrict__ src, const int64* __restrict__ index, SUM_TYPE* __restrict__ out, int64 total, int64 E,
@@ -31,6 +52,15 @@ extern "C" __global__ void scatter_add(
     if (i >= total) return;
     int64 e, target;
     if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomic_add(out + target, (SUM_TYPE)load(src[i]));
+}
+
+extern "C" __global__ void scatter_multiply(
+    const SCALAR* __restrict__ src, const int64* __restrict__ index, SUM_TYPE* __restrict__ out, int64 total, int64 E,
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64* flag) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 e, target;
+    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomic_multiply(out + target, (SUM_TYPE)load(src[i]));
 }
 
 // How many elements each target gets: one thread an element of the index (Bi, E, Ki).

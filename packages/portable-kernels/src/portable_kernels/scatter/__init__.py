@@ -1,4 +1,7 @@
 """Reductions and gathers by index: the surface of torch_scatter 2.1.2."""
 
+from portable_kernels.scatter import composite, functional
+from portable_kernels.scatter.composite import *  # noqa: F403
 from portable_kernels.scatter.functional import *  # noqa: F403
-from portable_kernels.scatter.functional import __all__ as __all__
+
+__all__ = [*functional.__all__, *composite.__all__]

@@ -3,7 +3,9 @@
 # TorchScript reads the annotations as objects: no `from __future__ import annotations` here.
 import torch
 
-from portable_kernels.scatter import torch_scatter_ops  # noqa: F401 - registers the operators
+from portable_kernels.scatter.functional import scatter_max, scatter_sum
+
+__all__ = ["scatter_log_softmax", "scatter_logsumexp", "scatter_softmax", "scatter_std"]
 
 
 def broadcast(src: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
@@ -50,10 +52,10 @@ def scatter_std(
         if axis != dim and index.size(axis) > 1 and index.stride(axis) == 0:
             shared = shared.narrow(axis, 0, 1)
     ones = torch.ones(shared.size(), dtype=src.dtype, device=src.device)
-    count = torch.ops.portable_kernels.scatter_sum(ones, shared, dim, None, size).clamp(min=1)
-    mean = torch.ops.portable_kernels.scatter_sum(src, index, dim, None, size) / count
+    count = scatter_sum(ones, shared, dim, None, size).clamp(min=1)
+    mean = scatter_sum(src, index, dim, None, size) / count
     deviation = src - mean.gather(dim, index)
-    squares = torch.ops.portable_kernels.scatter_sum(deviation * deviation, index, dim, out, size)
+    squares = scatter_sum(deviation * deviation, index, dim, out, size)
     if unbiased:
         count = (count - 1).clamp(min=1)
     return (squares / (count + 1e-6)).sqrt()
@@ -80,14 +82,14 @@ def scatter_logsumexp(
     size[dim] = _result_size(index, dim, out, dim_size)
     # The result does not depend on where it is computed around: no gradient goes through the maximum.
     peak = torch.full(size, float("-inf"), dtype=src.dtype, device=src.device)
-    torch.ops.portable_kernels.scatter_max(src.detach(), index, dim, peak, None)
+    scatter_max(src.detach(), index, dim, peak, None)
     scores = src - peak.gather(dim, index)
     scores = scores.masked_fill(scores.isnan(), float("-inf")).exp()
     if out is None:
-        total = torch.ops.portable_kernels.scatter_sum(scores, index, dim, None, size[dim])
+        total = scatter_sum(scores, index, dim, None, size[dim])
         return (total.add_(eps).log_() + peak).nan_to_num(neginf=0.0)
     before = out.clone()
-    torch.ops.portable_kernels.scatter_sum(scores, index, dim, out.sub_(peak).exp_(), None)
+    scatter_sum(scores, index, dim, out.sub_(peak).exp_(), None)
     out.add_(eps).log_().add_(peak)
     return out.copy_(torch.where(out.isfinite(), out, before))
 
@@ -101,9 +103,9 @@ def scatter_softmax(
             "`scatter_softmax` can only be computed over tensors with floating point data types."
         )
     index = broadcast(index, src, dim)
-    peak = torch.ops.portable_kernels.scatter_max(src.detach(), index, dim, None, dim_size)[0]
+    peak = scatter_max(src.detach(), index, dim, None, dim_size)[0]
     scores = (src - peak.gather(dim, index)).exp()
-    total = torch.ops.portable_kernels.scatter_sum(scores, index, dim, None, peak.size(dim))
+    total = scatter_sum(scores, index, dim, None, peak.size(dim))
     return scores / total.gather(dim, index)
 
 
@@ -120,7 +122,7 @@ def scatter_log_softmax(
             "`scatter_log_softmax` can only be computed over tensors with floating point data types."
         )
     index = broadcast(index, src, dim)
-    peak = torch.ops.portable_kernels.scatter_max(src.detach(), index, dim, None, dim_size)[0]
+    peak = scatter_max(src.detach(), index, dim, None, dim_size)[0]
     scores = src - peak.gather(dim, index)
-    total = torch.ops.portable_kernels.scatter_sum(scores.exp(), index, dim, None, peak.size(dim))
+    total = scatter_sum(scores.exp(), index, dim, None, peak.size(dim))
     return scores - (total + eps).log().gather(dim, index)

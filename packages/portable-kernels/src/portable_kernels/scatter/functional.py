@@ -22,27 +22,17 @@ Source: the documentation of https://github.com/rusty1s/pytorch_scatter, 2.1.2.
 # TorchScript reads the annotations as objects: no `from __future__ import annotations` here.
 import torch
 
-from portable_kernels.scatter import torch_scatter_ops  # noqa: F401 - registers the operators
-from portable_kernels.scatter.composite import (
-    scatter_log_softmax,
-    scatter_logsumexp,
-    scatter_softmax,
-    scatter_std,
-)
+from portable_kernels.scatter import torch_scatter_ops as eager
 
 __all__ = [
     "gather_coo",
     "gather_csr",
     "scatter",
     "scatter_add",
-    "scatter_log_softmax",
-    "scatter_logsumexp",
     "scatter_max",
     "scatter_mean",
     "scatter_min",
     "scatter_mul",
-    "scatter_softmax",
-    "scatter_std",
     "scatter_sum",
     "segment_add_coo",
     "segment_add_csr",
@@ -67,6 +57,8 @@ def scatter_sum(
     dim_size: int | None = None,
 ) -> torch.Tensor:
     """Sum by index: out[..., i, ...] = out[..., i, ...] + Σ src[..., j, ...] over index[j] = i."""
+    if not torch.jit.is_scripting():
+        return eager.scatter_sum(src, index, dim, out, dim_size)
     return torch.ops.portable_kernels.scatter_sum(src, index, dim, out, dim_size)
 
 
@@ -78,6 +70,8 @@ def scatter_add(
     dim_size: int | None = None,
 ) -> torch.Tensor:
     """The same as `scatter_sum`."""
+    if not torch.jit.is_scripting():
+        return eager.scatter_sum(src, index, dim, out, dim_size)
     return torch.ops.portable_kernels.scatter_sum(src, index, dim, out, dim_size)
 
 
@@ -89,6 +83,8 @@ def scatter_mul(
     dim_size: int | None = None,
 ) -> torch.Tensor:
     """Product by index; 1 where no element went. A factor of 0 gets no gradient, as in the original."""
+    if not torch.jit.is_scripting():
+        return eager.scatter_mul(src, index, dim, out, dim_size)
     return torch.ops.portable_kernels.scatter_mul(src, index, dim, out, dim_size)
 
 
@@ -100,6 +96,8 @@ def scatter_mean(
     dim_size: int | None = None,
 ) -> torch.Tensor:
     """Mean by index; integers are rounded down. With `out`: (out + sum) / count."""
+    if not torch.jit.is_scripting():
+        return eager.scatter_mean(src, index, dim, out, dim_size)
     return torch.ops.portable_kernels.scatter_mean(src, index, dim, out, dim_size)
 
 
@@ -111,6 +109,8 @@ def scatter_min(
     dim_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Minimum by index → (values, int64 positions along `dim` of the first winner)."""
+    if not torch.jit.is_scripting():
+        return eager.scatter_min(src, index, dim, out, dim_size)
     return torch.ops.portable_kernels.scatter_min(src, index, dim, out, dim_size)
 
 
@@ -122,6 +122,8 @@ def scatter_max(
     dim_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Maximum by index → (values, int64 positions along `dim` of the first winner)."""
+    if not torch.jit.is_scripting():
+        return eager.scatter_max(src, index, dim, out, dim_size)
     return torch.ops.portable_kernels.scatter_max(src, index, dim, out, dim_size)
 
 
@@ -154,6 +156,8 @@ def segment_sum_coo(
     dim_size: int | None = None,
 ) -> torch.Tensor:
     """Sum over a sorted index, along its last dimension; `index.dim() <= src.dim()`."""
+    if not torch.jit.is_scripting():
+        return eager.segment_sum_coo(src, index, out, dim_size)
     return torch.ops.portable_kernels.segment_sum_coo(src, index, out, dim_size)
 
 
@@ -164,6 +168,8 @@ def segment_add_coo(
     dim_size: int | None = None,
 ) -> torch.Tensor:
     """The same as `segment_sum_coo`."""
+    if not torch.jit.is_scripting():
+        return eager.segment_sum_coo(src, index, out, dim_size)
     return torch.ops.portable_kernels.segment_sum_coo(src, index, out, dim_size)
 
 
@@ -174,6 +180,8 @@ def segment_mean_coo(
     dim_size: int | None = None,
 ) -> torch.Tensor:
     """Mean over a sorted index; integers are rounded towards zero. With `out`: (out + sum) / count."""
+    if not torch.jit.is_scripting():
+        return eager.segment_mean_coo(src, index, out, dim_size)
     return torch.ops.portable_kernels.segment_mean_coo(src, index, out, dim_size)
 
 
@@ -184,6 +192,8 @@ def segment_min_coo(
     dim_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Minimum over a sorted index → (values, int64 positions of the first winner)."""
+    if not torch.jit.is_scripting():
+        return eager.segment_min_coo(src, index, out, dim_size)
     return torch.ops.portable_kernels.segment_min_coo(src, index, out, dim_size)
 
 
@@ -194,6 +204,8 @@ def segment_max_coo(
     dim_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Maximum over a sorted index → (values, int64 positions of the first winner)."""
+    if not torch.jit.is_scripting():
+        return eager.segment_max_coo(src, index, out, dim_size)
     return torch.ops.portable_kernels.segment_max_coo(src, index, out, dim_size)
 
 
@@ -221,6 +233,8 @@ def gather_coo(src: torch.Tensor, index: torch.Tensor, out: torch.Tensor | None 
 
     Sorted index (…, E).
     """
+    if not torch.jit.is_scripting():
+        return eager.gather_coo(src, index, out)
     return torch.ops.portable_kernels.gather_coo(src, index, out)
 
 
@@ -230,6 +244,8 @@ def segment_sum_csr(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum over segments: out[n] = Σ src[indptr[n]:indptr[n + 1]], along `indptr`'s last dimension."""
+    if not torch.jit.is_scripting():
+        return eager.segment_sum_csr(src, indptr, out)
     return torch.ops.portable_kernels.segment_sum_csr(src, indptr, out)
 
 
@@ -239,6 +255,8 @@ def segment_add_csr(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The same as `segment_sum_csr`."""
+    if not torch.jit.is_scripting():
+        return eager.segment_sum_csr(src, indptr, out)
     return torch.ops.portable_kernels.segment_sum_csr(src, indptr, out)
 
 
@@ -248,6 +266,8 @@ def segment_mean_csr(
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Mean over segments; integers are rounded towards zero."""
+    if not torch.jit.is_scripting():
+        return eager.segment_mean_csr(src, indptr, out)
     return torch.ops.portable_kernels.segment_mean_csr(src, indptr, out)
 
 
@@ -257,6 +277,8 @@ def segment_min_csr(
     out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Minimum over segments → (values, int64 positions of the first winner)."""
+    if not torch.jit.is_scripting():
+        return eager.segment_min_csr(src, indptr, out)
     return torch.ops.portable_kernels.segment_min_csr(src, indptr, out)
 
 
@@ -266,6 +288,8 @@ def segment_max_csr(
     out: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Maximum over segments → (values, int64 positions of the first winner)."""
+    if not torch.jit.is_scripting():
+        return eager.segment_max_csr(src, indptr, out)
     return torch.ops.portable_kernels.segment_max_csr(src, indptr, out)
 
 
@@ -295,4 +319,6 @@ def gather_csr(src: torch.Tensor, indptr: torch.Tensor, out: torch.Tensor | None
 
     `out` keeps what no segment holds.
     """
+    if not torch.jit.is_scripting():
+        return eager.gather_csr(src, indptr, out)
     return torch.ops.portable_kernels.gather_csr(src, indptr, out)

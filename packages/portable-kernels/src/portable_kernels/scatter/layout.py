@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
 from math import prod
+from typing import NamedTuple
 
 import torch
 
@@ -20,21 +20,28 @@ class Start(IntEnum):
     INFINITE = 2  # any number may win: where `out` is given, and compared afterwards
 
 
-@dataclass(frozen=True)
-class Layout:
-    """`src` contiguous as (B, E, K), and the index expanded to that shape, its broadcast axes at stride 0."""
+class Place(NamedTuple):
+    """Where an index points, as (B, E, K).
 
-    src: torch.Tensor
-    index: torch.Tensor
+    Its tensor, the sizes, and its strides, 0 along axes that share it.
+    """
+
+    targets: torch.Tensor
+    B: int
+    E: int
+    K: int
+    stride_b: int
+    stride_e: int
+    stride_k: int
 
     @property
-    def shared(self) -> torch.Tensor | None:
-        """The index as (E,), when all of B and K share it; else None."""
-        B, _, K = self.index.shape
-        stride_b, _, stride_k = self.index.stride()
-        if (B == 1 or stride_b == 0) and (K == 1 or stride_k == 0):
-            return self.index[0, :, 0]
-        return None
+    def shared(self) -> bool:
+        """Whether all of B and K share the index, which is then (E,)."""
+        return (self.B == 1 or self.stride_b == 0) and (self.K == 1 or self.stride_k == 0)
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        return self.stride_b, self.stride_e, self.stride_k
 
 
 def as_three(tensor: torch.Tensor, dim: int) -> torch.Tensor:
@@ -43,9 +50,24 @@ def as_three(tensor: torch.Tensor, dim: int) -> torch.Tensor:
     return tensor.reshape(prod(shape[:dim]), shape[dim], prod(shape[dim + 1 :]))
 
 
-def lay_out(src: torch.Tensor, index: torch.Tensor, dim: int) -> Layout:
-    """Return the (B, E, K) view of `src` and of an index that broadcasts to its shape. `dim` >= 0."""
-    return Layout(as_three(src.contiguous(), dim), as_three(index.expand(src.shape), dim))
+def with_rank(index: torch.Tensor, rank: int, dim: int) -> torch.Tensor:
+    """Return a 1-D index along `dim` with `rank` dimensions; one that has them already as it is."""
+    return index if index.dim() == rank else index.reshape((1,) * dim + (-1,) + (1,) * (rank - dim - 1))
+
+
+def place(index: torch.Tensor, shape: tuple[int, ...], dim: int) -> Place:
+    """Return where an index points, for a source of `shape`: a 1-D index along `dim`, or one of `shape`'s
+    rank.
+
+    Each dimension of the latter has `shape`'s size or 1. Views are avoided where strides say it all.
+    """
+    E, B, K = shape[dim], prod(shape[:dim]), prod(shape[dim + 1 :])
+    if index.dim() == 1:
+        return Place(index, B, E, K, 0, index.stride(0), 0)
+    if index.numel() == index.shape[dim] and index.shape[dim] == E:
+        return Place(index, B, E, K, 0, index.stride(dim), 0)
+    three = as_three(index.expand(shape), dim)
+    return Place(three, B, E, K, *three.stride())
 
 
 def resized(shape: torch.Size | tuple[int, ...], dim: int, size: int) -> tuple[int, ...]:

@@ -1,24 +1,31 @@
-"""The primitives on the dispatcher: CPU → reference, CUDA → kernels, fake tensors, autograd.
+"""The primitives: on the dispatcher (CPU → reference, CUDA → kernels, fake tensors, autograd), and called
+directly.
 
     reduce_by_index(src, index, dim, size, reduction, is_sorted, start_infinite) → values, extra
     reduce_segments(src, indptr, reduction) → values, extra
     gather_by_index(src, index, dim) · gather_segments(src, indptr, length) · spread(values, arg, dim, length)
 
-`index` has as many dimensions as `src`, each of `src`'s size or 1, and `src`'s size along `dim`; `indptr`
-has at most as many, each of `src`'s size or 1, and segments + 1 in its last, which stands along the reduced
-dimension. `extra` is int64: positions of the winners for min and max (the reduced length where nothing won),
-counts of at least 1 for mean (in `index`'s shape with `size` along `dim`; only by index), otherwise empty.
+`index` is 1-D and stands along `dim`, or has as many dimensions as `src`, each of `src`'s size or 1, and
+`src`'s size along `dim`. `indptr` has at most as many as `src`, each of `src`'s size or 1, and segments + 1
+in its last, which stands along the reduced dimension. `extra` is int64: positions of the winners for min and
+max (the reduced length where nothing won), counts of at least 1 for mean (`index`'s shape with `size` along
+`dim`; by index only), otherwise empty.
+
+Plain CUDA tensors outside of tracing don't go through the dispatcher, which would take several times as long
+as the launch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import torch
 
 from portable_kernels import index_errors
 from portable_kernels.scatter import launches, reference
-from portable_kernels.scatter.layout import Start, as_three, lay_out, resized
+from portable_kernels.scatter.layout import Place, Start, as_three, place, resized, with_rank
 
 NAMESPACE = "portable_kernels"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -56,15 +63,15 @@ def _reduce_by_index_cpu(
     start_infinite: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     index_errors.check_bounds(index, size)
-    layout = lay_out(src, index, dim)
     shape = resized(src.shape, dim, size)
+    full = with_rank(index, src.dim(), dim)
+    three, targets = as_three(src, dim), as_three(full.expand(src.shape), dim)
     if reduction == "mean":
-        count = reference.count_by_index(as_three(index, dim), size)
-        count = _shaped(count, resized(index.shape, dim, size))
-        full = as_three(count.expand(shape), dim)
-        out = reference.scatter_mean(layout.src, layout.index, full, _rounding(is_sorted))
-        return _shaped(out, shape), count
-    out, arg = reference.scatter_reduce(layout.src, layout.index, size, reduction, _start(start_infinite))
+        count = reference.count_by_index(as_three(full, dim), size).view(resized(full.shape, dim, size))
+        divisor = as_three(count.expand(shape), dim)
+        out = reference.scatter_mean(three, targets, divisor, _rounding(is_sorted))
+        return _shaped(out, shape), count.view(size) if index.dim() == 1 else count
+    out, arg = reference.scatter_reduce(three, targets, size, reduction, _start(start_infinite))
     return _shaped(out, shape), _shaped(arg, shape) if reduction in ("min", "max") else arg
 
 
@@ -77,28 +84,41 @@ def _reduce_by_index_cuda(
     is_sorted: bool = False,
     start_infinite: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    layout, start = lay_out(src, index, dim), _start(start_infinite)
-    shape = resized(src.shape, dim, size)
-    extreme = reduction in ("min", "max")
-    if is_sorted and src.numel() and size and index.shape[dim + 1 :].numel() == 1:
-        # What precedes `dim` keeps its pointers apart, or shares them where the index does.
-        rows = as_three(index, dim)[:, :, 0]
-        pointers = launches.pointers_from_sorted(rows, size)
-        if reduction == "mean":
-            counts = launches.counts_of(pointers)
-        if rows.shape[0] not in (1, layout.src.shape[0]):
-            pointers = launches.pointers_from_sorted(layout.index[:, :, 0], size)
-        stride = 0 if pointers.shape[0] == 1 else size + 1
-        out, extra = launches.segment_reduce(layout.src, pointers, stride, size, reduction, start)
-        if reduction == "mean":
-            extra = counts
-    elif reduction == "mean":
-        out, extra = launches.scatter_mean(layout, as_three(index, dim), size, _rounding(is_sorted))
-    else:
-        out, extra = launches.scatter_reduce(layout, size, reduction, start)
+    src, shape, start = src.contiguous(), resized(src.shape, dim, size), _start(start_infinite)
+    where = place(index, src.shape, dim)
+    rows_share = where.K == 1 or where.stride_k == 0
+    if is_sorted and rows_share and src.numel() and size:
+        return _reduce_sorted(src, index, where, shape, dim, size, reduction, start)
     if reduction == "mean":
-        extra = _shaped(extra.contiguous(), resized(index.shape, dim, size))
-    return _shaped(out, shape), _shaped(extra, shape) if extreme else extra
+        return launches.scatter_mean(src, where, shape, size, index, dim, _rounding(is_sorted))
+    return launches.scatter_reduce(src, where, shape, size, reduction, start)
+
+
+def _reduce_sorted(
+    src: torch.Tensor,
+    index: torch.Tensor,
+    where: Place,
+    shape: tuple[int, ...],
+    dim: int,
+    size: int,
+    reduction: str,
+    start: Start,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sorted index makes pointers: one row of them, or one a batch."""
+    batches = 1 if where.shared else where.B
+    strides = (where.stride_b, where.stride_e)
+    pointers = launches.pointers_from_sorted(where.targets, batches, where.E, strides, size)
+    stride = 0 if batches == 1 else size + 1
+    out, extra = launches.segment_reduce(src, where[1:4], pointers, stride, shape, size, reduction, start)
+    if reduction != "mean":
+        return out, extra
+    if index.dim() == 1 or index.numel() == where.E:
+        extra = launches.counts_of(pointers[:1]).view(
+            size if index.dim() == 1 else resized(index.shape, dim, size)
+        )
+    else:
+        extra = launches.count_by_index(as_three(index, dim), size).view(resized(index.shape, dim, size))
+    return out, extra
 
 
 def _reduce_by_index_fake(
@@ -115,7 +135,7 @@ def _reduce_by_index_fake(
     if reduction in ("min", "max"):
         extra = shape
     elif reduction == "mean":
-        extra = resized(index.shape, dim, size)
+        extra = (size,) if index.dim() == 1 else resized(index.shape, dim, size)
     return src.new_empty(shape), src.new_empty(extra, dtype=torch.int64)
 
 
@@ -124,17 +144,21 @@ def _reduce_by_index_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[to
     ctx.length = src.shape[ctx.dim]
     out, extra = output
     ctx.mark_non_differentiable(extra)
+    ctx.set_materialize_grads(False)
     saved = {"sum": (index,), "mean": (index, extra), "mul": (index, src, out)}
     ctx.save_for_backward(*saved.get(ctx.reduction, (extra,)))
 
 
-def _reduce_by_index_backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+def _reduce_by_index_backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 7
     if ctx.reduction in ("min", "max"):
         (arg,) = ctx.saved_tensors
         return spread(grad, arg, ctx.dim, ctx.length), *(None,) * 6
     index, *rest = ctx.saved_tensors
     if ctx.reduction == "mean":
-        grad = grad / rest[0].to(grad.dtype)
+        count = with_rank(rest[0], grad.dim(), ctx.dim)
+        grad = grad / (count.to(grad.dtype) if grad.dtype.itemsize == 2 else count)
     if ctx.reduction != "mul":
         return gather_by_index(grad, index, ctx.dim), *(None,) * 6
     src, out = rest
@@ -148,24 +172,24 @@ def _reduce_by_index_backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> 
 _library.define("gather_by_index(Tensor src, Tensor index, int dim) -> Tensor")
 
 
-def _index_like(src: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
-    """Expand an index to `src`'s shape but for `dim`."""
-    return index.expand(resized(src.shape, dim, index.shape[dim]))
+def _gathered_shape(src: torch.Tensor, index: torch.Tensor, dim: int) -> tuple[int, ...]:
+    return resized(src.shape, dim, index.shape[0 if index.dim() == 1 else dim])
 
 
 def _gather_by_index_cpu(src: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
     index_errors.check_bounds(index, src.shape[dim])
-    index = _index_like(src, index, dim)
-    return _shaped(reference.gather(as_three(src, dim), as_three(index, dim)), index.shape)
+    shape = _gathered_shape(src, index, dim)
+    index = with_rank(index, src.dim(), dim).expand(shape)
+    return _shaped(reference.gather(as_three(src, dim), as_three(index, dim)), shape)
 
 
 def _gather_by_index_cuda(src: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
-    index = _index_like(src, index, dim)
-    return _shaped(launches.gather(as_three(src.contiguous(), dim), as_three(index, dim)), index.shape)
+    shape = _gathered_shape(src, index, dim)
+    return launches.gather(src.contiguous(), place(index, shape, dim), shape, src.shape[dim])
 
 
 def _gather_by_index_fake(src: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
-    return src.new_empty(resized(src.shape, dim, index.shape[dim]))
+    return src.new_empty(_gathered_shape(src, index, dim))
 
 
 def _gather_by_index_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
@@ -185,27 +209,29 @@ _library.define("reduce_segments(Tensor src, Tensor indptr, str reduction) -> (T
 
 
 def _pointer_rows(src: torch.Tensor, indptr: torch.Tensor) -> torch.Tensor:
-    """Pointers as (B, N + 1), expanded: stride 0 where all of B share them."""
+    """Pointers as (B, N + 1), expanded."""
     dim = indptr.dim() - 1
     rows = indptr.expand(*src.shape[:dim], indptr.shape[-1])
-    return rows.reshape(src.shape[:dim].numel(), indptr.shape[-1])
+    return rows.reshape(prod(src.shape[:dim]), indptr.shape[-1])
 
 
-def _pointer_stride(rows: torch.Tensor) -> tuple[torch.Tensor, int]:
-    """Return pointers contiguous along a row, and how far apart their rows are.
+def _pointers(src: torch.Tensor, indptr: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """Return contiguous pointers, and how far apart the rows of a batch are: 0 where there is one for all."""
+    if indptr.numel() == indptr.shape[-1]:
+        return indptr.contiguous(), 0
+    return _pointer_rows(src, indptr).contiguous(), indptr.shape[-1]
 
-    0 where there is one for all.
-    """
-    if rows.shape[0] == 1 or rows.stride(0) == 0:
-        return rows[0].contiguous(), 0
-    return rows.contiguous(), rows.shape[1]
+
+def _sizes(src: torch.Tensor, dim: int) -> tuple[int, int, int]:
+    """Sizes of `src` as (B, E, K)."""
+    return prod(src.shape[:dim]), src.shape[dim], prod(src.shape[dim + 1 :])
 
 
 def _reduce_segments_cpu(
     src: torch.Tensor, indptr: torch.Tensor, reduction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dim = indptr.dim() - 1
-    index_errors.check_bounds(indptr, src.shape[dim] + 1)
+    index_errors.check_pointers(indptr, src.shape[dim])
     out, arg = reference.segment_reduce(as_three(src, dim), _pointer_rows(src, indptr), reduction)
     shape = resized(src.shape, dim, indptr.shape[-1] - 1)
     return _shaped(out, shape), _shaped(arg, shape) if reduction in ("min", "max") else arg
@@ -215,11 +241,11 @@ def _reduce_segments_cuda(
     src: torch.Tensor, indptr: torch.Tensor, reduction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
     dim, segments = indptr.dim() - 1, indptr.shape[-1] - 1
-    pointers, stride = _pointer_stride(_pointer_rows(src, indptr))
-    three = as_three(src.contiguous(), dim)
-    out, arg = launches.segment_reduce(three, pointers, stride, segments, reduction, Start.ACCUMULATOR)
+    pointers, stride = _pointers(src, indptr)
     shape = resized(src.shape, dim, segments)
-    return _shaped(out, shape), _shaped(arg, shape) if reduction in ("min", "max") else arg
+    return launches.segment_reduce(
+        src.contiguous(), _sizes(src, dim), pointers, stride, shape, segments, reduction, Start.ACCUMULATOR
+    )
 
 
 def _reduce_segments_fake(
@@ -235,16 +261,20 @@ def _reduce_segments_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[to
     ctx.dim = indptr.dim() - 1
     ctx.length = src.shape[ctx.dim]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1] if ctx.reduction in ("min", "max") else indptr)
 
 
-def _reduce_segments_backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+def _reduce_segments_backward(ctx: Any, grad: torch.Tensor | None, _: None) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None
     (saved,) = ctx.saved_tensors
     if ctx.reduction in ("min", "max"):
         return spread(grad, saved, ctx.dim, ctx.length), None, None
     if ctx.reduction == "mean":
-        count = (saved[..., 1:] - saved[..., :-1]).clamp(min=1).to(grad.dtype)
-        grad = grad / count.reshape(*count.shape, *(1,) * (grad.dim() - count.dim()))
+        count = (saved[..., 1:] - saved[..., :-1]).clamp(min=1)
+        count = count.reshape(*count.shape, *(1,) * (grad.dim() - count.dim()))
+        grad = grad / (count.to(grad.dtype) if grad.dtype.itemsize == 2 else count)
     return gather_segments(grad, saved, ctx.length), None, None
 
 
@@ -255,16 +285,16 @@ _library.define("gather_segments(Tensor src, Tensor indptr, SymInt length) -> Te
 
 def _gather_segments_cpu(src: torch.Tensor, indptr: torch.Tensor, length: int) -> torch.Tensor:
     dim = indptr.dim() - 1
-    index_errors.check_bounds(indptr, length + 1)
+    index_errors.check_pointers(indptr, length)
     out = reference.gather_segments(as_three(src, dim), _pointer_rows(src, indptr), length)
     return _shaped(out, resized(src.shape, dim, length))
 
 
 def _gather_segments_cuda(src: torch.Tensor, indptr: torch.Tensor, length: int) -> torch.Tensor:
     dim = indptr.dim() - 1
-    pointers, stride = _pointer_stride(_pointer_rows(src, indptr))
-    out = launches.gather_segments(as_three(src.contiguous(), dim), pointers, stride, length)
-    return _shaped(out, resized(src.shape, dim, length))
+    pointers, stride = _pointers(src, indptr)
+    shape = resized(src.shape, dim, length)
+    return launches.gather_segments(src.contiguous(), _sizes(src, dim), pointers, stride, shape, length)
 
 
 def _gather_segments_fake(src: torch.Tensor, indptr: torch.Tensor, length: int) -> torch.Tensor:
@@ -291,8 +321,7 @@ def _spread_cpu(values: torch.Tensor, arg: torch.Tensor, dim: int, length: int) 
 
 
 def _spread_cuda(values: torch.Tensor, arg: torch.Tensor, dim: int, length: int) -> torch.Tensor:
-    out = launches.spread(as_three(values, dim), as_three(arg, dim), length)
-    return _shaped(out, resized(values.shape, dim, length))
+    return launches.spread(values, arg, dim, length)
 
 
 def _spread_fake(values: torch.Tensor, arg: torch.Tensor, dim: int, length: int) -> torch.Tensor:
@@ -355,8 +384,44 @@ for _name, (_cpu, _cuda, _fake, _context, _backward) in _RULES.items():
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_library)
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _backward, setup_context=_context, lib=_library)
 
-reduce_by_index = torch.ops.portable_kernels.reduce_by_index
-gather_by_index = torch.ops.portable_kernels.gather_by_index
-reduce_segments = torch.ops.portable_kernels.reduce_segments
-gather_segments = torch.ops.portable_kernels.gather_segments
-spread = torch.ops.portable_kernels.spread
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Whether kernels may be called without the dispatcher: a CUDA tensor that nobody traces or wraps."""
+    return (
+        tensor.is_cuda
+        and type(tensor) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+    )
+
+
+def _caller(name: str) -> Callable[..., Any]:
+    """Return the primitive: the kernels at once for plain CUDA tensors, else the dispatcher's operator."""
+    _, cuda, _, context, backward = _RULES[name]
+    operator = getattr(torch.ops.portable_kernels, name)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = cuda(*args)
+        context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(name, (torch.autograd.Function,), members)
+
+    def call(src: torch.Tensor, *args: Any) -> Any:
+        if not _is_plain(src):
+            return operator(src, *args)
+        if src.requires_grad and torch.is_grad_enabled():
+            return function.apply(src, *args)
+        return cuda(src, *args)
+
+    return call
+
+
+reduce_by_index = _caller("reduce_by_index")
+gather_by_index = _caller("gather_by_index")
+reduce_segments = _caller("reduce_segments")
+gather_segments = _caller("gather_segments")
+spread = _caller("spread")

@@ -17,7 +17,7 @@ import torch
 
 from portable_kernels.scalar_types import CUDA_NAME
 from portable_kernels.scatter import ops
-from portable_kernels.scatter.layout import broadcast_index, compact_index, positive_dim, resized
+from portable_kernels.scatter.layout import broadcast_index, compact_index, positive_dim, resized, with_rank
 
 # ---------------------------------------------------------------------------------------- the arguments
 
@@ -26,9 +26,11 @@ def _check_tensors(index_name: str, src: torch.Tensor, index: torch.Tensor, out:
     """Raise RuntimeError for tensors on different devices, indices that are no int64, dtypes without
     kernels.
     """
-    for name, other in ((index_name, index), ("out", out)):
-        if other is not None and other.device != src.device:
-            raise RuntimeError(f"{name} must be on the device of src: {src.device}, but is on {other.device}")
+    device = src.device
+    if index.device != device or (out is not None and out.device != device):
+        name, other = ("out", out) if index.device == device else (index_name, index)
+        assert other is not None
+        raise RuntimeError(f"{name} must be on the device of src: {device}, but is on {other.device}")
     if index.dtype != torch.int64:
         raise RuntimeError(f"{index_name}: expected scalar type Long but found {_scalar_type(index.dtype)}")
     if src.dtype not in CUDA_NAME:
@@ -66,7 +68,12 @@ def _size_along(index: torch.Tensor, dim: int, out: torch.Tensor | None, dim_siz
 
 
 def _cover_dim(index: torch.Tensor, dim: int, src: torch.Tensor) -> torch.Tensor:
-    """Return a broadcast index without its broadcast axes; size 1 where it has them, `src`'s along `dim`."""
+    """Return an index as the primitives take it.
+
+    1-D along `dim`, or broadcast but without its broadcast axes.
+    """
+    if index.dim() == 1 and index.shape[0] == src.shape[dim]:
+        return index
     return compact_index(broadcast_index(index, src, dim), dim)
 
 
@@ -83,13 +90,14 @@ def _merge_extreme(
 
 
 def _merge(
-    out: torch.Tensor, values: torch.Tensor, reduction: str, count: torch.Tensor, rounding: str
+    out: torch.Tensor, values: torch.Tensor, reduction: str, count: torch.Tensor, dim: int, rounding: str
 ) -> torch.Tensor:
     """Merge sums or products into `out`, as torch_scatter does by starting from it."""
     if reduction == "mul":
         return out.mul_(values)
     out.add_(values)
     if reduction == "mean":
+        count = with_rank(count, out.dim(), dim)
         out.div_(count) if out.is_floating_point() else out.div_(count, rounding_mode=rounding)
     return out
 
@@ -115,12 +123,14 @@ def _scatter_value(
         return ops.reduce_by_index(src, index, dim, _size_along(index, dim, out, dim_size), reduction)[0]
     if reduction == "mul":
         _check_out(out, src, dim)
+    if src.numel() == 0 and reduction == "mul":
+        return out
     target = _leading_part(out, src, dim)
     # A mean adds to what stands in `out`, then divides all of it.
     values, count = ops.reduce_by_index(src, index, dim, out.shape[dim], reduction)
     if reduction == "mean":
         values = ops.reduce_by_index(src, index, dim, out.shape[dim], "sum")[0]
-    _merge(target, values, reduction, count, "floor")
+    _merge(target, values, reduction, count, dim, "floor")
     return out
 
 
@@ -189,6 +199,8 @@ def _coo_index(src: torch.Tensor, index: torch.Tensor) -> tuple[torch.Tensor, in
     if index.dim() > src.dim() or index.dim() == 0:
         raise RuntimeError(f"Input mismatch: index has {index.dim()} dimensions, src has {src.dim()}")
     dim = index.dim() - 1
+    if index.dim() == 1 and index.shape[0] == src.shape[0]:
+        return index, 0
     index = index.expand(src.shape[: index.dim()])
     return compact_index(index.reshape(*index.shape, *(1,) * (src.dim() - index.dim())), dim), dim
 
@@ -212,7 +224,7 @@ def _segment_coo_value(
         return values
     if reduction == "mean":
         values = ops.reduce_by_index(src, index, dim, size, "sum", True)[0]
-    return _merge(out, values, reduction, count, "trunc")
+    return _merge(out, values, reduction, count, dim, "trunc")
 
 
 def _segment_coo_extreme(
@@ -235,10 +247,12 @@ def _gather_coo(src: torch.Tensor, index: torch.Tensor, optional_out: torch.Tens
     if index.dim() > src.dim() or index.dim() == 0:
         raise RuntimeError(f"Input mismatch: index has {index.dim()} dimensions, src has {src.dim()}")
     dim = index.dim() - 1
-    index = index.expand(*src.shape[:dim], index.shape[dim])
+    if dim:
+        index = index.expand(*src.shape[:dim], index.shape[dim])
     if index.device.type == "cpu" and bool((index[..., 1:] < index[..., :-1]).any()):
         raise RuntimeError("Input mismatch: index is not sorted")
-    index = compact_index(index.reshape(*index.shape, *(1,) * (src.dim() - index.dim())), dim)
+    if dim:
+        index = compact_index(index.reshape(*index.shape, *(1,) * (src.dim() - index.dim())), dim)
     if src.numel() == 0 or index.numel() == 0:
         shape = resized(src.shape, dim, index.shape[dim])
         values = src.new_zeros(shape) if src.numel() == 0 and index.numel() else src.expand(shape)
@@ -264,6 +278,8 @@ def _csr_pointers(src: torch.Tensor, indptr: torch.Tensor) -> tuple[torch.Tensor
     dim = indptr.dim() - 1
     if indptr.shape[dim] == 0:
         indptr = indptr.new_zeros((*indptr.shape[:dim], 1))
+    if dim == 0:
+        return indptr, 0
     return compact_index(indptr.expand(*src.shape[:dim], indptr.shape[dim]), dim), dim
 
 
@@ -358,6 +374,14 @@ OPERATORS: dict[str, tuple[str, Callable[..., Any]]] = {
     "segment_max_csr": (_CSR + _PAIR, partial(_segment_csr_extreme, largest=True)),
     "gather_csr": (_CSR + _VALUE, _gather_csr),
 }
+
+scatter_sum, scatter_mul, scatter_mean = (OPERATORS[f"scatter_{r}"][1] for r in ("sum", "mul", "mean"))
+scatter_min, scatter_max = (OPERATORS[f"scatter_{r}"][1] for r in ("min", "max"))
+segment_sum_coo, segment_mean_coo = (OPERATORS[f"segment_{r}_coo"][1] for r in ("sum", "mean"))
+segment_min_coo, segment_max_coo = (OPERATORS[f"segment_{r}_coo"][1] for r in ("min", "max"))
+segment_sum_csr, segment_mean_csr = (OPERATORS[f"segment_{r}_csr"][1] for r in ("sum", "mean"))
+segment_min_csr, segment_max_csr = (OPERATORS[f"segment_{r}_csr"][1] for r in ("min", "max"))
+gather_coo, gather_csr = _gather_coo, _gather_csr
 
 _libraries: dict[str, torch.library.Library] = {}
 

@@ -4,8 +4,8 @@ from portable_kernels.scatter import torch_scatter_ops
 
 torch_scatter_ops.register("torch_scatter")
 
-from portable_kernels.scatter.functional import *  # noqa: E402, F403
-from portable_kernels.scatter.functional import __all__ as _names  # noqa: E402
+from portable_kernels.scatter import *  # noqa: E402, F403
+from portable_kernels.scatter import __all__ as _names  # noqa: E402
 
 __version__ = "2.1.2"
 
