@@ -221,6 +221,18 @@ def test_lines_that_pin_architectures(file: str, line: str, pinned: bool, tmp_pa
     assert bool(read_build(tmp_path).pins) is pinned
 
 
+def test_empty_submodule_is_named_before_the_compiler_misses_its_headers(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("")
+    (tmp_path / ".gitmodules").write_text(
+        '[submodule "glm"]\n\tpath = third_party/glm\n\turl = https://example.org\n'
+    )
+    (tmp_path / "third_party" / "glm").mkdir(parents=True)
+    with pytest.raises(BringupError, match="build-submodule"):
+        read_build(tmp_path)
+    (tmp_path / "third_party" / "glm" / "glm.hpp").write_text("")
+    assert read_build(tmp_path).kind == "setuptools"
+
+
 def test_link_time_optimisation_is_read_and_turned_off(tmp_path: Path) -> None:
     text = (
         "project(a)\nset(CMAKE_INTERPROCEDURAL_OPTIMIZATION ON)\n"

@@ -172,16 +172,25 @@ def _requirement(text: str, root: Path) -> Requirement:
         raise BringupError("build-pyproject", path=path, text=f"{text}: {error}") from error
 
 
+def _check_submodules(root: Path) -> None:
+    """An archive or a plain clone leaves git's submodules empty; the compiler would name a missing header."""
+    for path in re.findall(r"^\s*path\s*=\s*(.+?)\s*$", _text(root / ".gitmodules"), re.MULTILINE):
+        folder = root / path
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise BringupError("build-submodule", exit_code=2, path=root, submodule=path)
+
+
 def read_build(root: Path) -> BuildProject:
     """Read a source folder.
 
     Raises:
         BringupError: `no-project`; `nothing-to-build` (neither setup.py, pyproject.toml nor CMakeLists.txt);
-            `build-pyproject` (a pyproject.toml that cannot be read).
+            `build-pyproject` (a pyproject.toml that cannot be read); `build-submodule` (an empty one).
     """
     if not root.is_dir():
         raise BringupError("no-project", exit_code=2, path=root)
     document = _document(root)
+    _check_submodules(root)
     system = document.get("build-system", {})
     backend = str(system.get("build-backend", "setuptools.build_meta:__legacy__"))
     kind = _kind(backend, document, root)

@@ -166,16 +166,27 @@ def variables(
         )
     if project.cmake_minimum and project.cmake_minimum.release < (3, 5):
         made["CMAKE_POLICY_VERSION_MINIMUM"] = "3.5"
-    if environment.torch and project.uses_torch:
-        _add_paths(made, "CMAKE_PREFIX_PATH", [Path(environment.torch.folder) / "share" / "cmake"])
+    _add_paths(made, "CMAKE_PREFIX_PATH", _cmake_prefixes(project, environment, isolation))
     options = [os.environ.get("CMAKE_ARGS", ""), *map(shlex.quote, cmake_options(choice, isolation))]
     made["CMAKE_ARGS"] = " ".join(filter(None, options))
     return made
 
 
+def _cmake_prefixes(project: BuildProject, environment: EnvironmentFacts, isolation: Isolation) -> list[Path]:
+    """Where torch, pybind11 and nanobind keep their CMake files; shown folders are no site of CMake's."""
+    prefixes = []
+    if environment.torch and project.uses_torch:
+        prefixes.append(Path(environment.torch.folder) / "share" / "cmake")
+    sites = [*isolation.target.root.glob("lib/python3*/site-packages"), *map(Path, isolation.shown)]
+    candidates = (site / name for site in sites for name in ("pybind11/share/cmake", "nanobind"))
+    return prefixes + [folder for folder in candidates if folder.is_dir()]
+
+
 def _add_paths(made: dict[str, str], name: str, folders: list[Path]) -> None:
     known = [made[name]] if made.get(name) else []
-    made[name] = os.pathsep.join([*map(str, folders), *known])
+    if folders or known:
+        # An empty entry would mean the current folder to gcc.
+        made[name] = os.pathsep.join([*map(str, folders), *known])
 
 
 def cmake_options(choice: ToolkitChoice, isolation: Isolation) -> list[str]:
