@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "cache": ("cache", "Decode, resample and clip every case once into memory-mapped arrays."),
     "crops": ("crops", "Draw what the network sees: crops, modalities, masks."),
     "train": ("train", "Pre-train with DINO, iBOT and KoLeo, or go on where the last call stopped."),
+    "submit": ("submit", "Queue a training with Slurm."),
     "extract": ("extract", "Write features of cases: a table, and the tokens of each case."),
     "evaluate": ("evaluate", "Probe the frozen features: logistic regression, k-NN, missing modalities."),
     "visualize": ("visualize", "Draw PCA and attention over the slices of a case."),

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM (a scheduler, a preempted node) and Ctrl-C save first."""
+"""Being asked to stop: SIGTERM (a scheduler, a preempted node), Ctrl-C and a job's time limit save first."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ import torch.distributed as dist
 from prostate_ssl.training.session import Session
 
 
+def _requeue_signals() -> list[int]:
+    """Signals by which a scheduler's helper (submitit) learns that the job's time is nearly up.
+
+    They are ours only if somebody handles them already, who gets them back after saving.
+    """
+    candidates = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
+    return [number for number in candidates if callable(signal.getsignal(number))]
+
+
 class StopRequest:
     """Remembers that a signal came; the training looks at it between two iterations.
 
@@ -23,7 +32,7 @@ class StopRequest:
         self.received: int | None = None
         self.before: dict[int, object] = {}
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in (signal.SIGTERM, signal.SIGINT, *_requeue_signals()):
                 self.before[number] = signal.signal(number, self._remember)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
