@@ -24,6 +24,7 @@ VERBS: tuple[str, ...] = (
     "image",
     "wsl",
     "clean",
+    "monitor",
     "build",
     "fetch",
 )
