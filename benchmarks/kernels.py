@@ -1,12 +1,16 @@
 """Kernels against the compiled originals, in one run, on the GPU that is here.
 
-    python benchmarks/kernels.py --op scatter --originals FOLDER [--times 10] [--output
+    python benchmarks/kernels.py --op scatter --originals FOLDER [--times 1 10] [--output
     benchmarks/kernels.jsonl]
 
 FOLDER holds the compiled originals' packages (`torch_scatter/`, …); without it only ours is measured. Each
-file of `kernels_ops/` yields the comparisons of one op family. One row a comparison: medians of at least 20
-calls by CUDA events, ours and the original's taken in turns after a warm-up of both, and the time of the
-first call of all, which includes the compilation where the disk cache has nothing.
+file of `kernels_ops/` yields the comparisons of one op family. One row a comparison, medians of 20 calls by
+CUDA events, ours and the original's in turns after a warm-up of both:
+
+- `ours_ms`, `original_ms`, `ratio`: the GPU's time. It is kept busy beforehand, so that all launches are
+  queued;
+- `ours_call_ms`, `original_call_ms`, `call_ratio`: the same from an idle GPU, the host's time included;
+- `first_call_s`: ours, the very first one, with the compilation where the disk cache has nothing.
 """
 
 from __future__ import annotations
@@ -31,9 +35,15 @@ from kernels_ops import Comparison
 WARM_UP, CALLS = 5, 20
 
 
-def event_milliseconds(call: Callable[[], Any]) -> float:
-    """Milliseconds on the device between two events around one call."""
+BUSY_CYCLES = 2_000_000  # about a millisecond: longer than any op takes to be launched
+
+
+def event_milliseconds(call: Callable[[], Any], busy: bool) -> float:
+    """Milliseconds between two events around one call, on a GPU that is busy or idle before it."""
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    torch.cuda.synchronize()
+    if busy:
+        torch.cuda._sleep(BUSY_CYCLES)
     begin.record()
     call()
     end.record()
@@ -41,32 +51,32 @@ def event_milliseconds(call: Callable[[], Any]) -> float:
     return begin.elapsed_time(end)
 
 
-def medians(calls: list[Callable[[], Any]], repeats: int) -> list[float]:
+def medians(calls: list[Callable[[], Any]], repeats: int, busy: bool) -> list[float]:
     """Median milliseconds of each call; they take turns, so that clocks and caches favour none."""
-    for call in calls:
-        for _ in range(WARM_UP):
-            call()
-    torch.cuda.synchronize()
     times: list[list[float]] = [[] for _ in calls]
     for _ in range(repeats):
         for row, call in zip(times, calls, strict=True):
-            row.append(event_milliseconds(call))
+            row.append(event_milliseconds(call, busy))
     return [statistics.median(row) for row in times]
 
 
 def measure(comparison: Comparison, repeats: int) -> dict[str, Any]:
-    """One row: first call, medians, ratio original / ours."""
+    """One row: first call, medians, ratios original / ours."""
     torch.cuda.synchronize()
     begin = time.perf_counter()
     comparison.ours()
     torch.cuda.synchronize()
-    first = time.perf_counter() - begin
+    row: dict[str, Any] = {"op": comparison.op, "case": comparison.case}
+    row["first_call_s"] = round(time.perf_counter() - begin, 4)
     calls = [comparison.ours] + ([comparison.original] if comparison.original else [])
-    ours, *others = medians(calls, repeats)
-    row: dict[str, Any] = {"op": comparison.op, "case": comparison.case, "first_call_s": round(first, 4)}
-    row["ours_ms"] = round(ours, 4)
-    if others:
-        row |= {"original_ms": round(others[0], 4), "ratio": round(others[0] / ours, 2)}
+    for call in calls:
+        for _ in range(WARM_UP):
+            call()
+    for busy, label, ratio in ((True, "", "ratio"), (False, "_call", "call_ratio")):
+        ours, *others = medians(calls, repeats, busy)
+        row[f"ours{label}_ms"] = round(ours, 4)
+        if others:
+            row |= {f"original{label}_ms": round(others[0], 4), ratio: round(others[0] / ours, 2)}
     return row
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-PAIRS_AT_ONCE = 1 << 21
+PAIRS_AT_ONCE = 1 << 17  # what fits a core's cache, twice
 BLOCK = 64
 
 
@@ -22,8 +22,9 @@ def full_lengths(lengths: torch.Tensor | None, points: torch.Tensor) -> list[int
 def _distances(queries: torch.Tensor, points: torch.Tensor, norm: int) -> torch.Tensor:
     """Queries (R, D), points (M, D) → (R, M): sums of squares (norm 2) or of magnitudes (norm 1)."""
     total = queries.new_zeros((queries.shape[0], points.shape[0]))
+    difference = torch.empty_like(total)
     for c in range(queries.shape[1]):
-        difference = queries[:, c : c + 1] - points[:, c]
+        torch.sub(queries[:, c : c + 1], points[:, c], out=difference)
         if norm == 2:
             total.addcmul_(difference, difference)
         else:
@@ -32,32 +33,23 @@ def _distances(queries: torch.Tensor, points: torch.Tensor, norm: int) -> torch.
 
 
 def _nearest(distances: torch.Tensor, K: int) -> torch.Tensor:
-    """Distances (R, M) without NaN → (R, min(K, M)) positions of the smallest, by (distance, position)."""
+    """Distances (R, M) without NaN, K <= M → (R, K) positions of the smallest, by (distance, position)."""
     R, M = distances.shape
-    if K >= M:
+    if K == M:
         return distances.sort(dim=1, stable=True).indices
-    if K * BLOCK * 2 < M:
-        return _nearest_by_blocks(distances, K)
-    last = distances.topk(K, dim=1, largest=False, sorted=False).values.amax(1, keepdim=True)
-    nearer, tied = distances < last, distances == last
-    missing = K - nearer.sum(1, keepdim=True)
-    chosen = nearer | (tied & (tied.cumsum(1) <= missing))
-    positions = chosen.nonzero()[:, 1].view(R, K)
-    order = distances.gather(1, positions).sort(dim=1, stable=True).indices
-    return positions.gather(1, order)
-
-
-def _nearest_by_blocks(distances: torch.Tensor, K: int) -> torch.Tensor:
-    """The same where M is large: the K nearest lie in the K blocks with the smallest (minimum, number)."""
-    R, M = distances.shape
-    blocks = -(-M // BLOCK)
-    if blocks * BLOCK != M:
-        distances = torch.nn.functional.pad(distances, (0, blocks * BLOCK - M), value=float("inf"))
-    by_block = distances.view(R, blocks, BLOCK)
-    candidates = _nearest(by_block.amin(2), K).sort(1).values
-    kept = by_block.gather(1, candidates[:, :, None].expand(-1, -1, BLOCK)).view(R, K * BLOCK)
-    best = _nearest(kept, K)
-    return candidates.gather(1, best // BLOCK) * BLOCK + best % BLOCK
+    # K blocks whose smallest are at most `bound` hold K distances that are: none of the K nearest is beyond it.
+    blocks = M // BLOCK
+    if blocks >= K:
+        smallest = distances[:, : blocks * BLOCK].unflatten(1, (BLOCK, blocks)).amin(1)
+    else:
+        smallest = distances
+    bound = smallest.topk(K, dim=1, largest=False, sorted=False).values.amax(1, keepdim=True)
+    row, position = (distances <= bound).nonzero(as_tuple=True)
+    order = distances[row, position].argsort(stable=True)
+    order = order[row[order].argsort(stable=True)]
+    counts = row.bincount(minlength=R)
+    first = counts.cumsum(0) - counts
+    return position[order[first[:, None] + torch.arange(K, device=row.device)]]
 
 
 def _chunks(
@@ -92,9 +84,11 @@ def knn_points(
     idx = torch.zeros((N, P1, K), dtype=torch.int64, device=p1.device)
     if K == 0:
         return dists, idx
+    finite = bool(p1.isfinite().all() and p2.isfinite().all())  # then no distance is NaN
     for n, first, distances in _chunks(p1, p2, lengths1, lengths2, norm):
         rows, found = slice(first, first + distances.shape[0]), min(K, distances.shape[1])
-        best = _nearest(distances.masked_fill(distances.isnan(), float("inf")), found)[:, :found]
+        keys = distances if finite else distances.masked_fill(distances.isnan(), float("inf"))
+        best = _nearest(keys, found)
         dists[n, rows, :found] = distances.gather(1, best)
         idx[n, rows, :found] = best
     return dists, idx

@@ -1,6 +1,6 @@
 """`portable-kernels check`: each op compiled, launched where there is a GPU, and compared with its reference.
 
-A room adds a file `check.py` with `CASES`, a list of `Case`; its name stands in `ROOMS`.
+One file a room, with `CASES`, a list of `Case`; its name stands in `ROOMS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from portable_kernels.compiler.cache import compiled
 from portable_kernels.compiler.module import chip_of, ptx_is_forced
 from portable_kernels.compiler.nvrtc import target_for
 
-ROOMS = ("scatter",)
+ROOMS = ("scatter", "knn", "marching_cubes", "rasterizer", "nearest", "ssim")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class CaseResult:
 def all_cases(rooms: Sequence[str] = ROOMS) -> Iterator[Case]:
     """Yield the cases of every room."""
     for room in rooms:
-        yield from import_module(f"portable_kernels.{room}.check").CASES
+        yield from import_module(f"portable_kernels.checks.{room}").CASES
 
 
 def default_chips() -> tuple[str, ...]:
