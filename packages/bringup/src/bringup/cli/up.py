@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a recipe file.")],
+    recipe: Annotated[str | None, typer.Argument(help="A built-in recipe's name, or a recipe file.")] = None,
     arguments: Annotated[list[str] | None, typer.Argument(help="After `--`: handed to the workload.")] = None,
+    project: Annotated[
+        Path | None, typer.Option(help="A project that no recipe knows; after `--`: its command.")
+    ] = None,
     demo: Annotated[bool, typer.Option("--demo", help="On data that the workload makes itself.")] = False,
     data: Annotated[Path | None, typer.Option(help="The folder of your data.")] = None,
     out: Annotated[
@@ -43,6 +47,7 @@ def command(
 ) -> None:
     """Look, plan, install, prove and run a workload; the last line printed is its report."""
     from bringup.cli.gpu_names import named_gpus
+    from bringup.cli.supplies import checked_pack, naming_what_is_missing
     from bringup.errors import BringupError
     from bringup.facts.machine import read_machine
     from bringup.plan.planner import Wishes
@@ -55,10 +60,16 @@ def command(
 
     if demo and data is not None:
         raise BringupError("demo-or-data", exit_code=2, recipe=recipe)
-    chosen = load_recipe(recipe)
     words = tuple(arguments or ())
+    if project is not None:
+        words, recipe = ((recipe, *words) if recipe else words), None
+    elif recipe is None:
+        raise BringupError("plan-of-what", exit_code=2)
+    chosen = load_recipe(recipe) if recipe else None
+    pack = checked_pack(pack)
     links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
-    _run_of(chosen, demo, data, words, False, out)  # Refuse bad data before anything is installed.
+    if chosen:
+        _run_of(chosen, demo, data, words, False, out)  # Refuse bad data before anything is installed.
     console = output()
     machine = read_machine()
     console.print(say("up.facts"), style="bold", markup=False)
@@ -66,9 +77,13 @@ def command(
     given = Given(source, weights, models)
     way = options.checked_way(prefer)
     wishes = Wishes(named_gpus(gpu or []), cpu, profile, None, links, offline, overlay, given, way)
-    plan = _plan(chosen, machine, wishes)
-    _show_plan(plan)
-    applied = _apply(plan, InstallOptions(installer, links, offline, pack))
+    with naming_what_is_missing(chosen, given, pack, links) if chosen else nullcontext():
+        plan, chosen = _plan(recipe, project, machine, wishes)
+        _show_plan(plan)
+        applied = _apply(plan, InstallOptions(installer, links, offline, pack))
+    if project is not None and not words:
+        console.print(say("up.project-ready", name=plan.environment), markup=False)
+        return
     run = _run_of(chosen, demo, data, words, bool(plan.gpus) and not gpu, out)
     stages = _run(chosen, run, applied, fresh)
     page = _report(chosen, run, machine, plan, applied, stages)
@@ -85,14 +100,15 @@ def _run_of(
     return data_run(recipe, data, words, on_gpu, out) if data else arguments_run(recipe, words, on_gpu, out)
 
 
-def _plan(recipe: Recipe, machine: MachineFacts, wishes: Wishes) -> Plan:
+def _plan(
+    recipe: str | None, project: Path | None, machine: MachineFacts, wishes: Wishes
+) -> tuple[Plan, Recipe]:
     from bringup.catalog import load
-    from bringup.plan.planner import make_plan
     from bringup.report.console import remarks
     from bringup.report.messages import say
 
     with remarks().status(say("up.planning")):
-        return make_plan(recipe, machine, load(), wishes)
+        return options.plan_of(recipe, project, None, machine, load(), wishes)
 
 
 def _show_plan(plan: Plan) -> None:

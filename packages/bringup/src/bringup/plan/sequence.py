@@ -64,7 +64,7 @@ def sequence(parts: Parts, given: Given) -> tuple[Step, ...]:
     return (
         first,
         *_source(parts, given),
-        *(_weights(row, given) for row in parts.recipe.weights),
+        *(weights_step(row, given) for row in parts.recipe.weights),
         *_packages(parts),
         *_extensions(parts),
         *_checkpoints(parts, given),
@@ -126,7 +126,8 @@ def _extensions(parts: Parts) -> Iterator[Step]:
         yield step.model_copy(update={"patches": patches}) if patches else step
 
 
-def _weights(row: WeightsRow, given: Given) -> FetchWeights:
+def weights_step(row: WeightsRow, given: Given) -> FetchWeights:
+    """The step that brings one row of weights."""
     return FetchWeights(
         id=f"weights-{row.name}",
         repository=row.repository,

@@ -71,6 +71,19 @@ def _find(step: FetchWeights, name: str, supplies: Supplies) -> Path | None:
     return next((file for folder in folders if (file := given_file(folder, step, name))), None)
 
 
+def weights_not_here(step: FetchWeights, supplies: Supplies) -> list[str]:
+    """Names of a row's files that neither the store nor a given folder nor the pack has."""
+    if step.repository:
+        root = weights_folder() / "huggingface" / "hub" / f"models--{step.repository.replace('/', '--')}"
+        if _known_commit(root, step.revision or "main", step):
+            return []
+        return [name for name in step.files if _find(step, name, supplies) is None]
+    assert step.url is not None
+    name = PurePosixPath(step.url.partition("?")[0]).name
+    stored = (weights_folder() / step.destination / name).is_file()
+    return [] if stored or _find(step, name, supplies) else [name]
+
+
 def fetch_weights(step: FetchWeights, supplies: Supplies, on_line: OnLine) -> list[Path]:
     """Bring the files of one row. Returns where they lie.
 
