@@ -87,7 +87,9 @@ def test_plain_cmake_module_becomes_a_wheel(bringup: Bringup, environment: Path,
     assert answer.first["modules"] == ["bare_module"]
 
 
-@pytest.mark.parametrize("flags", ["-arch=sm_80", "-gencode=arch=compute_80,code=sm_80"])
+@pytest.mark.parametrize(
+    "flags", ["-arch=sm_80", pytest.param("-gencode=arch=compute_80,code=sm_80", marks=pytest.mark.slow)]
+)
 def test_architectures_that_the_source_pins_are_added_to(
     bringup: Bringup, environment: Path, tmp_path: Path, flags: str
 ) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -241,3 +244,40 @@ def test_link_time_optimisation_is_tried_and_not_guessed(
     first = find_host_compilers()[0]
     assert first.cxx == wrapper
     assert not link_time_optimisation_works(first)
+
+
+def compiling(home: Path) -> bool:
+    """Whether the build has come to its compilers."""
+    return any("wheel" in log.read_text() for log in (home / "cache" / "builds").glob("*.log"))
+
+
+@pytest.mark.slow
+def test_build_that_was_killed_leaves_nothing_that_is_in_the_way(
+    bringup: Bringup, environment: Path, tmp_path: Path, home: Path
+) -> None:
+    source, output = setuptools_project(tmp_path / "source"), tmp_path / "output"
+    words = ("build", source, "--env", environment, "--arch", "9.0", "-o", output)
+    program = [sys.executable, "-c", "from bringup.cli.main import main; main()", *map(str, words)]
+    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not compiling(home) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not output.exists()
+    answer = bringup(*words, "--json")
+    assert answer.code == 0, answer.errors + answer.output
+    assert not answer.first["cached"]
+    assert [path.suffix for path in output.iterdir()] == [".whl"]
+
+
+@pytest.mark.slow
+def test_two_builds_of_one_source_at_once_make_one(
+    bringup: Bringup, environment: Path, tmp_path: Path
+) -> None:
+    source = setuptools_project(tmp_path / "source")
+    words = ("build", source, "--env", environment, "--arch", "9.0", "-o", tmp_path / "output", "--json")
+    with ThreadPoolExecutor(2) as pool:
+        rows = [answer.first for answer in pool.map(lambda _: bringup(*words), range(2))]
+    assert sorted(row["cached"] for row in rows) == [False, True]
+    assert rows[0]["sha256"] == rows[1]["sha256"]

@@ -221,6 +221,23 @@ def test_lines_that_pin_architectures(file: str, line: str, pinned: bool, tmp_pa
     assert bool(read_build(tmp_path).pins) is pinned
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "uses"),
+    [
+        ("setup.py", "from torch.utils.cpp_extension import CUDAExtension", True),
+        ("ops/kernel.cu", "#include <ATen/ATen.h>", True),
+        ("ops/kernel.cu", "#include <cuda_runtime.h>", False),
+        ("CMakeLists.txt", "find_package(Torch REQUIRED)", True),
+        ("setup.py", "# a torch for the dark\nname = 'torchlight'", False),
+    ],
+)
+def test_projects_that_are_compiled_against_torch(file: str, text: str, uses: bool, tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("")
+    (tmp_path / "ops").mkdir()
+    (tmp_path / file).write_text(text)
+    assert read_build(tmp_path).uses_torch is uses
+
+
 def test_empty_submodule_is_named_before_the_compiler_misses_its_headers(tmp_path: Path) -> None:
     (tmp_path / "setup.py").write_text("")
     (tmp_path / ".gitmodules").write_text(

@@ -256,7 +256,7 @@ class _Builder:
 
     def prove(self, product: Path) -> BuildProof:
         """Scan and import."""
-        environment, choice = self._request.environment, self._choice
+        environment, choice, isolation = self._request.environment, self._choice, self.isolation
         lent = [choice.toolkit.libraries]
         lent += [root for site in package_folders(environment) for root in site.glob("nvidia/*/lib")]
         chips = [gpu.capability for gpu in self._request.wanted.gpus]
@@ -264,7 +264,7 @@ class _Builder:
             self._observer,
             "proof",
             lambda: prove(
-                product, choice.architectures, chips, environment, self.isolation, lent,
+                product, choice.architectures, chips, environment, isolation, lent,
                 self._project.uses_torch, self._cache.log,
             ),
         )  # fmt: skip

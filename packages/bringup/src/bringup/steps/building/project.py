@@ -34,6 +34,8 @@ _LARGEST = 2 << 20
 _TORCH = re.compile(
     r"\btorch\.utils\.cpp_extension\b|^\s*(?:import|from)\s+torch\b|find_package\s*\(\s*Torch\b", re.M
 )
+_TORCH_HEADER = re.compile(r"^\s*#\s*include\s*[<\"](?:torch|ATen|c10)/", re.MULTILINE)
+_SOURCES = (".cu", ".cpp", ".cc", ".cxx", ".c", ".cuh", ".h", ".hpp")
 _PINS = re.compile(
     r"-gencode|--generate-code|(?:--gpu-architecture|-arch)[=\s'\",]|arch=compute_\d"
     r"|TORCH_CUDA_ARCH_LIST['\"]\s*\]\s*=|CMAKE_CUDA_ARCHITECTURES\s*=\s*\S"
@@ -212,7 +214,9 @@ def read_build(root: Path) -> BuildProject:
         backend=backend,
         backend_path=tuple(map(str, system.get("backend-path", ()))),
         requires=tuple(map(str, requires)) if kind != "cmake" else (),
-        uses_torch=bool(_TORCH.search(everything)) or any(row.name == "torch" for row in requires),
+        uses_torch=bool(_TORCH.search(everything))
+        or any(row.name == "torch" for row in requires)
+        or any(_TORCH_HEADER.search(_text(path)) for path in files if path.suffix in _SOURCES),
         uses_cmake=bool(top),
         cuda_sources=tuple(path.relative_to(root).as_posix() for path in files if path.suffix == ".cu"),
         units=sum(path.suffix in (".cu", ".cpp", ".cc", ".cxx", ".c") for path in files),
