@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from bringup.catalog import Catalog
+    from bringup.facts.machine import MachineFacts
+    from bringup.plan.model import Plan
+    from bringup.plan.planner import Wishes
+    from bringup.recipes.schema import Recipe
 
 Gpus = Annotated[list[str] | None, typer.Option("--gpu", help="Plan for this GPU instead of those here.")]
 Cpu = Annotated[bool, typer.Option("--cpu", help="Use the CPU although a GPU is here.")]
@@ -34,3 +41,40 @@ def checked_way(given: str | None) -> str | None:
     if given not in (None, "wheel", "portable", "build"):
         raise BringupError("unknown-way", exit_code=2, given=given)
     return given
+
+
+def plan_of(
+    recipe: str | None,
+    project: Path | None,
+    env: Path | None,
+    machine: MachineFacts,
+    catalog: Catalog,
+    wishes: Wishes,
+) -> tuple[Plan, Recipe]:
+    """The plan for a recipe, a project's folder or in place of an environment, and the recipe it follows.
+
+    Raises:
+        BringupError: `plan-of-what`, `project-says-nothing`, what planning raises.
+    """
+    from bringup.errors import BringupError
+    from bringup.facts.environment import read_environment
+    from bringup.facts.project import read_project
+    from bringup.plan.adapt import plan_wanted
+    from bringup.plan.planner import make_plan
+    from bringup.plan.wanted import from_environment, from_project, require_something
+    from bringup.recipes import load as load_recipe
+
+    if sum(given is not None for given in (recipe, project, env)) != 1:
+        raise BringupError("plan-of-what", exit_code=2)
+    if recipe is not None:
+        chosen = load_recipe(recipe)
+        return make_plan(chosen, machine, catalog, wishes), chosen
+    if project is not None:
+        origin = project.expanduser().absolute()
+        wanted = from_project(read_project(origin), catalog)
+    else:
+        assert env is not None
+        origin = env.expanduser().absolute()
+        wanted = from_environment(read_environment(origin, scan=False), catalog)
+    require_something(wanted, origin)
+    return plan_wanted(wanted, machine, catalog, wishes)

@@ -12,7 +12,9 @@ from bringup.cli import options
 
 
 def command(
-    recipe: Annotated[str, typer.Argument(help="A built-in recipe's name, or a recipe file.")],
+    recipe: Annotated[str | None, typer.Argument(help="A built-in recipe's name, or a recipe file.")] = None,
+    project: Annotated[Path | None, typer.Option(help="Plan for a project's folder.")] = None,
+    env: Annotated[Path | None, typer.Option(help="Plan a new environment in place of this one.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The plan file to write.")] = Path(
         "plan.toml"
     ),
@@ -36,9 +38,8 @@ def command(
     from bringup.cli.gpu_names import named_gpus
     from bringup.facts.machine import read_machine
     from bringup.plan.model import write_plan
-    from bringup.plan.planner import Wishes, make_plan
+    from bringup.plan.planner import Wishes
     from bringup.plan.sequence import Given
-    from bringup.recipes import load as load_recipe
     from bringup.report import console
     from bringup.report.messages import say
     from bringup.report.tables import choices_table, plan_table
@@ -54,9 +55,8 @@ def command(
         given=Given(source, weights, models),
         prefer=options.checked_way(prefer),
     )
-    chosen = load_recipe(recipe)
     with console.remarks().status(say("up.planning")):
-        plan = make_plan(chosen, read_machine(), load_catalog(), wishes)
+        plan, _ = options.plan_of(recipe, project, env, read_machine(), load_catalog(), wishes)
     write_plan(plan, output)
     if as_json:
         console.print_json(json.loads(plan.model_dump_json(by_alias=True)))

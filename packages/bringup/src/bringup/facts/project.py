@@ -35,6 +35,7 @@ _SKIPPED = {
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".model", ".bin", ".pkl")
 _MOST_FILES = 50_000
 _LARGEST_SOURCE = 4 << 20
+_IS_FOLDER = re.compile(r"(?:[\w.-]+/)+[\w.-]+/?|\.")
 _PIP_INSTALL = re.compile(r"pip3?\s+install\s+(.+)")
 
 
@@ -45,6 +46,22 @@ class Pin:
     requirement: Requirement
     file: str
     line: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A requirement that is no name on an index: `git+https://…`, `-e .`, `submodules/simple-knn`."""
+
+    text: str
+    file: str
+    line: int
+
+    @property
+    def name(self) -> str:
+        """The last part of the address: "torchmcubes" of `git+https://github.com/tatsy/torchmcubes.git@abc`."""
+        address = self.text.partition("#")[0].rstrip("/")
+        head, _, last = address.rpartition("/")
+        return (last if head else address).partition("@")[0].removesuffix(".git")
 
 
 @dataclass(frozen=True)
@@ -65,6 +82,7 @@ class ProjectFacts:
         imports: top-level module → first place that imports it ("file:line").
         cuda_sources: .cu files below the folder; `extension_builds`: build files that compile CUDA.
         checkpoints: files that look like saved models.
+        links: requirements that no index has. `requires_python`: ranges as the project's files say them.
         unreadable: (file, why).
     """
 
@@ -77,6 +95,8 @@ class ProjectFacts:
     checkpoints: tuple[str, ...]
     entry_points: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]
+    links: tuple[Link, ...] = ()
+    requires_python: tuple[str, ...] = ()
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -105,6 +125,17 @@ def _pins_of_lines(text: str, file: str) -> Iterator[Pin]:
         requirement = _requirement(line)
         if requirement:
             yield Pin(requirement, file, number)
+
+
+def _links_of_lines(text: str, file: str) -> Iterator[Link]:
+    """What `requirements.txt` and the pip list of an `environment.yml` install from elsewhere."""
+    for number, line in enumerate(text.splitlines(), 1):
+        row = line.split(" #")[0].strip().removeprefix("- ").strip().strip("'\"")
+        row = re.sub(r"^(-e|--editable)[ =]+", "", row)
+        if "@" in row and not row.startswith(("git+", "http", ".")):
+            row = row.partition("@")[2].strip()  # name @ git+https://…
+        if row.startswith(("git+", "http://", "https://", "./", "../")) or _IS_FOLDER.fullmatch(row):
+            yield Link(row, file, number)
 
 
 def _pins_of_pyproject(text: str, file: str) -> Iterator[Pin]:
@@ -216,6 +247,8 @@ class _Reading:
         self.checkpoints: list[str] = []
         self.entries: list[str] = []
         self.unreadable: list[tuple[str, str]] = []
+        self.links: list[Link] = []
+        self.pythons: list[str] = []
 
     def python(self, text: str, file: str) -> None:
         tree = ast.parse(text)
@@ -233,10 +266,14 @@ class _Reading:
         name = Path(file).name.lower()
         if re.fullmatch(r"requirements.*\.txt", name):
             self.pins += _pins_of_lines(text, file)
+            self.links += _links_of_lines(text, file)
         elif name == "pyproject.toml":
             self.pins += _pins_of_pyproject(text, file)
+            wanted = tomllib.loads(text).get("project", {}).get("requires-python")
+            self.pythons += [wanted] if isinstance(wanted, str) else []
         elif re.fullmatch(r"environment.*\.ya?ml", name):
             self.pins += _pins_of_environment(text, file)
+            self.links += _links_of_lines(text, file)
         elif name.startswith("dockerfile") or name.endswith(".dockerfile"):
             self.pins += _pins_of_dockerfile(text, file)
         elif name == "cmakelists.txt" and re.search(r"\bCUDA\b", text):
@@ -285,4 +322,6 @@ def read_project(root: Path) -> ProjectFacts:
         tuple(reading.checkpoints),
         tuple(reading.entries),
         tuple(reading.unreadable),
+        tuple(reading.links),
+        tuple(reading.pythons),
     )

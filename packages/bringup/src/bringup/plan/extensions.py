@@ -91,19 +91,22 @@ def _build(row: ExtensionRow, question: ExtensionQuestion, plan: ExtensionPlan) 
     if shutil.which("g++") is None and shutil.which("cl") is None:
         return Reason(id="extension-no-compiler")
     name = canonicalize_name(row.distribution)
-    source = FetchSource(
-        id=f"source-{name}",
-        repository=row.build.repository,
-        commit=row.build.commit,
-        submodules=dict(row.build.submodules),
-        licence=row.build.licence,
-    )
+    source = None
+    if row.build.repository is not None and row.build.commit is not None:
+        source = FetchSource(
+            id=f"source-{name}",
+            repository=row.build.repository,
+            commit=row.build.commit,
+            submodules=dict(row.build.submodules),
+            licence=row.build.licence,
+        )
     plan.builds.append(
         BuildExtension(
             id=f"build-{name}",
             distribution=name,
             imports=row.imports,
             source=source,
+            folder=row.build.folder or "",
             subfolder=row.build.subfolder,
             architectures=tuple(gpu.sm for gpu in sorted(set(question.gpus))),
             environment=dict(row.build.environment),

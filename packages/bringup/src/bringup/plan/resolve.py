@@ -56,7 +56,8 @@ class Resolved:
 
 def explain_installer_failure(log: str, subject: str) -> BringupError:
     """The error that an installer's output stands for, the most specific reason first."""
-    tail = " · ".join(line.strip() for line in log.strip().splitlines()[-3:])
+    said = [line.strip() for line in log.strip().splitlines() if not line.startswith("WARNING:")]
+    tail = " · ".join(said[-3:])
     if _SPACE.search(log):
         return BringupError("no-space", subject=subject, path=state.home())
     if _HASH.search(log):
@@ -72,7 +73,8 @@ def explain_installer_failure(log: str, subject: str) -> BringupError:
     if absent:
         return BringupError("no-matching-distribution", requirement=absent[1].strip(), subject=subject)
     if _CONFLICT.search(log):
-        conflict = [line.strip() for line in log.splitlines() if "depends on" in line or "requires" in line]
+        telling = ("depends on", "requires", "requested")
+        conflict = [line for line in said if any(word in line for word in telling)]
         return BringupError("requirements-conflict", subject=subject, text=" · ".join(conflict[:4]) or tail)
     return BringupError("installer-failed", subject=subject, text=tail or "no output")
 
@@ -198,14 +200,18 @@ class Resolver:
         """
         wanted = list(requirements)
         from_source: list[str] = []
+        lacking: BringupError | None = None
         while True:
             try:
                 return self._resolve(wanted, from_source, index, with_dependencies)
-            except BringupError as error:
+            except BringupError as error:  # noqa: PERF203 - one try a round is the point
+                if lacking and error.id == "installer-failed":
+                    raise lacking from error  # Its source package cannot be built here: as good as none.
                 name = _lacks_a_wheel(error)
                 if name is None or name in from_source or len(from_source) >= _MOST_SOURCE_PACKAGES:
                     raise
                 from_source.append(name)
+                lacking = error
 
     def _resolve(
         self, wanted: Sequence[str], from_source: Sequence[str], index: str | None, with_dependencies: bool

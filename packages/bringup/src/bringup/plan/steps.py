@@ -87,6 +87,7 @@ class BuildExtension(Row):
     """A compiled extension, built for these architectures against the environment's torch.
 
     Attributes:
+        source: None: it lies in `folder` of the workload's own source.
         memory_per_job: bytes that one compiler process was seen to take, where no run has measured it.
         minutes: what it took on 16 cores. `patches`: of its source.
     """
@@ -95,7 +96,8 @@ class BuildExtension(Row):
     id: str
     distribution: str
     imports: tuple[str, ...] = ()
-    source: FetchSource
+    source: FetchSource | None = None
+    folder: str = ""
     subfolder: str = ""
     architectures: tuple[str, ...]
     environment: dict[str, str] = {}

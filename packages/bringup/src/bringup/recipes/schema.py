@@ -95,10 +95,11 @@ class RequirementRow(Row):
 
 
 class ExtensionBuild(Row):
-    """How a compiled extension is built from source."""
+    """How a compiled extension is built: from a repository, or from `folder` of the workload's own source."""
 
-    repository: str
-    commit: CommitHash
+    repository: str | None = None
+    commit: CommitHash | None = None
+    folder: str | None = None
     subfolder: str = ""
     licence: str
     backend: Literal["setuptools", "scikit-build-core", "cmake"]
@@ -106,6 +107,14 @@ class ExtensionBuild(Row):
     memory_per_job_gb: float = 2.0
     minutes: float = 2.0
     submodules: dict[str, CommitHash] = {}
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> ExtensionBuild:
+        if (self.repository is None) == (self.folder is None):
+            raise ValueError("either repository (with commit) or folder")
+        if self.repository is not None and self.commit is None:
+            raise ValueError(f"which commit of {self.repository}?")
+        return self
 
 
 class ExtensionRow(Row):

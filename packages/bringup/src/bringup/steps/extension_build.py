@@ -37,6 +37,7 @@ def build_extension(
     step: BuildExtension,
     target: Target,
     folder: Path,
+    workload: Path,
     installer: Installer,
     supplies: Supplies,
     find_links: Sequence[Path],
@@ -44,13 +45,18 @@ def build_extension(
     log: Path,
     on_line: Callable[[str], None],
 ) -> None:
-    """Build below `folder` and install into `target`; what was built before with the same inputs is taken.
+    """Build and install into `target`; what was built before with the same inputs is taken.
+
+    Args:
+        folder: for the extension's source and wheel. `workload`: the workload's own source.
 
     Raises:
         BringupError: what fetching, patching and building raise; the log of the build is kept.
     """
-    source = folder / step.distribution
-    fetch_source(step.source, source, supplies, log, on_line)
+    source = workload / step.folder
+    if step.source is not None:
+        source = folder / step.distribution
+        fetch_source(step.source, source, supplies, log, on_line)
     for patch in step.patches:
         patch_source(patch, source, versions)
     request = BuildRequest(

@@ -1,0 +1,228 @@
+"""A project or a broken environment → a recipe made on the spot → a plan; what is loosened is said.
+
+The order of giving way: torch's pin, the Python range, then those pins that an index or the resolver names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from bringup.catalog import Catalog
+from bringup.catalog.schema import Extension
+from bringup.errors import BringupError
+from bringup.facts.machine import MachineFacts
+from bringup.plan.model import Choice, Plan, Reason
+from bringup.plan.planner import Wishes, make_plan
+from bringup.plan.sequence import Given
+from bringup.plan.wanted import TORCH_FAMILY, Wanted, python_ranges
+from bringup.recipes.schema import Recipe
+
+_NO_BUILD = ("no-torch", "no-torch-for-gpu", "chip-blocks", "driver-blocks", "no-python", "no-ensurepip")
+_NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict")
+_MOST_ROUNDS = 12
+_MADE_FOR_NUMPY_2 = ("2.3.0", "2.4.0", "2.5.1", "2.6.0", "2.7.0", "2.9.1", "2.11.0", "2.15.0")
+_UNKNOWN_COMMIT = "0" * 40
+
+
+def loosened(requirement: Requirement) -> Requirement:
+    """The requirement with its upper bounds taken off: `==1.2.3` becomes `>=1.2.3`, `<2` nothing."""
+    freed = Requirement(str(requirement))
+    kept = []
+    for spec in requirement.specifier:
+        if spec.operator in ("==", "===", "~="):
+            kept.append(f">={spec.version.removesuffix('.*')}")
+        elif spec.operator in (">=", ">"):
+            kept.append(str(spec))
+    freed.specifier = SpecifierSet(",".join(kept))
+    return freed
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What gives way in one try."""
+
+    torch_is_free: bool
+    python: str
+    free: frozenset[str] = field(default=frozenset())
+
+
+def _attempts(wanted: Wanted) -> Iterator[_Attempt]:
+    pinned = "torch" in wanted.torch and bool(str(wanted.torch["torch"][0].specifier))
+    for python in python_ranges(wanted):
+        if pinned:
+            yield _Attempt(False, python)
+        yield _Attempt(True, python)
+
+
+def _torch_table(wanted: Wanted, attempt: _Attempt) -> dict[str, Any]:
+    requirement = wanted.torch["torch"][0] if "torch" in wanted.torch else Requirement("torch")
+    if attempt.torch_is_free:
+        requirement = loosened(requirement)
+    companions = [name for name in TORCH_FAMILY[1:] if name in wanted.torch]
+    return {"range": str(requirement.specifier) or ">=1.13", "companions": companions}
+
+
+def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
+    rows = []
+    for key, (requirement, place) in sorted(wanted.pins.items()):
+        row: dict[str, Any] = {"spec": str(requirement)}
+        if key in attempt.free:
+            row["loosened"] = str(loosened(requirement))
+            row["why"] = {"en": place, "zh": place}
+        rows.append(row)
+    plain = [
+        row
+        for row in wanted.extensions
+        if not (row.wheels or row.portable or row.name in wanted.local_builds)
+    ]
+    rows += [{"spec": row.name} for row in plain]
+    torch = wanted.torch.get("torch")
+    held = torch[0].specifier if torch and not attempt.torch_is_free else None
+    if held is not None and "numpy" not in wanted.pins and not any(map(held.contains, _MADE_FOR_NUMPY_2)):
+        rows.append({"spec": "numpy<2"})
+    return rows
+
+
+def _extension(row: Extension, wanted: Wanted) -> dict[str, Any]:
+    folder = wanted.local_builds.get(row.name)
+    ways = [
+        way for way, there in (("wheel", row.wheels), ("portable", row.portable), ("build", folder)) if there
+    ]
+    table: dict[str, Any] = {"distribution": row.name, "imports": list(row.imports), "ways": ways}
+    if row.portable:
+        table["portable"] = row.portable
+    if folder:
+        table["build"] = {"folder": folder, "licence": row.licence, "backend": "setuptools"}
+    return table
+
+
+def make_recipe(wanted: Wanted, attempt: _Attempt) -> Recipe:
+    """The recipe that a person would have written for it."""
+    known = {row.name for row in wanted.extensions}
+    extensions = [
+        _extension(row, wanted)
+        for row in wanted.extensions
+        if row.wheels or row.portable or row.name in wanted.local_builds
+    ]
+    extensions += [
+        {
+            "distribution": name,
+            "ways": ["build"],
+            "build": {"folder": folder, "licence": "of the project", "backend": "setuptools"},
+        }
+        for name, folder in wanted.local_builds.items()
+        if name not in known
+    ]
+    imports = [*wanted.imports, *(name for row in extensions for name in row.get("imports", []))]
+    probes: list[dict[str, Any]] = [{"name": "imports", "imports": list(dict.fromkeys(imports))}]
+    if "torch" in wanted.imports or "torch" in wanted.torch:
+        probes.append({"name": "matrix-product", "probe": "matrix_product"})
+    document: dict[str, Any] = {
+        "schema": "bringup/recipe/1",
+        "name": wanted.name,
+        "title": {"en": wanted.name, "zh": wanted.name},
+        "summary": {"en": "made from what is there", "zh": "根据现有内容生成"},
+        "python": attempt.python,
+        "torch": _torch_table(wanted, attempt),
+        "requirements": _requirements(wanted, attempt),
+        "extensions": extensions,
+        "needs": {"gpu": "optional"},
+        "probes": probes,
+        "stages": [_RUN],
+    }
+    if wanted.source is not None:
+        document["source"] = {
+            "repository": wanted.source.as_uri(),
+            "commit": _UNKNOWN_COMMIT,
+            "licence": "of the project",
+        }
+        document["patches"] = [_SAFE_LOAD] if wanted.loads else []
+    return Recipe.model_validate(document)
+
+
+_SAFE_LOAD = {
+    "id": "safe-torch-load",
+    "files": "**/*.py",
+    "kind": "rewrite-torch-load",
+    "fault": r"torch\.load",
+    "why": {"en": "torch.load without weights_only", "zh": "torch.load 未指定 weights_only"},
+}
+_RUN = {
+    "name": "run",
+    "title": {"en": "Run", "zh": "运行"},
+    "command": ["{arguments}"],
+    "directory": "{source}",
+    "modes": ["arguments"],
+}
+
+
+def _named_in(error: BringupError, wanted: Wanted) -> frozenset[str]:
+    """The pins that an installer's refusal names; none where it is torch's, all where it names nothing."""
+    text = " ".join(str(error.parameters.get(key, "")) for key in ("requirement", "text"))
+    words = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]", text)}
+    named = frozenset(words & wanted.pins.keys())
+    return named or (frozenset() if "torch" in words else frozenset(wanted.pins))
+
+
+def plan_wanted(
+    wanted: Wanted, machine: MachineFacts, catalog: Catalog, wishes: Wishes
+) -> tuple[Plan, Recipe]:
+    """Plan a new environment for a project, or in place of a broken one; and the recipe made for it.
+
+    Raises:
+        BringupError: what `make_plan` raises, once nothing is left that could give way.
+    """
+    last: BringupError | None = None
+    if wanted.source is not None:
+        wishes = replace(wishes, given=Given(wanted.source, wishes.given.weights, wishes.given.models))
+    for attempt in _attempts(wanted):
+        try:
+            plan, recipe, final = _loosen_until_it_fits(wanted, attempt, machine, catalog, wishes)
+        except BringupError as error:
+            if error.id not in (*_NO_BUILD, *_NO_FIT):
+                raise
+            last = error
+            continue
+        return plan.model_copy(
+            update={"choices": (*plan.choices, *_said(wanted, final, plan), *wanted.choices)}
+        ), recipe
+    assert last is not None
+    raise last
+
+
+def _loosen_until_it_fits(
+    wanted: Wanted, attempt: _Attempt, machine: MachineFacts, catalog: Catalog, wishes: Wishes
+) -> tuple[Plan, Recipe, _Attempt]:
+    for _ in range(_MOST_ROUNDS):
+        recipe = make_recipe(wanted, attempt)
+        try:
+            return make_plan(recipe, machine, catalog, wishes), recipe, attempt
+        except BringupError as error:
+            more = _named_in(error, wanted) if error.id in _NO_FIT else frozenset()
+            if not more - attempt.free:
+                raise
+            attempt = replace(attempt, free=attempt.free | more)
+    raise BringupError("requirements-conflict", subject=wanted.name, text=", ".join(sorted(attempt.free)))
+
+
+def _said(wanted: Wanted, attempt: _Attempt, plan: Plan) -> Iterator[Choice]:
+    """Every pin that is not met as it was written, and what stands in its place."""
+    locked = {canonicalize_name(row.name): row.version for row in plan.packages}
+    rows: Mapping[str, tuple[Requirement, str]] = {**wanted.pins, **wanted.torch}
+    for key, (requirement, place) in sorted(rows.items()):
+        version = locked.get(canonicalize_name(key))
+        if version is None or requirement.specifier.contains(version, prereleases=True):
+            continue
+        moved = key in TORCH_FAMILY and bool(plan.gpus)
+        named = {"pin": str(requirement), "file": place, "gpus": ", ".join(plan.gpus)}
+        reason = Reason(id="pin-moved-for-gpu" if moved else "pin-loosened", parameters=dict(named))
+        yield Choice(subject=key, chosen=version, why=reason)
+    for script in wanted.entry_points[:8]:
+        yield Choice(subject=script, chosen="▶", why=Reason(id="entry-point", parameters={"script": script}))
