@@ -111,6 +111,7 @@ class Library(Row):
         debian: package of Debian and Ubuntu that carries it.
         optional: what asks for it works without, and loses a back end or a codec.
         replaceable: what asks for it takes another by itself and loses nothing.
+        replaceable_for: distributions, by the beginning of their names, of which that is true.
     """
 
     soname: str
@@ -119,6 +120,7 @@ class Library(Row):
     debian: str | None = None
     optional: bool = False
     replaceable: bool = False
+    replaceable_for: tuple[str, ...] = ()
 
 
 class EngineBuild(Row):

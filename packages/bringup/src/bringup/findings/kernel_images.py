@@ -96,13 +96,12 @@ def _kind(examined: Examined, report: BinaryReport, gpu: NamedGpu) -> tuple[str,
     subject = owner_name(environment, report)
     nvidia = is_nvidia_library(subject, report)
     severity = importance(environment, report)
-    any_driver = report.runs_on(gpu.capability)
-    if any_driver.without < verdict.without:
-        return "ptx-newer-than-driver", "warning" if nvidia else severity, verdict
+    if nvidia and verdict.status != "no":
+        return None
+    if report.runs_on(gpu.capability).without < verdict.without:
+        return "ptx-newer-than-driver", severity, verdict
     if verdict.status == "no":
         return "no-kernel-image", severity, verdict
-    if nvidia:
-        return None
     return (
         ("ptx-only", "info", verdict)
         if verdict.status == "ptx"

@@ -216,6 +216,11 @@ def _without_alternatives(rows: list[Missing], environment: EnvironmentFacts) ->
     return [row for row in rows if _variant(row.report.path) not in whole]
 
 
+def _is_replaceable(library: Library | None, subject: str) -> bool:
+    """Whether what asks for it does without and loses nothing that was promised."""
+    return library is not None and (library.replaceable or subject.startswith(library.replaceable_for))
+
+
 def _is_optional(row: Missing, rows: list[Missing], library: Library | None) -> bool:
     """A library that the catalog calls optional, or one of several back ends that each want another."""
     if library is not None and library.optional:
@@ -253,7 +258,9 @@ def _fix(examined: Examined, subject: str, rows: list[Missing], libraries: list[
         return f"{pip(examined)} install --force-reinstall --no-deps {_headless(subject)}"
     if packages:
         return "apt-get install " + " ".join(packages)
-    return extension_fix(examined, subject)
+    if any(row.report.torch_extension for row in rows) or examined.catalog.extension(subject):
+        return extension_fix(examined, subject)
+    return f"apt-file search {rows[0].library}"
 
 
 def _headless(name: str) -> str:
@@ -306,8 +313,9 @@ def missing_library(examined: Examined) -> Iterator[Finding]:
             for row in _missing_of(report, loader, examined, done):
                 groups.setdefault(owner_name(environment, row.report), []).append(row)
     for subject, missing in groups.items():
-        known = {row.library: examined.catalog.library(row.library) for row in missing}
-        wanted = [row for row in missing if not ((library := known[row.library]) and library.replaceable)]
+        wanted = [
+            row for row in missing if not _is_replaceable(examined.catalog.library(row.library), subject)
+        ]
         rows = _without_alternatives(wanted, environment)
         if rows:
             yield _finding(examined, loader, subject, rows)
