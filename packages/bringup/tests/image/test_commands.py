@@ -124,7 +124,11 @@ def powershell(line: str) -> str:
     return " ".join(handed)
 
 
-_WORDS = st.lists(st.text(st.sampled_from(list("ab \\\"'%^&|<>()$`!;,=@{}#-./:‘’数\t")), max_size=12), min_size=1, max_size=5)
+_WORDS = st.lists(
+    st.text(st.sampled_from(list("ab \\\"'%^&|<>()$`!;,=@{}#-./:‘’数\t")), max_size=12),
+    min_size=1,
+    max_size=5,
+)
 
 
 @given(_WORDS)
@@ -143,7 +147,10 @@ def test_programs_on_windows_get_what_was_meant_from_powershell(words: list[str]
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
 def test_bash_gives_back_what_was_meant(words: list[str]) -> None:
     line = "printf '%s\\0' " + " ".join(quote_bash(word) for word in words)
-    assert subprocess.run(["bash", "-c", line], capture_output=True).stdout == "".join(f"{w}\0" for w in words).encode()
+    assert (
+        subprocess.run(["bash", "-c", line], capture_output=True).stdout
+        == "".join(f"{w}\0" for w in words).encode()
+    )
 
 
 @pytest.mark.parametrize("quote", [quote_cmd, quote_powershell])
@@ -185,7 +192,11 @@ def test_at_the_prompt_the_users_arguments_are_named() -> None:
 
 
 def test_long_commands_are_continued_between_options() -> None:
-    words = ["docker", "run", *(word for number in range(9) for word in ("-v", f"/folder{number}:/place{number}"))]
+    words = [
+        "docker",
+        "run",
+        *(word for number in range(9) for word in ("-v", f"/folder{number}:/place{number}")),
+    ]
     for shell, mark in (("cmd", " ^"), ("powershell", " `"), ("bash", " \\")):
         first, *others = command_line(words, shell).split("\n")  # type: ignore[arg-type]
         assert first.endswith(mark)

@@ -107,6 +107,11 @@ def _clone(repository: str, commit: str, place: str, submodules: bool) -> list[s
     return [*commands, update] if submodules else commands
 
 
+def _source_place(spec: ImageSpec) -> str:
+    """Where the workload's own code lies in the builder stage."""
+    return f"/changes{spec.source}" if spec.fetched else spec.source
+
+
 def _edit_command(source: str, extension: str = "") -> str:
     of = f" --of {extension}" if extension else ""
     return f'PYTHONPATH=/tmp/bringup "$PYTHON" {CONTEXT}/edit.py --source {source}{of}'
@@ -128,7 +133,12 @@ def _build_command(name: str, build: ExtensionBuild, spec: ImageSpec) -> str:
     # Kilobytes per job; the kernel's estimate of what is free now.
     per_job = int(build.memory_per_job_gb * 1e6)
     place = f"/tmp/source/{name}"
-    commands = _clone(build.repository, build.commit, place, bool(build.submodules))
+    if build.repository and build.commit:
+        commands = _clone(build.repository, build.commit, place, bool(build.submodules))
+    else:
+        # A copy: what compiling leaves behind must not get into the image.
+        own = f"{_source_place(spec)}/{build.folder}"
+        commands = ["mkdir -p /tmp/source", f"cp -R {shlex.quote(own)} {place}"]
     if spec.edits_of(name):
         commands.append(_edit_command(place, name))
     folder = shlex.quote(f"{place}/{build.subfolder}" if build.subfolder else place)
@@ -212,7 +222,7 @@ def _edits(spec: ImageSpec) -> list[str]:
     rows = spec.edits_of("")
     if not rows:
         return []
-    place = f"/changes{spec.source}" if spec.fetched else spec.source
+    place = _source_place(spec)
     names = ", ".join(row.id for row in rows)
     title = f"# Source edits, where the fault is present: {names}."
     return [title, _run([_context_mount()], [_edit_command(place)])]
@@ -301,9 +311,9 @@ def dockerfile(spec: ImageSpec, catalog: Catalog, user: str = "") -> str:
         lines.append(f"ARG TORCH_INDEX={spec.index}")
     lines += ["USER root", "ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_NO_INPUT=1"]
     blocks = [_compilers(spec), _packages(spec)]
-    blocks += [_tools(spec)]
+    blocks += [_tools(spec), _fetch_source(spec), _edits(spec)]
     blocks += [_extension(choice, catalog, spec) for choice in spec.extensions]
-    blocks += [_fetch_source(spec), _edits(spec), _checkpoints(spec)]
+    blocks += [_checkpoints(spec)]
     collect = _run([_context_mount()], [f'"$PYTHON" {CONTEXT}/assemble.py collect'])
     blocks.append(["# Everything that changed, below /changes.", collect])
     for block in blocks:

@@ -29,8 +29,9 @@ from bringup.steps.image.spec import ImageSpec
 
 _BLOCK = 1 << 16
 # Wheels of one torch with all that it requires, unpacked: what stands in where no index answers.
-# Measured from the wheels' central directories on the package index, 2026-11-21 (`layers` below).
-TYPICAL_TORCH = {"13": 5_200_000_000, "12": 7_000_000_000, "cpu": 800_000_000}
+# Read from the wheels' central directories on the package index, 2026-11-21: torch 2.14.1 (CUDA 13.0),
+# 2.9.1 (CUDA 12.8), 2.13.0+cpu with its requirements.
+TYPICAL_TORCH = {"13": 5_500_000_000, "12": 7_000_000_000, "cpu": 800_000_000}
 
 
 @dataclass(frozen=True)
