@@ -1,4 +1,4 @@
-"""diff_gaussian_rasterization: 100,000 Gaussians (times 10: a million) on 1024×1024 pixels, harmonics of degree 3."""
+"""diff_gaussian_rasterization: 100,000 Gaussians (times 10: a million), 1024×1024 pixels, degree 3."""
 
 from __future__ import annotations
 

@@ -128,3 +128,15 @@ def test_many_points_as_the_reference(kind: str) -> None:
     squared.fill_diagonal_(torch.inf)
     expected = squared.topk(3, largest=False).values.mean(dim=1)
     assert torch.allclose(found.double(), expected, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.gpu
+def test_more_than_2_to_the_31_elements() -> None:
+    count = 2**31 // 3 + 5
+    points = torch.rand(count, 3, device="cuda")
+    found = distCUDA2(points)
+    for i in (0, count // 2, count - 1):
+        squared = ((points - points[i]) ** 2).sum(dim=1)
+        assert found[i].item() == pytest.approx(
+            squared.topk(4, largest=False).values[1:].mean().item(), rel=1e-5
+        )

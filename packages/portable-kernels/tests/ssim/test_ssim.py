@@ -122,7 +122,7 @@ def test_kernels_agree_with_the_reference(shape: tuple[int, ...], padding: str) 
     first, second = _images(*shape)
     results = []
     for device, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
-        image = first.to(device, dtype).requires_grad_()
+        image = first.to(device, dtype, copy=True).requires_grad_()
         mean = fused_ssim(image, second.to(device, dtype), padding)
         mean.backward()
         results.append((mean.item(), image.grad.double().cpu()))
