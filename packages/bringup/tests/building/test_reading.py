@@ -140,6 +140,7 @@ def test_after_a_kill_there_are_fewer_jobs(jobs: int, peak: int | None, memory: 
         ("", 137, "memory"),
         ("/usr/bin/ld: final link failed: No space left on device", 1, "disk"),
         ("lto1: fatal error: could not run lto-wrapper", 1, "lto"),
+        ("cc1plus: error: '-fno-fat-lto-objects' are supported only with linker plugin", 1, "lto"),
         ("nvcc error   : 'ptxas' died due to signal 11 (Invalid memory reference)", 1, "compiler-crash"),
         ('kernel.cu(3): error: identifier "uint32_t" is undefined', 1, "errors"),
         ("error: killed_by was not declared in this scope", 1, "errors"),

@@ -23,6 +23,7 @@ _MEMORY = re.compile(
 _DISK = re.compile(r"No space left on device|Disk quota exceeded|not enough space on the disk|Errno 28")
 _LTO = re.compile(
     r"lto-wrapper|lto1: fatal|plugin needed to handle lto object|could not run lto|liblto_plugin"
+    r"|fat-lto-objects"
 )
 _CRASH = re.compile(r"died due to signal (\d+)|internal compiler error: (\w[\w ]+)|Segmentation fault")
 _ERROR = re.compile(
