@@ -137,6 +137,14 @@ def test_empty_scenes_and_views() -> None:
         assert all((t.grad == 0).all() for t in moved.arguments.values())
 
 
+def test_a_colour_that_is_not_a_number_shows_where_the_reference_shows_it() -> None:
+    scene = random_scene(40, 4, "precomputed", scale=0.1)
+    scene.arguments["colors_precomp"][3, 1] = torch.nan
+    expected = scene.render(settings(48, 48))[0]
+    found = scene.to("cuda", torch.float32).render(settings(48, 48, 3, torch.float32, "cuda"))[0].cpu()
+    assert (torch.isnan(found) != torch.isnan(expected)).sum() <= 2
+
+
 def test_float64_is_refused_before_any_kernel() -> None:
     with pytest.raises(RuntimeError, match="expected scalar type Float"):
         random_scene(3).to("cuda", torch.float64).render(settings(device="cuda"))

@@ -151,6 +151,16 @@ def test_counts_as_visible_and_stays_finite(argument: str, value: list[float]) -
     assert all(torch.isfinite(t.grad).all() for t in scene.arguments.values())
 
 
+def test_a_colour_that_is_not_a_number_shows_where_it_is_drawn_alone() -> None:
+    scene = random_scene(6, 4, "precomputed", scale=0.1)
+    scene.arguments["means3D"][:] = torch.tensor([0.0, 0.0, 0.0])
+    scene.arguments["colors_precomp"][3, 1] = torch.nan
+    color = scene.render(settings(48, 48))[0]
+    assert torch.isnan(color[1]).any()
+    assert not torch.isnan(color[1]).all()
+    assert torch.isfinite(color[0]).all()
+
+
 def test_settings_of_2023_give_two_results() -> None:
     scene, view = random_scene(5), settings()
     fields = {name: value for name, value in view._asdict().items() if name != "antialiasing"}

@@ -170,6 +170,15 @@ def _tile_weights(splats: Splats, pixels: torch.Tensor) -> tuple[torch.Tensor, t
     return alpha * before, passing[:, -1]
 
 
+def _blended(weights: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Weights (P, K), features (K, 4) → sums (P, 4) over the splats that a pixel is drawn with."""
+    if torch.isfinite(features).all():
+        return weights @ features
+    # What is not finite shows where it is drawn, and nowhere else.
+    drawn = weights[:, :, None] > 0
+    return torch.where(drawn, weights[:, :, None] * features, 0).sum(dim=1)
+
+
 def rasterize(
     scene: Gaussians,
     camera: Camera,
@@ -224,7 +233,7 @@ def _composite(
             y, x = torch.meshgrid(axis + ty * TILE, axis + tx * TILE, indexing="ij")
             local = Splats(*(t[here] for t in vars(splats).values()))
             weights, passing = _tile_weights(local, torch.stack([x, y], dim=-1).view(-1, 2))
-            blended = weights @ features[here] + passing[:, None] * behind
+            blended = _blended(weights, features[here]) + passing[:, None] * behind
             tiles.append(blended.T.reshape(4, TILE, TILE))
         bands.append(torch.cat(tiles, dim=2))
     return torch.cat(bands, dim=1)[:, : camera.height, : camera.width]
