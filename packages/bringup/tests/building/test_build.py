@@ -46,10 +46,21 @@ def test_second_build_comes_from_the_cache(bringup: Bringup, environment: Path, 
     assert second["cached"]
     assert second["attempts"] == []
     assert second["sha256"] == first["sha256"]
-    other = bringup(*words[:4], "--gpu", "H200", *words[6:]).first
-    assert not other["cached"], "another architecture is another build"
+
+
+@pytest.mark.slow
+def test_what_a_build_depends_on_makes_another_build(
+    bringup: Bringup, environment: Path, tmp_path: Path
+) -> None:
+    source = setuptools_project(tmp_path / "source")
+    words = ("build", source, "--env", environment, "-o", tmp_path, "--json")
+    assert not bringup(*words, "--gpu", "RTX 5090").first["cached"]
+    assert not bringup(*words, "--gpu", "H200").first["cached"], "another architecture"
+    assert not bringup(*words, "--gpu", "H200", CFLAGS="-O1").first["cached"], "another flag"
     (source / "module.cu").write_text((source / "module.cu").read_text() + "// changed\n")
-    assert not bringup(*words).first["cached"], "another source is another build"
+    assert not bringup(*words, "--gpu", "RTX 5090").first["cached"], "another source"
+    assert not bringup(*words, "--gpu", "RTX 5090", "--fresh").first["cached"], "asked for"
+    assert bringup(*words, "--gpu", "RTX 5090").first["cached"]
 
 
 @pytest.mark.slow

@@ -142,6 +142,7 @@ def test_errors_of_the_source_are_told_and_the_log_is_kept(
     assert "Traceback" not in answer.errors + answer.output
 
 
+@pytest.mark.slow
 def test_one_bad_source_does_not_stop_the_others(bringup: Bringup, environment: Path, tmp_path: Path) -> None:
     good = setuptools_project(tmp_path / "good")
     words = ("--env", environment, "--arch", "9.0", "-o", tmp_path, "--json")

@@ -73,12 +73,15 @@ def _environment(env: Path | None) -> EnvironmentFacts:
     """The named environment, the active one, or that of the `python3` on PATH."""
     from bringup.errors import BringupError
     from bringup.facts.environment import read_environment
+    from bringup.facts.interpreters import ask
 
     active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
     found = env or (Path(active) if active and Path(active).is_dir() else None)
     if found is None:
+        # Asked, because what PATH has may be a script (pyenv) in front of the interpreter.
         on_path = shutil.which("python3") or shutil.which("python")
-        found = Path(on_path) if on_path else None
+        interpreter = ask(on_path) if on_path else None
+        found = Path(interpreter.path) if interpreter else None
     if found is None:
         raise BringupError("no-build-environment", exit_code=2)
     return read_environment(found.expanduser(), scan=False)
