@@ -36,7 +36,8 @@ def test_gradient(name: str, device: str) -> None:
     torch.manual_seed(3)
     for inner in (2, 9):  # on a GPU: by atomics, by sorting
         x = torch.randn(6, inner, dtype=torch.float64, device=device, requires_grad=True)
-        assert gradcheck(lambda x: FUNCTIONS[name](x, device), (x,))
+        # Sums by atomics differ from run to run in their last bits.
+        assert gradcheck(lambda x: FUNCTIONS[name](x, device), (x,), nondet_tol=1e-12)
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -3,6 +3,7 @@
 # TorchScript reads the annotations as objects: no `from __future__ import annotations` here.
 import torch
 
+from portable_kernels.scatter import torch_scatter_ops as eager
 from portable_kernels.scatter.functional import scatter_max, scatter_sum
 
 __all__ = ["scatter_log_softmax", "scatter_logsumexp", "scatter_softmax", "scatter_std"]
@@ -18,6 +19,13 @@ def broadcast(src: torch.Tensor, other: torch.Tensor, dim: int) -> torch.Tensor:
     for _ in range(src.dim(), other.dim()):
         src = src.unsqueeze(-1)
     return src.expand(other.size())
+
+
+def _of_target(values: torch.Tensor, index: torch.Tensor, src: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return in `src`'s shape what `values` holds for each element's target."""
+    if not torch.jit.is_scripting():
+        return eager.of_target(values, index, src, dim)
+    return values.gather(dim, broadcast(index, src, dim))
 
 
 def _result_size(index: torch.Tensor, dim: int, out: torch.Tensor | None, dim_size: int | None) -> int:
@@ -54,7 +62,7 @@ def scatter_std(
     ones = torch.ones(shared.size(), dtype=src.dtype, device=src.device)
     count = scatter_sum(ones, shared, dim, None, size).clamp(min=1)
     mean = scatter_sum(src, index, dim, None, size) / count
-    deviation = src - mean.gather(dim, index)
+    deviation = src - _of_target(mean, index, src, dim)
     squares = scatter_sum(deviation * deviation, index, dim, out, size)
     if unbiased:
         count = (count - 1).clamp(min=1)
@@ -77,13 +85,12 @@ def scatter_logsumexp(
         raise ValueError(
             "`scatter_logsumexp` can only be computed over tensors with floating point data types."
         )
-    index = broadcast(index, src, dim)
     size = list(src.size())
     size[dim] = _result_size(index, dim, out, dim_size)
     # The result does not depend on where it is computed around: no gradient goes through the maximum.
     peak = torch.full(size, float("-inf"), dtype=src.dtype, device=src.device)
     scatter_max(src.detach(), index, dim, peak, None)
-    scores = src - peak.gather(dim, index)
+    scores = src - _of_target(peak, index, src, dim)
     scores = scores.masked_fill(scores.isnan(), float("-inf")).exp()
     if out is None:
         total = scatter_sum(scores, index, dim, None, size[dim])
@@ -102,11 +109,10 @@ def scatter_softmax(
         raise ValueError(
             "`scatter_softmax` can only be computed over tensors with floating point data types."
         )
-    index = broadcast(index, src, dim)
     peak = scatter_max(src.detach(), index, dim, None, dim_size)[0]
-    scores = (src - peak.gather(dim, index)).exp()
+    scores = (src - _of_target(peak, index, src, dim)).exp()
     total = scatter_sum(scores, index, dim, None, peak.size(dim))
-    return scores / total.gather(dim, index)
+    return scores / _of_target(total, index, src, dim)
 
 
 def scatter_log_softmax(
@@ -121,8 +127,7 @@ def scatter_log_softmax(
         raise ValueError(
             "`scatter_log_softmax` can only be computed over tensors with floating point data types."
         )
-    index = broadcast(index, src, dim)
     peak = scatter_max(src.detach(), index, dim, None, dim_size)[0]
-    scores = src - peak.gather(dim, index)
+    scores = src - _of_target(peak, index, src, dim)
     total = scatter_sum(scores.exp(), index, dim, None, peak.size(dim))
-    return scores - (total + eps).log().gather(dim, index)
+    return scores - _of_target((total + eps).log(), index, src, dim)

@@ -18,7 +18,7 @@ as the launch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
@@ -162,9 +162,9 @@ def _reduce_by_index_backward(ctx: Any, grad: torch.Tensor | None, _: None) -> t
     if ctx.reduction != "mul":
         return gather_by_index(grad, index, ctx.dim), *(None,) * 6
     src, out = rest
-    gradient = gather_by_index(grad * out, index, ctx.dim) / src
+    gradient = gather_by_index(grad * out, index, ctx.dim).div_(src)
     # torch_scatter's convention where a factor is 0: no gradient, rather than NaN.
-    return gradient.masked_fill(gradient.isnan(), 0), *(None,) * 6
+    return gradient.nan_to_num_(nan=0.0, posinf=inf, neginf=-inf), *(None,) * 6
 
 
 # ------------------------------------------------------------------------------------- gather_by_index

@@ -191,6 +191,12 @@ def _extreme_by_index(
     return (values, arg) if out is None else _merge_extreme(out, values, arg, largest, src.shape[dim])
 
 
+def of_target(values: torch.Tensor, index: torch.Tensor, src: torch.Tensor, dim: int) -> torch.Tensor:
+    """Return in `src`'s shape what `values`, a result of scatter, holds for each element's target."""
+    dim = positive_dim(dim, src.dim())
+    return ops.gather_by_index(values, _cover_dim(index, dim, src), dim)
+
+
 # -------------------------------------------------------------------------------------------- segment_coo
 
 
