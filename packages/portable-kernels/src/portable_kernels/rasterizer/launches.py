@@ -19,6 +19,7 @@ PIXELS = 4  # that a thread draws; of 1, 2, 4 and 8 the quickest on an H200, bot
 WORD = 4  # bytes of a sorting key
 
 PROJECT = KernelSource("rasterizer_project.cu")
+PROJECT_BACKWARD = KernelSource("rasterizer_project_backward.cu")
 SORT = KernelSource("rasterizer_sort.cu")
 
 
@@ -29,7 +30,7 @@ def blend_source(pixels: int, ordered: bool = False) -> KernelSource:
 
 def sources() -> list[KernelSource]:
     """Every translation unit that the rasteriser may compile."""
-    return [PROJECT, SORT, blend_source(PIXELS), blend_source(8, True)]
+    return [PROJECT, PROJECT_BACKWARD, SORT, blend_source(PIXELS), blend_source(8, True)]
 
 
 @cache
@@ -290,7 +291,8 @@ def rasterize_backward(
     args = _scene_arguments(scene, camera, degree, modifier, antialiasing)
     args += [tile_counts, moments, grads.means3D, grads.means2D, grads.means2D.shape[1], grads.opacities]
     args += [_given(g) for g in (grads.shs, grads.colors, grads.scales, grads.rotations, grads.cov3D)]
-    _module(PROJECT).launch("project_backward", launch_grid(N, BACKWARD_BLOCK), BACKWARD_BLOCK, args, device)
+    grid = launch_grid(N, BACKWARD_BLOCK)
+    _module(PROJECT_BACKWARD).launch("project_backward", grid, BACKWARD_BLOCK, args, device)
     return grads
 
 
