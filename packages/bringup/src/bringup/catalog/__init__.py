@@ -15,7 +15,16 @@ from packaging.version import Version
 from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.binaries.compatibility import carries
 from bringup.catalog.gpu_names import find_gpu
-from bringup.catalog.schema import DriverMinimum, EngineBuild, Extension, Gpu, Library, Toolkit, TorchBuild
+from bringup.catalog.schema import (
+    DriverMinimum,
+    EngineBuild,
+    Extension,
+    Gpu,
+    Library,
+    Toolkit,
+    TorchBuild,
+    TorchSource,
+)
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +45,7 @@ class Catalog:
     toolkits: tuple[Toolkit, ...]
     libraries: tuple[Library, ...] = ()
     engines: tuple[EngineBuild, ...] = ()
+    torch_sources: tuple[TorchSource, ...] = ()
 
     def toolkit(self, version: str) -> Toolkit | None:
         """The toolkit "12.8", also when asked for as "12.8.93"; None where the catalog does not know it."""
@@ -116,4 +126,7 @@ def load() -> Catalog:
         toolkits=tuple(Toolkit.model_validate(row) for row in _table("toolkits.toml", "toolkits")),
         libraries=tuple(Library.model_validate(row) for row in _table("libraries.toml", "libraries")),
         engines=tuple(EngineBuild.model_validate(row) for row in _table("engines.toml", "engines")),
+        torch_sources=tuple(
+            TorchSource.model_validate(row) for row in _table("torch_sources.toml", "torch_sources")
+        ),
     )

@@ -48,6 +48,13 @@ class TorchBuild(Row):
     torchaudio: str | None = None
 
 
+class TorchSource(Row):
+    """The commit of PyTorch's repository that a release was built from."""
+
+    version: str
+    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+
 class DriverMinimum(Row):
     """The oldest driver that runs programs of a CUDA major version (minor-version compatibility)."""
 

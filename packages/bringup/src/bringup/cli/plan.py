@@ -30,6 +30,9 @@ def command(
     find_links: options.FindLinks = None,
     overlay: options.Overlay = None,
     offline: options.Offline = False,
+    torch_from_source: Annotated[
+        bool, typer.Option("--torch-from-source", help="Compile PyTorch itself, for the GPU's chip.")
+    ] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say what was rejected, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The plan as JSON on standard output.")] = False,
 ) -> None:
@@ -54,6 +57,7 @@ def command(
         overlay=overlay,
         given=Given(source, weights, models),
         prefer=options.checked_way(prefer),
+        torch_from_source=torch_from_source,
     )
     with console.remarks().status(say("up.planning")):
         plan, _ = options.plan_of(recipe, project, env, read_machine(), load_catalog(), wishes)

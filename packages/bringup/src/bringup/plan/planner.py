@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from bringup.plan.resolve import Resolved, Resolver
 from bringup.plan.sequence import Given, Parts, sequence
 from bringup.plan.sizes import file_sizes
 from bringup.plan.torch_choice import TorchChoice, TorchQuestion, choose_torch
+from bringup.plan.torch_source import BUILD_REQUIREMENTS, plan_source_build, stand_in
 from bringup.recipes.schema import Recipe, TorchRange
 
 _UNPACKED = 3.5  # Wheels of this kind unpack to about this many times their size.
@@ -44,6 +46,7 @@ class Wishes:
         overlay: an environment (its folder or Python) whose torch is used as it is.
         given: folders that the user brings in place of downloads.
         prefer: the way that is tried first for every extension.
+        torch_from_source: compile PyTorch itself although a build may be had.
     """
 
     gpus: tuple[ComputeCapability, ...] = ()
@@ -55,6 +58,7 @@ class Wishes:
     overlay: Path | None = None
     given: Given = field(default_factory=Given)
     prefer: str | None = None
+    torch_from_source: bool = False
 
 
 def torch_range(recipe: Recipe, profile: str) -> TorchRange:
@@ -106,7 +110,10 @@ def _choose_interpreter_and_torch(
         resolver = Resolver(interpreter, wishes.find_links, wishes.offline)
         resolver.prepare()
         try:
-            torch = choose_torch(question, resolver, catalog)
+            if wishes.torch_from_source:
+                torch = plan_source_build(question, machine, catalog, "torch-source-asked")
+            else:
+                torch = choose_torch(question, resolver, catalog)
         except BringupError as error:
             if error.id not in ("no-torch", "no-torch-for-gpu"):
                 raise
@@ -117,7 +124,26 @@ def _choose_interpreter_and_torch(
         python = Choice(subject="python", chosen=interpreter.version, why=why, rejected=tuple(rejected))
         return resolver, torch, python
     assert failure is not None
+    if failure.id == "no-torch-for-gpu" and not wishes.offline:
+        return _compiled_torch(recipe, question, machine, wishes, catalog, rejected)
     raise failure
+
+
+def _compiled_torch(
+    recipe: Recipe,
+    question: TorchQuestion,
+    machine: MachineFacts,
+    wishes: Wishes,
+    catalog: Catalog,
+    rejected: Sequence[Rejected],
+) -> tuple[Resolver, TorchChoice, Choice]:
+    """The last resort, by itself where builds for the chip exist but no index in reach has one."""
+    torch = plan_source_build(question, machine, catalog, "torch-source-no-wheel")
+    interpreter = _fitting_interpreters(recipe, machine, wishes)[0]
+    resolver = Resolver(interpreter, wishes.find_links, wishes.offline)
+    why = Reason(id="python-in-range", parameters={"range": recipe.python})
+    found = Choice(subject="python", chosen=interpreter.version, why=why, rejected=tuple(rejected))
+    return resolver, torch, found
 
 
 def _given_torch(needs: TorchRange, wishes: Wishes) -> tuple[Resolver, TorchChoice, Choice]:
@@ -212,12 +238,15 @@ def _companions(needs: TorchRange, torch: TorchChoice, catalog: Catalog) -> list
     return listed
 
 
-def _estimate(packages: Sequence[LockedPackage], extensions: ExtensionPlan, weights: int) -> Estimate:
+def _estimate(
+    packages: Sequence[LockedPackage], extensions: ExtensionPlan, torch: TorchChoice, weights: int
+) -> Estimate:
     download = sum(package.size or 0 for package in packages) + weights
+    compiling = torch.build_seconds + sum(60 * step.minutes for step in extensions.builds)
     return Estimate(
         download=download,
-        disk=int(download * (1 + _UNPACKED)),
-        seconds=int(30 + download / _BYTES_PER_SECOND + sum(60 * step.minutes for step in extensions.builds)),
+        disk=int(download * (1 + _UNPACKED)) + (torch.build.disk if torch.build else 0),
+        seconds=int(30 + download / _BYTES_PER_SECOND + compiling),
     )
 
 
@@ -254,11 +283,12 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
     texts, own = _requirements(recipe, profile, extra, wishes.find_links)
     # A given torch may carry a label that its metadata lack: any build of the release satisfies.
     pinned = f"torch=={torch.version.public}" if torch.overlay else f"torch==={torch.version}"
-    rows = resolver.resolve([pinned, *_companions(needs, torch, catalog), *texts], index=torch.index)
+    companions = [] if torch.build else _companions(needs, torch, catalog)
+    rows = _resolve([pinned, *companions, *texts], resolver, torch)
     packages, indexes = _lock(rows, torch, extensions)
-    estimate = _estimate(packages, extensions, sum(row.size or 0 for row in recipe.weights))
+    estimate = _estimate(packages, extensions, torch, sum(row.size or 0 for row in recipe.weights))
     _require_space(estimate, machine)
-    parts = Parts(recipe, profile, resolver.interpreter, torch.overlay, packages, own, extensions, gpus)
+    parts = Parts(recipe, profile, resolver.interpreter, torch, packages, own, extensions, gpus)
     return Plan(
         schema=SCHEMA,
         recipe=recipe.name,
@@ -272,6 +302,16 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
         packages=packages,
         steps=sequence(parts, wishes.given),
     )
+
+
+def _resolve(texts: Sequence[str], resolver: Resolver, torch: TorchChoice) -> list[Resolved]:
+    """The lock's rows; a torch that has still to be compiled is stood in for, and left out again."""
+    if torch.build is None:
+        return resolver.resolve(texts, index=torch.index)
+    with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
+        stand_in(torch.version, Path(folder))
+        rows = resolver.resolve([*texts, *BUILD_REQUIREMENTS], find_links=[Path(folder)])
+    return [row for row in rows if row.name != "torch"]
 
 
 def _require_space(estimate: Estimate, machine: MachineFacts) -> None:

@@ -189,9 +189,15 @@ class Resolver:
         return []
 
     def resolve(
-        self, requirements: Iterable[str], index: str | None = None, with_dependencies: bool = True
+        self,
+        requirements: Iterable[str],
+        index: str | None = None,
+        with_dependencies: bool = True,
+        find_links: Sequence[Path] = (),
     ) -> list[Resolved]:
         """What an installation of these requirements into an empty environment would take.
+
+        `find_links`: folders to look into for this question alone.
 
         Wheels; a distribution that has none for this Python (antlr4 for OmegaConf) as its source package.
 
@@ -203,7 +209,7 @@ class Resolver:
         lacking: BringupError | None = None
         while True:
             try:
-                return self._resolve(wanted, from_source, index, with_dependencies)
+                return self._resolve(wanted, from_source, index, with_dependencies, find_links)
             except BringupError as error:  # noqa: PERF203 - one try a round is the point
                 if lacking and error.id == "installer-failed":
                     raise lacking from error  # Its source package cannot be built here: as good as none.
@@ -214,12 +220,18 @@ class Resolver:
                 lacking = error
 
     def _resolve(
-        self, wanted: Sequence[str], from_source: Sequence[str], index: str | None, with_dependencies: bool
+        self,
+        wanted: Sequence[str],
+        from_source: Sequence[str],
+        index: str | None,
+        with_dependencies: bool,
+        find_links: Sequence[Path],
     ) -> list[Resolved]:
         with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
             report = Path(folder) / "report.json"
             options = ["--dry-run", "--quiet", "--only-binary=:all:"]
             options += [f"--no-binary={name}" for name in from_source]
+            options += [f"--find-links={folder}" for folder in find_links]
             if not self._overlay:
                 options.append("--ignore-installed")
             if not with_dependencies:

@@ -24,6 +24,7 @@ from bringup.plan.steps import (
     Step,
     Verify,
 )
+from bringup.plan.torch_choice import TorchChoice
 from bringup.recipes.schema import PatchRow, Recipe, WeightsRow
 
 
@@ -43,7 +44,7 @@ class Parts:
     recipe: Recipe
     profile: str
     interpreter: Interpreter
-    overlay: tuple[str, ...]
+    torch: TorchChoice
     packages: tuple[LockedPackage, ...]
     own: Sequence[OwnPackage]
     extensions: ExtensionPlan
@@ -59,7 +60,10 @@ def sequence(parts: Parts, given: Given) -> tuple[Step, ...]:
     """All steps, in order."""
     interpreter = parts.interpreter
     first = CreateEnvironment(
-        id="environment", python=interpreter.version, interpreter=interpreter.path, overlay=parts.overlay
+        id="environment",
+        python=interpreter.version,
+        interpreter=interpreter.path,
+        overlay=parts.torch.overlay,
     )
     return (
         first,
@@ -111,6 +115,8 @@ def _packages(parts: Parts) -> Iterator[Step]:
         yield InstallPackages(id="torch", packages=tuple(heavy))
     if light:
         yield InstallPackages(id="packages", packages=tuple(light))
+    if parts.torch.build:
+        yield parts.torch.build
     for package in parts.own:
         yield InstallOwn(id=package.name, package=package.name, content=package.content)
 

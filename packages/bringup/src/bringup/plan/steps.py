@@ -48,6 +48,7 @@ class FetchSource(Row):
 
     Attributes:
         submodules: path below the source → commit; their addresses stand in the source's `.gitmodules`.
+        recursive: all submodules at the commits that the source names.
         local: the given folder, and `content` the hash of what was in it when it was planned.
     """
 
@@ -56,6 +57,7 @@ class FetchSource(Row):
     repository: str
     commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     submodules: dict[str, str] = {}
+    recursive: bool = False
     licence: str = ""
     local: str | None = None
     content: str | None = None
@@ -104,6 +106,25 @@ class BuildExtension(Row):
     memory_per_job: int = 2_000_000_000
     minutes: float = 2.0
     patches: tuple[PatchSource, ...] = ()
+
+
+class BuildTorch(Row):
+    """PyTorch itself, compiled for these architectures: where no index has a build for the chip.
+
+    Attributes:
+        version: what it calls itself, "2.13.0+cu130". `cuda`: the toolkit's release.
+        memory, disk: bytes that the host must have; checked again before it begins.
+    """
+
+    kind: Literal["build-torch"] = "build-torch"
+    id: str
+    source: FetchSource
+    version: str
+    cuda: str
+    architectures: tuple[str, ...]
+    jobs: int
+    memory: int
+    disk: int
 
 
 class FetchWeights(Row):
@@ -163,6 +184,7 @@ Step = Annotated[
     | PatchSource
     | InstallShims
     | BuildExtension
+    | BuildTorch
     | FetchWeights
     | ConvertCheckpoints
     | Verify,

@@ -18,7 +18,7 @@ from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
 from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolver
-from bringup.plan.steps import Value
+from bringup.plan.steps import BuildTorch, Value
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -50,6 +50,7 @@ class TorchChoice:
     Attributes:
         index: its own wheel index, None where the user's index has it.
         overlay: folders of a given environment whose torch it is.
+        build: the step that compiles it, where no index has it; about `build_seconds`.
     """
 
     version: Version
@@ -57,6 +58,8 @@ class TorchChoice:
     index: str | None
     choice: Choice
     overlay: tuple[str, ...] = ()
+    build: BuildTorch | None = None
+    build_seconds: int = 0
 
 
 def _newest(versions: Sequence[Version], allowed: SpecifierSet, local: str | None) -> Version | None:

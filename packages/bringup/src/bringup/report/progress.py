@@ -17,11 +17,14 @@ _QUIET_SECONDS = 10.0
 
 
 def duration(seconds: float) -> str:
-    """ "0.4 s", "12 s", "3 min 05 s"."""
+    """ "0.4 s", "12 s", "3 min 05 s", "2 h 10 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
         return f"{seconds:.0f} s"
+    if seconds >= 2 * 3600:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes:02d} min"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s"
 

@@ -12,6 +12,7 @@ from bringup.facts.machine import MachineFacts
 from bringup.plan.model import Choice, Plan, Reason
 from bringup.plan.steps import (
     BuildExtension,
+    BuildTorch,
     ConvertCheckpoints,
     CreateEnvironment,
     FetchSource,
@@ -113,6 +114,9 @@ def describe_step(step: Step, plan: Plan) -> str:
         return say("plan.shims", names=", ".join(step.shims))
     if isinstance(step, BuildExtension):
         return say("plan.build", name=step.distribution, architectures=", ".join(step.architectures))
+    if isinstance(step, BuildTorch):
+        listed = ", ".join(step.architectures)
+        return say("plan.build-torch", version=step.version, architectures=listed, jobs=step.jobs)
     if isinstance(step, FetchWeights):
         origin = step.local or step.repository or step.url or ""
         return f"{origin} · {size(step.size)}" if step.size else origin

@@ -22,6 +22,7 @@ from bringup.plan.own_packages import find_own_package
 from bringup.plan.resolve import explain_environment_failure, show_through
 from bringup.plan.steps import (
     BuildExtension,
+    BuildTorch,
     ConvertCheckpoints,
     CreateEnvironment,
     FetchSource,
@@ -43,6 +44,7 @@ from bringup.steps.patches import gcc_version, patch_source
 from bringup.steps.processes import run_logged
 from bringup.steps.shims import install_shims
 from bringup.steps.sources import Supplies, fetch_source
+from bringup.steps.torch_build import build_torch, check_host
 from bringup.steps.verify import Proof, verify, write_proof
 from bringup.steps.weights import fetch_weights
 
@@ -90,6 +92,8 @@ def validate(plan: Plan, folders: Sequence[Path] = ()) -> None:
     for step in plan.steps:
         if isinstance(step, InstallOwn):
             _require_unchanged(step, folders)
+        if isinstance(step, BuildTorch) and current_key(plan) != plan.key:
+            check_host(step, Slot(plan.environment, plan.key).root)
         if isinstance(step, FetchSource) and step.local and current_key(plan) != plan.key:
             folder = Path(step.local)
             if not folder.is_dir() or (step.content and content_of(folder) != step.content):
@@ -145,6 +149,8 @@ class _Steps:
             install_shims(target, step.shims, log, tell)
         elif isinstance(step, BuildExtension):
             self._build(step)
+        elif isinstance(step, BuildTorch):
+            build_torch(step, target, self._slot.root, self._installer, self._options.supplies, log, tell)
         elif isinstance(step, FetchWeights):
             fetch_weights(step, self._options.supplies, tell)
         elif isinstance(step, ConvertCheckpoints):

@@ -63,6 +63,8 @@ def fetch_source(step: FetchSource, folder: Path, supplies: Supplies, log: Path,
     partial.parent.mkdir(parents=True, exist_ok=True)
     if step.local:
         _copy(step, partial)
+    elif step.recursive:
+        _bring_all(step, partial, supplies, log, on_line)
     else:
         bring(step.repository, step.commit, partial, supplies, log, on_line)
         for path, commit in step.submodules.items():
@@ -137,23 +139,37 @@ def bring(repository: str, commit: str, into: Path, supplies: Supplies, log: Pat
         archive.unlink(missing_ok=True)
 
 
-def _clone(repository: str, commit: str, into: Path, log: Path, on_line: OnLine) -> None:
+def _bring_all(step: FetchSource, into: Path, supplies: Supplies, log: Path, on_line: OnLine) -> None:
+    """A source with all its submodules, and the history's end that its build asks for: by git alone."""
+    if supplies.offline:
+        raise BringupError("source-offline", repository=step.repository, commit=step.commit[:12])
+    if shutil.which("git") is None:
+        raise BringupError("no-git")
+    _clone(step.repository, step.commit, into, log, on_line, recursive=True)
+
+
+def _clone(
+    repository: str, commit: str, into: Path, log: Path, on_line: OnLine, recursive: bool = False
+) -> None:
     """One commit without its history. git's own configuration (`insteadOf`, proxies) holds."""
     into.mkdir(parents=True)
     git = ["git", "-C", str(into), "-c", "advice.detachedHead=false"]
     environment = dict(os.environ) | {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8"}
-    commands = (
+    commands = [
         [*git, "init", "--quiet"],
         [*git, "fetch", "--progress", "--depth=1", repository, commit],
         [*git, "checkout", "--quiet", "FETCH_HEAD"],
-    )
+    ]
+    if recursive:
+        commands.append([*git, "submodule", "update", "--init", "--recursive", "--depth=1", "--progress"])
     for command in commands:
         outcome = run_logged(command, log, environment=environment, on_line=on_line)
         if outcome.code:
             shutil.rmtree(into, ignore_errors=True)
             tail = " · ".join(outcome.tail.strip().splitlines()[-2:])
             raise BringupError("source-failed", repository=repository, text=tail or "git failed")
-    shutil.rmtree(into / ".git", ignore_errors=True)
+    if not recursive:
+        shutil.rmtree(into / ".git", ignore_errors=True)
 
 
 def unpack(archive: Path, into: Path) -> None:

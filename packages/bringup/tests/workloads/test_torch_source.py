@@ -1,0 +1,169 @@
+"""PyTorch from source: what is planned, what is refused beforehand, and a killed build that goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from bringup.binaries.architectures import ComputeCapability
+from bringup.catalog import load
+from bringup.errors import BringupError
+from bringup.facts.gpus import DriverFacts
+from bringup.facts.interpreters import find_interpreters
+from bringup.facts.machine import MachineFacts, read_machine
+from bringup.plan.model import LockedPackage, Plan, write_plan
+from bringup.plan.resolve import Resolver
+from bringup.plan.steps import BuildTorch, CreateEnvironment, FetchSource, InstallPackages, Verify
+from bringup.plan.torch_choice import TorchQuestion
+from bringup.plan.torch_source import RUN_REQUIREMENTS, plan_source_build, stand_in
+
+BLACKWELL = ComputeCapability(12, 0)
+
+
+@pytest.fixture(scope="module")
+def machine() -> MachineFacts:
+    """This machine with as much disk and memory as the build asks for."""
+    here = read_machine()
+    host = replace(here.host, memory_total=64_000_000_000, cores=16)
+    return replace(here, host=host, disk=replace(here.disk, free=100_000_000_000))
+
+
+def question(gpu: ComputeCapability = BLACKWELL, driver: str | None = None) -> TorchQuestion:
+    facts = DriverFacts(driver, (13, 0)) if driver else None
+    return TorchQuestion((gpu,), facts, "linux-x86_64", SpecifierSet(">=2.6"), False)
+
+
+def test_release_toolkit_and_jobs(machine: MachineFacts) -> None:
+    choice = plan_source_build(question(), machine, load(), "torch-source-asked")
+    step = choice.build
+    assert step is not None and step.cuda == "13.0" and step.architectures == ("sm_120",)
+    assert Version(step.version) == choice.version and choice.version.local == "cu130"
+    assert step.jobs == 14  # 90 % of 64 GB, 4 GB each
+    assert step.source.recursive and len(step.source.commit) == 40
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({"free": 10_000_000_000}, "torch-source-disk"),
+        ({"memory_total": 6_000_000_000}, "torch-source-memory"),
+    ],
+)
+def test_too_little_is_refused_beforehand(machine: MachineFacts, change: dict[str, int], wanted: str) -> None:
+    if "free" in change:
+        small = replace(machine, disk=replace(machine.disk, **change))
+    else:
+        small = replace(machine, host=replace(machine.host, **change))
+    with pytest.raises(BringupError, match=wanted):
+        plan_source_build(question(), small, load(), "torch-source-asked")
+
+
+def test_a_chip_that_no_toolkit_knows_and_an_old_driver(machine: MachineFacts) -> None:
+    with pytest.raises(BringupError, match="chip-blocks"):
+        plan_source_build(question(ComputeCapability(99, 0)), machine, load(), "torch-source-asked")
+    with pytest.raises(BringupError, match="driver-blocks"):
+        plan_source_build(question(driver="470.57"), machine, load(), "torch-source-asked")
+
+
+def test_the_stand_in_names_what_torch_requires(tmp_path: Path) -> None:
+    resolver = Resolver(next(row for row in find_interpreters() if row.minor >= (3, 10)))
+    resolver.prepare()
+    wheel = stand_in(Version("2.13.0+cu130"), tmp_path)
+    rows = {row.name: row for row in resolver.resolve(["torch===2.13.0+cu130"], find_links=[wheel.parent])}
+    assert rows["torch"].version == "2.13.0+cu130" and {"sympy", "jinja2", "fsspec"} <= rows.keys()
+    assert len(RUN_REQUIREMENTS) == len(rows["torch"].requires)
+
+
+SETUP = """\
+import os, time
+from pathlib import Path
+from setuptools import setup
+built = Path("build"); built.mkdir(exist_ok=True)
+log = open(os.environ["UNITS_LOG"], "a")
+for unit in range(12):
+    if not (built / f"{unit}.o").exists():
+        print("unit", unit, flush=True)
+        time.sleep(0.5)
+        (built / f"{unit}.o").write_text("")
+        log.write(f"{unit}\\n"); log.flush()
+assert os.environ["TORCH_CUDA_ARCH_LIST"] == "12.0" and os.environ["USE_CUDNN"] == "1", dict(os.environ)
+setup(name="torch", version=os.environ["PYTORCH_BUILD_VERSION"], packages=["torch"])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_build_goes_on_with_what_it_had_compiled(tmp_path: Path) -> None:
+    repository = tmp_path / "pytorch"
+    (repository / "torch").mkdir(parents=True)
+    (repository / "torch" / "__init__.py").write_text("__version__ = 'ours'\n")
+    (repository / "setup.py").write_text(SETUP)
+    git = ["git", "-C", str(repository), "-c", "user.name=A", "-c", "user.email=a@example.org"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run(
+        [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    interpreter = next(row for row in find_interpreters() if row.makes_environments and row.minor >= (3, 10))
+    resolver = Resolver(interpreter)
+    resolver.prepare()
+    rows = resolver.resolve(["setuptools", "wheel"])
+    locked = tuple(LockedPackage(name=row.name, version=row.version, sha256=row.sha256) for row in rows)
+    source = FetchSource(id="source-torch", repository=repository.as_uri(), commit=commit, recursive=True)
+    plan = Plan(
+        schema="bringup/plan/1",
+        recipe="small",
+        environment="small",
+        platform=interpreter.platform,
+        packages=locked,
+        steps=(
+            CreateEnvironment(id="environment", python=interpreter.version, interpreter=interpreter.path),
+            InstallPackages(id="packages", packages=tuple(row.name for row in locked)),
+            BuildTorch(
+                id="build-torch",
+                source=source,
+                version="2.13.0+cu130",
+                cuda="13.0",
+                architectures=("sm_120",),
+                jobs=1,
+                memory=1,
+                disk=1,
+            ),
+            Verify(id="verify", imports=("torch",)),
+        ),
+    )
+    write_plan(plan, tmp_path / "plan.toml")
+    units = tmp_path / "units"
+    words = [
+        sys.executable,
+        "-c",
+        "from bringup.cli.main import main; main()",
+        "apply",
+        str(tmp_path / "plan.toml"),
+    ]
+    variables = os.environ | {
+        "BRINGUP_HOME": str(tmp_path / "home"),
+        "UNITS_LOG": str(units),
+        "LC_ALL": "C.UTF-8",
+    }
+    first = subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 600
+    while not units.exists() or len(units.read_text().split()) < 4:
+        assert first.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    subprocess.run(["pkill", "-KILL", "-f", str(tmp_path / "home")], check=False)
+    done = len(units.read_text().split())
+    again = subprocess.run(words, env=variables, capture_output=True, text=True, timeout=600)
+    assert again.returncode == 0, again.stdout + again.stderr
+    built = units.read_text().split()
+    assert done >= 4 and sorted(set(map(int, built))) == list(range(12)) and len(built) <= 13
