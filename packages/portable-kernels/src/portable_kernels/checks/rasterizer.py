@@ -6,7 +6,7 @@ import torch
 
 from portable_kernels.checks import Case
 from portable_kernels.rasterizer import GaussianRasterizationSettings, GaussianRasterizer
-from portable_kernels.rasterizer.launches import PIXELS, PROJECT, SORT, blend_source
+from portable_kernels.rasterizer.launches import PIXELS, PROJECT, PROJECT_BACKWARD, SORT, blend_source
 
 _COUNT, _SIDE, _TANGENT = 200, 48, 0.5
 
@@ -59,4 +59,8 @@ def _draw(device: torch.device) -> list[torch.Tensor]:
     return [color.detach(), depth.detach(), *gradients]
 
 
-CASES = [Case("rasterize_gaussians", _draw, (PROJECT, SORT, blend_source(PIXELS)), tolerance=1e-3)]
+CASES = [
+    Case(
+        "rasterize_gaussians", _draw, (PROJECT, PROJECT_BACKWARD, SORT, blend_source(PIXELS)), tolerance=1e-3
+    )
+]

@@ -29,7 +29,8 @@ __device__ __forceinline__ float from_ordered(uint32 u) {
 __device__ __forceinline__ bool usable(float x, float y, float z) { return finite(x) && finite(y) && finite(z); }
 
 // bounds (6,), zero before: the highest of -x, -y, -z, x, y, z over the points that are finite, as ordered patterns.
-extern "C" __global__ void __launch_bounds__(THREADS) find_bounds(const float* __restrict__ points, int64 N, uint32* bounds) {
+extern "C" __global__ void __launch_bounds__(THREADS) find_bounds(
+    const float* __restrict__ points, int64 N, uint32* bounds) {
     uint32 best[6] = {0, 0, 0, 0, 0, 0};
     for (int64 i = (int64)blockIdx.x * THREADS + threadIdx.x; i < N; i += (int64)gridDim.x * THREADS) {
         const float p[3] = {points[3 * i], points[3 * i + 1], points[3 * i + 2]};
@@ -59,7 +60,8 @@ __device__ __forceinline__ uint64 spread(uint32 v) {
 }
 
 // Place on a Morton curve of 2^21 steps along each side of the bounding cube; points that are not finite come last.
-extern "C" __global__ void morton_keys(const float* __restrict__ points, int64 N, const uint32* __restrict__ bounds, int64* __restrict__ keys) {
+extern "C" __global__ void morton_keys(
+    const float* __restrict__ points, int64 N, const uint32* __restrict__ bounds, int64* __restrict__ keys) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= N) return;
     const float p[3] = {points[3 * i], points[3 * i + 1], points[3 * i + 2]};
@@ -102,7 +104,8 @@ __device__ __forceinline__ Box empty_box() {
 
 // Points in the order of their keys, four floats each, and the leaves' boxes. A warp a leaf.
 extern "C" __global__ void __launch_bounds__(THREADS) make_leaves(
-    const float* __restrict__ points, const int64* __restrict__ order, int64 N, float4* __restrict__ sorted, Box* __restrict__ boxes) {
+    const float* __restrict__ points, const int64* __restrict__ order, int64 N, float4* __restrict__ sorted,
+    Box* __restrict__ boxes) {
     const int64 leaf = ((int64)blockIdx.x * THREADS + threadIdx.x) / 32;
     const int lane = threadIdx.x % 32;
     if (leaf * 32 >= N) return;
@@ -119,7 +122,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) make_leaves(
 }
 
 // One level of boxes from the one below it. A warp a box.
-extern "C" __global__ void __launch_bounds__(THREADS) make_level(const Box* __restrict__ below, int64 count_below, Box* __restrict__ boxes) {
+extern "C" __global__ void __launch_bounds__(THREADS) make_level(
+    const Box* __restrict__ below, int64 count_below, Box* __restrict__ boxes) {
     const int64 node = ((int64)blockIdx.x * THREADS + threadIdx.x) / 32;
     const int lane = threadIdx.x % 32;
     if (node * 32 >= count_below) return;
@@ -128,7 +132,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) make_level(const Box* __re
     if (lane == 0) boxes[node] = box;
 }
 
-__device__ __forceinline__ float squared(float x, float y, float z) { return __fmaf_rn(z, z, __fmaf_rn(y, y, __fmul_rn(x, x))); }
+__device__ __forceinline__ float squared(float x, float y, float z) {
+    return __fmaf_rn(z, z, __fmaf_rn(y, y, __fmul_rn(x, x)));
+}
 
 // Never more than the squared distance to any point in the box, as computed.
 __device__ __forceinline__ float to_box(float4 p, const Box& b) {
@@ -138,7 +144,8 @@ __device__ __forceinline__ float to_box(float4 p, const Box& b) {
 }
 __device__ __forceinline__ float between(const Box& a, const Box& b) {
     return squared(
-        fmaxf(fmaxf(b.low.x - a.high.x, a.low.x - b.high.x), 0.f), fmaxf(fmaxf(b.low.y - a.high.y, a.low.y - b.high.y), 0.f),
+        fmaxf(fmaxf(b.low.x - a.high.x, a.low.x - b.high.x), 0.f),
+        fmaxf(fmaxf(b.low.y - a.high.y, a.low.y - b.high.y), 0.f),
         fmaxf(fmaxf(b.low.z - a.high.z, a.low.z - b.high.z), 0.f));
 }
 
@@ -150,7 +157,8 @@ __device__ __forceinline__ void take(Best& b, float d) {
     b.first = fminf(b.first, d);
 }
 
-__device__ __forceinline__ void take_leaf(Best& best, float4 p, const float4* __restrict__ sorted, int64 leaf, int64 N, int own) {
+__device__ __forceinline__ void take_leaf(
+    Best& best, float4 p, const float4* __restrict__ sorted, int64 leaf, int64 N, int own) {
     const int count = (int)min((int64)32, N - leaf * 32);
     for (int j = 0; j < count; ++j) {
         const float4 q = __ldg(sorted + leaf * 32 + j);
