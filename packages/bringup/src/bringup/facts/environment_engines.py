@@ -26,7 +26,6 @@ _OPENED = {
     12: "cudart.so.12 cublas.so.12 cublasLt.so.12 cufft.so.11 cusolver.so.11 cusparse.so.12",
     13: "cudart.so.13 cublas.so.13 cublasLt.so.13 cufft.so.12 cusolver.so.12 cusparse.so.12",
 }
-_NVRTC = {11: "libnvrtc.so.11.2", 12: "libnvrtc.so.12", 13: "libnvrtc.so.13"}
 
 
 @dataclass(frozen=True)
@@ -133,9 +132,8 @@ def _cupy(row: Distribution, environment: EnvironmentFacts) -> EngineFacts | Non
     match = _CUPY.fullmatch(row.key)
     if match is None:
         return None
-    major = int(match["major"])
-    opens = (_NVRTC[major],) if major in _NVRTC else ()
-    return EngineFacts("CuPy", row.key, row.version or "", str(major), row.location, row.name, opens)
+    # Its modules are linked with what they need: the loader's rule sees what is missing.
+    return EngineFacts("CuPy", row.key, row.version or "", match["major"], row.location, row.name, ())
 
 
 def cupy_distributions(environment: EnvironmentFacts) -> Iterator[Distribution]:

@@ -24,7 +24,6 @@ _WITHOUT_LIBRARIES = {
     "TensorFlow": "Cannot dlopen some GPU libraries. Skipping registering GPU devices...",
     "ONNX Runtime": "Failed to create CUDAExecutionProvider.",
     "JAX": "An NVIDIA GPU may be present on this machine, but a CUDA-enabled jaxlib is not installed.",
-    "CuPy": "ImportError: {library}: cannot open shared object file: No such file or directory",
 }
 _TENSORFLOW_COMPILES = (
     "TensorFlow was not built with CUDA kernel binaries compatible with compute capability {capability}. "
@@ -63,7 +62,7 @@ def engine_without_libraries(examined: Examined) -> Iterator[Finding]:
         )
         parameters = {"name": engine.name, "version": engine.version, "cuda": engine.cuda}
         parameters["libraries"] = ", ".join(missing)
-        error = _WITHOUT_LIBRARIES[engine.name].format(library=missing[0])
+        error = _WITHOUT_LIBRARIES[engine.name]
         subject = engine.distribution
         yield Finding("engine-without-libraries", "warning", subject, evidence, error, fix, parameters)
 

@@ -35,6 +35,7 @@ _SYSTEM = re.compile(
     r"(?:libc|libm|libdl|librt|libpthread|libutil|libresolv|libgcc_s|libstdc\+\+|ld-linux[\w-]*|libanl|libnsl"
     r"|libcrypt|libatomic)\.so|ld-(?:linux|musl)|linux-vdso"
 )
+_MOST_NAMED = 6
 _MODULE_TAG = re.compile(r"\.(?:cpython-\d+\w*-[\w-]+|abi3)\.so$")
 
 
@@ -263,6 +264,12 @@ def _fix(examined: Examined, subject: str, rows: list[Missing], libraries: list[
     return f"apt-file search {rows[0].library}"
 
 
+def _some(names: list[str]) -> str:
+    """The first few of a long list; the evidence has them all."""
+    more = f" (+{len(names) - _MOST_NAMED})" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more
+
+
 def _headless(name: str) -> str:
     return name if name.endswith("-headless") else f"{name}-headless"
 
@@ -285,7 +292,7 @@ def _finding(examined: Examined, loader: _Loader, subject: str, rows: list[Missi
     names = list(dict.fromkeys(row.library for row in rows))
     first = rows[0]
     file = Path(first.report.path).name
-    parameters = {"file": file, "library": ", ".join(names), "name": subject, "count": str(len(names))}
+    parameters = {"file": file, "library": _some(names), "name": subject, "count": str(len(names))}
     error = f"ImportError: {names[0]}: cannot open shared object file: No such file or directory"
     severity: Severity = "warning" if all(optional) else "error"
     fix = _fix(examined, subject, rows, libraries)

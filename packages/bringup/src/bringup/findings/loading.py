@@ -44,33 +44,39 @@ def _defined(path: str, names: set[str]) -> frozenset[str]:
         return defined_symbols(source, read_elf(source), names)
 
 
+def _missing_symbols(report: BinaryReport, environment: EnvironmentFacts, libraries: list[str]) -> set[str]:
+    """torch's symbols that a file asks for and that neither torch nor the file's own libraries define."""
+    try:
+        missing = set(_undefined(report.path))
+        own = [row.path for row in environment.binaries if Path(row.path).name in report.needed]
+        for library in [*libraries, *own]:
+            if not missing:
+                break
+            missing -= _defined(library, missing)
+    except (Damaged, OSError):
+        return set()  # What cannot be read is listed as such; nothing is claimed of it.
+    return missing
+
+
 def undefined_symbol(examined: Examined) -> Iterator[Finding]:
-    """An extension calls functions of torch that the installed torch does not have."""
+    """Extensions of a distribution call functions of torch that the installed torch does not have."""
     environment = examined.environment
     if environment is None or environment.torch is None:
         return
     libraries = _torch_files(environment)
-    if not libraries:
-        return
-    for report in _extensions(environment):
-        try:
-            missing = set(_undefined(report.path))
-            siblings = [r.path for r in environment.binaries if Path(r.path).name in report.needed]
-            for library in [*libraries, *siblings]:
-                missing -= _defined(library, missing)
-                if not missing:
-                    break
-        except (Damaged, OSError):
-            continue
+    groups: dict[str, list[tuple[BinaryReport, set[str]]]] = {}
+    for report in _extensions(environment) if libraries else ():
+        missing = _missing_symbols(report, environment, libraries)
         if missing:
-            name = min(missing)
-            subject = owner_name(environment, report)
-            evidence = (
-                Evidence(report.path, "undefined symbol", name),
-                Evidence(f"{environment.torch.folder}/version.py", "version", environment.torch.version),
-            )
-            error = f"ImportError: {report.path}: undefined symbol: {name}"
-            fix = extension_fix(examined, subject)
-            parameters = {"file": Path(report.path).name, "symbol": name, "count": str(len(missing))}
-            parameters |= {"torch": environment.torch.version}
-            yield Finding("undefined-symbol", "error", subject, evidence, error, fix, parameters)
+            groups.setdefault(owner_name(environment, report), []).append((report, missing))
+    for subject, rows in groups.items():
+        report, missing = rows[0]
+        name = min(missing)
+        version = Evidence(f"{environment.torch.folder}/version.py", "version", environment.torch.version)
+        told = (Evidence(row.path, "undefined symbol", min(names)) for row, names in rows)
+        error = f"ImportError: {report.path}: undefined symbol: {name}"
+        count = len(set().union(*(names for _, names in rows)))
+        parameters = {"file": Path(report.path).name, "symbol": name, "count": str(count)}
+        parameters |= {"torch": environment.torch.version}
+        fix = extension_fix(examined, subject)
+        yield Finding("undefined-symbol", "error", subject, (*told, version), error, fix, parameters)

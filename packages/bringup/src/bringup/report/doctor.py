@@ -12,7 +12,8 @@ from rich.text import Text
 
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.machine import MachineFacts
-from bringup.findings.model import Examined, Finding
+from bringup.findings.kernel_images import is_loadable
+from bringup.findings.model import Examined, Finding, NamedGpu
 from bringup.report.doctor_document import Diagnosis, all_findings, unreadable_rows
 from bringup.report.messages import current_language, say
 from bringup.report.tables import fact_rows
@@ -115,24 +116,36 @@ def _print_finding(finding: Finding, console: Console) -> None:
     console.print(Padding(Text(f"→ {finding.fix}"), (0, 0, 0, 4)))
 
 
+def _summary(findings: Sequence[Finding], gpus: Sequence[NamedGpu]) -> str:
+    """How many of each severity, and for which GPUs."""
+    counts = {name: sum(row.severity == name for row in findings) for name in MARKS}
+    told = say("doctor.summary", **counts)
+    return told + (f" · {', '.join(f'{gpu.name} ({gpu.capability})' for gpu in gpus)}" if gpus else "")
+
+
+def _short(path: str, environment: EnvironmentFacts) -> str:
+    """Without the environment's folder, which all of them share."""
+    return path.removeprefix(environment.root.rstrip("/") + "/")
+
+
 def page(diagnoses: Sequence[Diagnosis], machine: MachineFacts) -> str:
     """One self-contained HTML page."""
     template = (resources.files("bringup.report") / "templates" / "doctor.html").read_text(encoding="utf-8")
     engine = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     gpus = diagnoses[0].examined.gpus
-    carried = [
-        report
-        for row in diagnoses
-        for report in (row.examined.environment.binaries if row.examined.environment else ())
-        if report.has_device_code
+    verdicts = [
+        (_short(report.path, environment), report, [report.runs_on(gpu.capability).status for gpu in gpus])
+        for environment in (row.examined.environment for row in diagnoses)
+        for report in (environment.binaries if environment else ())
+        if environment and report.has_device_code and is_loadable(report)
     ]
-    verdicts = [(report, [report.runs_on(gpu.capability).status for gpu in gpus]) for report in carried]
     return engine.from_string(template).render(
         language=current_language(),
         say=say,
         findings=[(finding, sentence(finding)) for finding in all_findings(diagnoses)],
         facts=_rows(diagnoses, machine),
         unreadable=unreadable_rows(diagnoses),
+        summary=_summary(all_findings(diagnoses), gpus),
         marks=MARKS,
         gpus=gpus,
         verdicts=verdicts,
