@@ -12,6 +12,7 @@ from bringup.errors import BringupError
 from bringup.facts.gpus import GpuSurvey
 from bringup.facts.host import read_host
 from bringup.facts.toolchains import CudaToolkit
+from bringup.report.build import line_text
 from bringup.steps.building.architectures import architectures_for, choose_architectures, nvcc_flags
 from bringup.steps.building.cache import hash_tree
 from bringup.steps.building.failures import cause_of, first_errors
@@ -273,3 +274,20 @@ def test_hash_of_a_source_is_that_of_what_a_build_reads(tmp_path: Path) -> None:
     assert hash_tree(tmp_path) == first
     (tmp_path / "a.cu").rename(tmp_path / "b.cu")
     assert hash_tree(tmp_path) != first
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (
+            "  [1/2] /usr/local/cuda/bin/nvcc -MF a/kernel.o.d -c -c /tmp/x/kernel.cu -o /tmp/y/kernel.o -O3",
+            "[1/2] kernel.cu",
+        ),
+        ("[ 3/10] Building CUDA object CMakeFiles/x.dir/deep/module.cu.o", "[ 3/10] module.cu"),
+        ("[2/2] Linking CUDA shared library libx.so", "[2/2] Linking CUDA shared library libx.so"),
+        ("  running build_ext", "running build_ext"),
+        ("   ", None),
+    ],
+)
+def test_progress_names_the_file_and_not_its_command(line: str, shown: str | None) -> None:
+    assert line_text(line) == shown

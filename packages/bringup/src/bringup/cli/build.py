@@ -55,6 +55,8 @@ def command(
         fresh=fresh,
         output=output.expanduser().absolute(),
     )
+    if not as_json:
+        console.remarks().print(report.purpose(request.wanted, request.environment.root), markup=False)
     results: list[BuildResult | tuple[str, BringupError]] = []
     for source in sources:
         result = _build(source, request, as_json)
@@ -90,7 +92,7 @@ def _environment(env: Path | None) -> EnvironmentFacts:
 def _build(source: Path, request: BuildRequest, quiet: bool) -> BuildResult | tuple[str, BringupError]:
     from bringup.errors import BringupError
     from bringup.report import console
-    from bringup.report.build import step_title
+    from bringup.report.build import line_text, step_title
     from bringup.report.progress import StepDisplay
     from bringup.steps.building.build import build
     from bringup.steps.observer import Silent
@@ -98,7 +100,7 @@ def _build(source: Path, request: BuildRequest, quiet: bool) -> BuildResult | tu
     try:
         if quiet:
             return build(source, request, Silent())
-        with StepDisplay(console.remarks(), step_title) as display:
+        with StepDisplay(console.remarks(), step_title, line_text) as display:
             return build(source, request, display)
     except BringupError as error:
         return str(source), error

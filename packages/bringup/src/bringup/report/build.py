@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bringup.binaries.architectures import ArchitectureList
 from bringup.errors import BringupError
 from bringup.report.messages import knows, say, say_error
 from bringup.report.progress import duration, size
 from bringup.report.tables import home_relative
+from bringup.steps.building.architectures import Wanted
 from bringup.steps.building.build import BuildResult
 from bringup.steps.building.toolkit_choice import RejectedToolkit
 
 Failure = tuple[str, BringupError]
+_COUNT = re.compile(r"\[\s*\d+/\d+\]")
+_SOURCE = re.compile(r"([^\s/\\]+\.(?:cu|cpp|cxx|cc|c))(?=\.o\b|[\s'\"]|$)")
+_WIDEST = 76
 
 
 def step_title(step: str) -> str:
@@ -26,10 +30,22 @@ def step_title(step: str) -> str:
     return say(f"build.step.{step}")
 
 
-def architecture_names(architectures: ArchitectureList) -> str:
-    """ "sm_90, sm_120, compute_120"."""
-    code = [row.sm for row in architectures.machine_code]
-    return ", ".join([*code, *(row.compute for row in architectures.ptx)])
+def line_text(line: str) -> str | None:
+    """What to show of a build's line: of one that counts, the count and the file instead of the command."""
+    count = _COUNT.search(line)
+    if count is None:
+        return line.strip()[:_WIDEST] or None
+    sources = _SOURCE.findall(line)
+    what = sources[-1] if sources else line[count.end() :].strip()
+    return f"{count[0]} {what}"[:_WIDEST]
+
+
+def purpose(wanted: Wanted, environment: str) -> str:
+    """One line before the work: which architectures, which GPUs, which environment."""
+    names = [f"{gpu.name} ({gpu.capability.sm})" for gpu in wanted.gpus]
+    if wanted.given:
+        names = [row.sm for row in wanted.given.machine_code] + [row.compute for row in wanted.given.ptx]
+    return say("build.for", architectures=", ".join(names), environment=environment)
 
 
 def _reason(row: RejectedToolkit) -> dict[str, str]:
