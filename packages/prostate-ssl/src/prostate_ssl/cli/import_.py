@@ -188,18 +188,24 @@ def _print_outcomes(outcomes: Sequence[CaseOutcome]) -> None:
 
     console = Console()
     if not console.is_terminal:
-        console.width = 140
-    table = Table(Column("case", no_wrap=True), "series", "description", "is", "taken", "why")
+        console.width = 80
     for outcome in outcomes:
+        console.print(outcome.case_id, style="bold", highlight=False)
+        if not outcome.series:
+            console.print(f"  {outcome.reason}", highlight=False)
+            continue
+        table = Table(
+            Column("series", justify="right"),
+            Column("description", overflow="fold"),
+            "taken as",
+            "why",
+            box=None,
+        )
         for line in outcome.series:
             why = "; ".join((line.reason, *line.notes))
             label = outcome.labels.get(line.number, "")
-            table.add_row(
-                outcome.case_id, str(line.number), label, line.kind, "yes" if line.taken else "no", why
-            )
-        if not outcome.series:
-            table.add_row(outcome.case_id, "", "", "", "no", outcome.reason)
-    console.print(table)
+            table.add_row(str(line.number), label, line.kind if line.taken else "–", why)
+        console.print(table)
     tally = {
         name: sum(outcome.status == name for outcome in outcomes)
         for name in ("imported", "unchanged", "failed")
