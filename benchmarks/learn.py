@@ -39,6 +39,7 @@ from prostate_ssl.files import write_atomically
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.trainer import train
 
+PRECISIONS = ("fp32", "bf16")
 FEATURES = ("trained", "untrained", "intensity histograms")
 
 
@@ -109,15 +110,24 @@ def read_losses(run: Path) -> list[float]:
     return [record["total_loss"] for _, record in sorted(read_metrics(run).items())]
 
 
+def losses_in(options: argparse.Namespace, data: Path, precision: str) -> list[float]:
+    """`total_loss` of every iteration of a training in one precision."""
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(options, data, Path(folder), 0, precision)
+        return read_losses(Path(folder))
+
+
 def compare_precisions(options: argparse.Namespace) -> dict[str, Any]:
     """The largest relative difference of 50-iteration means of `total_loss`, bf16 against fp32."""
-    means = {}
-    with phantoms(options.data, 0, options.cases, 0, options.workers) as data:
-        for precision in ("fp32", "bf16"):
-            with tempfile.TemporaryDirectory() as folder:
-                pretrain(options, data, Path(folder), 0, precision)
-                losses = read_losses(Path(folder))
-            means[precision] = [statistics.mean(losses[i : i + 50]) for i in range(0, len(losses), 50)]
+    with (
+        phantoms(options.data, 0, options.cases, 0, options.workers) as data,
+        ProcessPoolExecutor(min(2, options.jobs), mp_context=get_context("spawn")) as pool,
+    ):
+        runs = dict(zip(PRECISIONS, pool.map(partial(losses_in, options, data), PRECISIONS), strict=True))
+    means = {
+        name: [statistics.mean(losses[i : i + 50]) for i in range(0, len(losses), 50)]
+        for name, losses in runs.items()
+    }
     pairs = list(zip(means["bf16"], means["fp32"], strict=True))
     return {
         "what": "bf16 against fp32",
@@ -135,7 +145,7 @@ def main() -> None:
     parser.add_argument("--config", default="demo")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at once")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds, or precisions, at once")
     parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--held-out", type=int, default=128)
     parser.add_argument("--iterations", type=int, help="default: 1000 for probe, 500 for precision")

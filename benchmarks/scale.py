@@ -110,6 +110,8 @@ def resume_on_two(
         if rank >= world:
             return
         cfg = configure(options, "demo", [*common, f"train.output_dir={folder / name}"])
+        if options.resume_data:
+            cfg.train.dataset_path = with_options(cfg.train.dataset_path, root=options.resume_data.absolute())
         cfg.train.batch_size_per_gpu = 4 // world
         cfg.train.deterministic = changes.get("deterministic", False)
         with as_rank(rank, world, port):
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=15)
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--resume-data", type=Path, help="other cases for --resume")
     parser.add_argument("--resume-set", nargs="*", default=[], metavar="key=value")
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_name("scale.jsonl"))
     options = parser.parse_args()
