@@ -127,7 +127,8 @@ def test_degenerate_gaussians_as_the_reference(name: str) -> None:
 def test_empty_scenes_and_views() -> None:
     view = settings(20, 20, 3, torch.float32, "cuda")
     background = view.bg[:, None, None].expand(3, 20, 20)
-    for scene in (random_scene(0), random_scene(50)):
+    launches._pairs_of_last_image.clear()
+    for scene in (random_scene(50), random_scene(0), random_scene(50)):
         scene.arguments["means3D"] = scene.arguments["means3D"] - 50
         moved = scene.to("cuda", torch.float32)
         color, radii, _ = moved.render(view)

@@ -14,6 +14,7 @@ from portable_kernels.rasterizer.reference import Gaussians
 BLOCK = 256
 BACKWARD_BLOCK = 128
 SORT_ITEMS = 256 * 12  # that one block of a sorting pass takes
+MAX_GAUSSIANS = 2**30 - 1  # that a sorting pass can count
 MAX_PAIRS = 2**30 - 1  # (tile, Gaussian) pairs that the sort can count
 PIXELS = 4  # that a thread draws; of 1, 2, 4 and 8 the quickest on an H200, both ways
 WORD = 4  # bytes of a sorting key
@@ -190,13 +191,16 @@ def rasterize(
     Gaussian, then for each in how many tiles it is drawn.
     """
     device, N = scene.means3D.device, len(scene.means3D)
+    if N > MAX_GAUSSIANS:
+        raise RuntimeError(f"{N} Gaussians are more than one image can have ({MAX_GAUSSIANS})")
     geometry = torch.empty(13 * N, dtype=torch.float32, device=device)
     radii = torch.empty(N, dtype=torch.int32, device=device)
     if N == 0:
-        lists = (radii, torch.zeros(camera.tiles[0] * camera.tiles[1] + 1, dtype=torch.int32, device=device))
+        starts = torch.zeros(camera.tiles[0] * camera.tiles[1] + 1, dtype=torch.int32, device=device)
+        lists = (torch.empty_like(radii), starts)
         colour, inverse_depth, pixels = _blend(geometry, lists, camera, background)
         return colour, radii, inverse_depth, geometry, *lists, pixels
-    room = _pairs_of_last_image.get(device.index or 0, 0) * 5 // 4
+    room = min(_pairs_of_last_image.get(device.index or 0, 0) * 5 // 4, MAX_PAIRS)
     scratch = _Words(6 * N, device)
     zeroed = _Words(2 + _sort_zeros(N, 32) + _list_zeros(N, room, camera), device, zero=True)
     projected = {
@@ -226,9 +230,9 @@ def rasterize(
             f"{pairs} pairs of Gaussians and tiles are more than one image can have ({MAX_PAIRS})"
         )
     if pairs > room or not room:
-        lists = _list_by_tile(
-            geometry, projected, N, pairs, camera, _Words(_list_zeros(N, pairs, camera), device, zero=True)
-        )
+        room = max(pairs, 1)
+        more_zeros = _Words(_list_zeros(N, room, camera), device, zero=True)  # `zeroed` still holds the total
+        lists = _list_by_tile(geometry, projected, N, room, camera, more_zeros)
         drawn = _blend(geometry, lists, camera, background)
     _pairs_of_last_image[device.index or 0] = pairs
     colour, inverse_depth, pixels = drawn
