@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 from filelock import FileLock
 
@@ -65,6 +67,8 @@ def test_the_manual_ways_leavings_go_and_nothing_else(manual: Path, tmp_path: Pa
     ran = bringup("--yes", "--json", home=tmp_path / "home", folder=manual)
     assert ran.returncode == 0, ran.stderr
     document = json.loads(ran.stdout)
+    schema = json.loads((resources.files("bringup.report") / "schemas" / "clean.json").read_text("utf-8"))
+    jsonschema.validate(document, schema)
     assert tree(manual) == KEPT
     manuals = [row for row in document["items"] if row["origin"] == "manual"]
     assert sorted(row["kind"] for row in manuals) == sorted(

@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 from packaging.requirements import Requirement
 
@@ -204,7 +206,8 @@ def test_the_command_writes_and_says_what_to_type(tmp_path: Path) -> None:
     ran = bringup(str(WORKLOAD), *arguments, "--json", folder=tmp_path)
     assert ran.returncode == 0, ran.stderr
     document = json.loads(ran.stdout)
-    assert document["schema"] == "bringup/image/1"
+    schema = json.loads((resources.files("bringup.report") / "schemas" / "image.json").read_text("utf-8"))
+    jsonschema.validate(document, schema)
     assert document["gpus"] == ["sm_120"]
     assert document["built"] is False
     assert set(document["commands"]) == {"cmd", "powershell", "bash"}

@@ -96,7 +96,14 @@ def test_what_goes_from_the_base(made: Made) -> None:
 
 def test_the_changes_mirror_the_root(made: Made) -> None:
     top = made.below(made.site.parent)
-    assert {path.name for path in top.iterdir()} == {"bin", "finish.py", "image.json", "removed.txt", "site"}
+    assert {path.name for path in top.iterdir()} == {
+        "bin",
+        "finish.py",
+        "image.json",
+        "lock.txt",
+        "removed.txt",
+        "site",
+    }
     assert [path.name for path in (top / "bin").iterdir()] == ["alpha"]
     assert (top / "bin" / "alpha").resolve().is_file()
     assert made.below(made.packages / assemble.POINTER).is_file()

@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from bringup.errors import BringupError
@@ -132,6 +134,8 @@ def test_nothing_is_written_before_it_is_asked_for(tmp_path: Path) -> None:
     assert "EVERY" in written.stdout
     assert file.read_text() == "[wsl2]\nnetworkingMode=mirrored\nmemory=50GB\nprocessors=24\nswap=20GB\n"
     again = json.loads(bringup(*host, "--write", "--json").stdout)
+    schema = json.loads((resources.files("bringup.report") / "schemas" / "wsl.json").read_text("utf-8"))
+    jsonschema.validate(again, schema)
     assert again["changes"] == {}
     assert again["written"] is False
 

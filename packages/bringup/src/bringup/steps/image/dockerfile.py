@@ -71,7 +71,7 @@ def _run(mounts: Sequence[str], commands: Sequence[str]) -> str:
 
 def _packages(spec: ImageSpec) -> list[str]:
     extra = ' --extra-index-url "$TORCH_INDEX"' if spec.index and not spec.offline else ""
-    record = "--report /opt/bringup/installed.json"
+    record = "--report /tmp/installed.json"
     install = f"{_PIP} install --prefer-binary {record}{extra} -r {CONTEXT}/requirements.txt"
     commands = [
         *_sources(spec),

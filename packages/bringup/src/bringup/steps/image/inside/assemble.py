@@ -135,7 +135,19 @@ def link_commands(environment: Path, folder: Path) -> None:
             folder.joinpath(program.name).symlink_to(Path("..") / environment.name / "bin" / program.name)
 
 
-def collect(environment: Path, context: Path, changes: Path) -> None:
+def lock(report: Path) -> str:
+    """What pip installed, as a requirements file with hashes; without addresses: an index may be private."""
+    if not report.is_file():
+        return ""
+    lines = []
+    for row in json.loads(report.read_text(encoding="utf-8"))["install"]:
+        hashes = row["download_info"].get("archive_info", {}).get("hashes", {})
+        pinned = "{name}=={version}".format(**row["metadata"])
+        lines.append(pinned + (f" --hash=sha256:{hashes['sha256']}" if "sha256" in hashes else ""))
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def collect(environment: Path, context: Path, changes: Path, report: Path) -> None:
     """Point the base's Python to the environment, and write down what is to go from the base."""
     folders = base_folders()
     own = packages(environment)
@@ -150,6 +162,7 @@ def collect(environment: Path, context: Path, changes: Path) -> None:
     for name in COPIED:
         if (context / name).is_file():
             shutil.copyfile(str(context / name), str(target / name))
+    target.joinpath("lock.txt").write_text(lock(report), encoding="utf-8")
     lines = "".join(f"{path}\n" for path in removed)
     target.joinpath("removed.txt").write_text(lines, encoding="utf-8")
 
@@ -161,13 +174,14 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, default=Path("/opt/bringup/site"))
     parser.add_argument("--context", type=Path, default=Path("/bringup"))
     parser.add_argument("--changes", type=Path, default=Path("/changes"))
+    parser.add_argument("--report", type=Path, default=Path("/tmp/installed.json"))
     parser.add_argument("--pip", type=Path, default=Path("/tmp/pip"))
     arguments = parser.parse_args()
     if arguments.verb == "create":
         create(arguments.environment.absolute(), arguments.changes)
         bring_pip(arguments.pip)
     else:
-        collect(arguments.environment.absolute(), arguments.context, arguments.changes)
+        collect(arguments.environment.absolute(), arguments.context, arguments.changes, arguments.report)
 
 
 if __name__ == "__main__":
