@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from portable_kernels.errors import KernelCompilationError, ShimError
 
@@ -109,13 +110,12 @@ def list_command(env: Env = None, as_json: AsJson = False) -> None:
         ]
         typer.echo(json.dumps({"schema": "portable-kernels/list/1", "shims": document}, indent=2))
         return
-    table = Table("shim", "version", "import", "here", "original's licence")
+    table = Table(Column("shim", no_wrap=True), "version", "here", "original's licence")
     words = {"absent": "–", "shim": "shim", "original": "original", "unmanaged": "files of no distribution"}
     for row in rows:
         here = words[row.state] + (f" {row.version}" if row.version else "")
         here += f" (keeps {row.replaced})" if row.replaced else ""
-        names = ", ".join(row.shim.import_names)
-        table.add_row(row.shim.distribution, row.shim.version, names, here, row.shim.original_licence)
+        table.add_row(row.shim.distribution, row.shim.version, here, row.shim.original_licence)
     _out.print(table)
 
 
@@ -136,9 +136,16 @@ def check_command(
     import torch
 
     from portable_kernels.checks import all_cases, default_chips, run_case
+    from portable_kernels.compiler import known_chips
+    from portable_kernels.compiler.nvrtc import chip_number
 
+    for name in chip or ():
+        try:
+            chip_number(name)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--chip") from None
     try:
-        chips = tuple(chip) if chip else default_chips()
+        chips = tuple(chip) if chip and known_chips() else default_chips()
     except KernelCompilationError as error:
         raise _fail(error) from None
     launch = torch.cuda.is_available() and not chip
@@ -167,7 +174,7 @@ def check_command(
             f"{result.compile_seconds:.2f} s",
             "–" if result.first_use_seconds is None else f"{result.first_use_seconds:.2f} s",
             "–" if result.difference is None else f"{result.difference:.1e}",
-            f"[red]{result.error.splitlines()[0]}[/red]" if result.error else "[green]ok[/green]",
+            Text(result.error.splitlines()[0], style="red") if result.error else Text("ok", style="green"),
         )
     _out.print(table)
     raise typer.Exit(int(failed))
