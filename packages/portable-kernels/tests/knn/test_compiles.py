@@ -13,7 +13,7 @@ WORKLOAD = [
     launches.tree_source(torch.float32, 2, 3),
     launches.backward_source(torch.float32, 2),
     launches.ball_source(torch.float32, 3),
-    launches.gather_source(4),
+    launches.gather_source(16),
     launches.gather_backward_source(torch.float32),
 ]
 #: Every other branch of the texts.
@@ -26,7 +26,7 @@ OTHERS = [
     launches.tree_source(torch.float32, 2, 100),
     launches.backward_source(torch.float64, 1),
     launches.ball_source(torch.float64, 9),
-    *(launches.gather_source(size) for size in (1, 2, 8)),
+    *(launches.gather_source(size) for size in (1, 2, 4, 8)),
     *(launches.gather_backward_source(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64)),
 ]
 

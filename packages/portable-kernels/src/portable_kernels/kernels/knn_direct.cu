@@ -77,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) knn_direct(ARGUMENTS) {
 #pragma unroll
                 for (int c = 0; c < DIMENSIONS; ++c) sums[m] = grow(sums[m], at[c] - point.c[c]);
             }
-            consider_four(nearest, sums, index, min(4, (count - j + lanes - 1) / lanes));
+            consider_four(nearest, sums, index, min(4, (count - j + lanes - 1) / lanes), true);
         }
     }
     write(q, nearest, lanes, by_distance != 0);
@@ -121,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) knn_wide(ARGUMENTS) {
 #pragma unroll
         for (int j = 0; j < TILE; ++j) far[j] = sum[j];
 #pragma unroll 1
-        for (int j = 0; j < count; ++j) nearest.consider(far[j], (int)first + j);
+        for (int j = 0; j < count; ++j) nearest.consider_next(far[j], (int)first + j);
     }
     write(q, nearest, 1, by_distance != 0);
 }

@@ -101,6 +101,23 @@ struct Nearest {
         }
     }
 
+    // The same where every index so far was smaller: a tie never wins, and one comparison a place is enough.
+    __device__ __forceinline__ void consider_next(SCALAR distance, int index) {
+        if (!(distance < infinite())) {
+            consider(distance, index);
+        } else if (distance < worst_distance()) {
+#pragma unroll
+            for (int j = K_REGISTERS - 1; j > 0; --j) {
+                const bool moves = distance < d[j - 1], here = distance < d[j];
+                d[j] = moves ? d[j - 1] : here ? distance : d[j];
+                i[j] = moves ? i[j - 1] : here ? index : i[j];
+            }
+            const bool here = distance < d[0];
+            d[0] = here ? distance : d[0];
+            i[0] = here ? index : i[0];
+        }
+    }
+
     // Merge the lists of `lanes` neighbouring lanes (a power of two): each ends with the K nearest of all.
     __device__ __forceinline__ void merge(int lanes) {
         if (lanes == 1) return;
@@ -247,6 +264,8 @@ struct Nearest {
         worst_i = (int)i[0];
     }
 
+    __device__ __forceinline__ void consider_next(SCALAR distance, int index) { consider(distance, index); }
+
     __device__ __forceinline__ void merge(int) {}
 
     __device__ __forceinline__ void finish(const Output& out, bool by_distance) {
@@ -266,13 +285,16 @@ struct Nearest {
 #endif
 
 // Four at once: their distances are made side by side, and the code of an insertion stands in the program once. The
-// first `many` of them count.
-__device__ __forceinline__ void consider_four(Nearest& nearest, const SCALAR (&sums)[4], const int (&index)[4], int many) {
+// first `many` of them count. `ascending`: their indices are greater than all before, and in order.
+__device__ __forceinline__ void consider_four(
+    Nearest& nearest, const SCALAR (&sums)[4], const int (&index)[4], int many, bool ascending) {
     const SCALAR worst = nearest.worst_distance();
     if (sums[0] > worst && sums[1] > worst && sums[2] > worst && sums[3] > worst) return;
 #pragma unroll 1
-    for (int m = 0; m < many; ++m)
-        nearest.consider(
-            m == 0 ? sums[0] : m == 1 ? sums[1] : m == 2 ? sums[2] : sums[3],
-            m == 0 ? index[0] : m == 1 ? index[1] : m == 2 ? index[2] : index[3]);
+    for (int m = 0; m < many; ++m) {
+        const SCALAR sum = m == 0 ? sums[0] : m == 1 ? sums[1] : m == 2 ? sums[2] : sums[3];
+        const int which = m == 0 ? index[0] : m == 1 ? index[1] : m == 2 ? index[2] : index[3];
+        if (ascending) nearest.consider_next(sum, which);
+        else nearest.consider(sum, which);
+    }
 }

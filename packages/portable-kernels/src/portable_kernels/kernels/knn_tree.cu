@@ -240,7 +240,7 @@ struct Packet {
                     sums[m] = grow(grow(grow((SCALAR)0, at[0] - point.x), at[1] - point.y), at[2] - point.z);
                     index[m] = *(const int*)&point.index_bits;
                 }
-                consider_four(nearest, sums, index, min(4, count - j));
+                consider_four(nearest, sums, index, min(4, count - j), false);
             }
         }
         __syncwarp();

@@ -37,7 +37,7 @@ def _nearest(distances: torch.Tensor, K: int) -> torch.Tensor:
     R, M = distances.shape
     if K == M:
         return distances.sort(dim=1, stable=True).indices
-    # K blocks whose smallest are at most `bound` hold K distances that are: none of the K nearest is beyond it.
+    # K blocks whose smallest are at most `bound` hold K distances that are; none of the K nearest is beyond.
     blocks = M // BLOCK
     if blocks >= K:
         smallest = distances[:, : blocks * BLOCK].unflatten(1, (BLOCK, blocks)).amin(1)
