@@ -139,13 +139,12 @@ def check_command(
     from portable_kernels.compiler import known_chips
     from portable_kernels.compiler.nvrtc import chip_number
 
-    for name in chip or ():
-        try:
-            chip_number(name)
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--chip") from None
     try:
+        for name in chip or ():
+            chip_number(name)
         chips = tuple(chip) if chip and known_chips() else default_chips()
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--chip") from None
     except KernelCompilationError as error:
         raise _fail(error) from None
     launch = torch.cuda.is_available() and not chip
