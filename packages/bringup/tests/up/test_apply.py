@@ -13,10 +13,19 @@ from pathlib import Path
 import pytest
 
 from bringup.facts.interpreters import Interpreter, find_interpreters
+from bringup.plan.folders import content_of
 from bringup.plan.model import LockedPackage, Plan, write_plan
 from bringup.plan.own_packages import find_own_package
 from bringup.plan.resolve import Resolver
-from bringup.plan.steps import CreateEnvironment, InstallOwn, InstallPackages, Verify
+from bringup.plan.steps import (
+    CreateEnvironment,
+    FetchSource,
+    FetchWeights,
+    InstallOwn,
+    InstallPackages,
+    PatchSource,
+    Verify,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -59,6 +68,36 @@ def plan(
     )
 
 
+def with_source(document: Plan, folder: Path) -> Plan:
+    """The plan with the steps of an external workload: source, two patches, weights; all from local folders."""
+    given = folder / "given"
+    given.mkdir()
+    (given / "run.py").write_text("import torch\nx = torch.load('a.pt')\n")
+    (given / "a.h").write_text("#include <vector>\nuint32_t x;\n")
+    (given / "w.bin").write_bytes(bytes(1_000_000))
+    added = (
+        FetchSource(
+            id="source",
+            repository="https://example.org/x",
+            commit="0" * 40,
+            local=str(given),
+            content=content_of(given),
+        ),
+        PatchSource(id="load", files="**/*.py", fault="torch.load", action="rewrite-torch-load"),
+        PatchSource(
+            id="include",
+            files="*.h",
+            fault="uint32_t",
+            absent="<cstdint>",
+            action="insert-include",
+            value="<cstdint>",
+        ),
+        FetchWeights(id="weights-w", url="https://example.org/w.bin", local=str(given), destination="w"),
+    )
+    first, *rest = document.steps
+    return document.model_copy(update={"steps": (first, *added, *rest)})
+
+
 def start(home: Path, file: Path) -> subprocess.Popen[str]:
     environment = os.environ | {"BRINGUP_HOME": str(home), "LC_ALL": "C.UTF-8"}
     command = [*COMMAND, "apply", str(file), "--json"]
@@ -94,7 +133,7 @@ def kill_everything(process: subprocess.Popen[str], home: Path) -> None:
 def test_killed_at_every_step(
     interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
 ) -> None:
-    document = plan(interpreter, packages)
+    document = with_source(plan(interpreter, packages), tmp_path)
     file = tmp_path / "plan.toml"
     write_plan(document, file)
     home = tmp_path / "home"
@@ -109,6 +148,9 @@ def test_killed_at_every_step(
     code, result, errors = finish(home, file)
     assert code == 0, errors
     assert result["proof"]["ok"]  # type: ignore[index]
+    source = Path(str(result["environment"])).parent / "source"
+    assert (source / "run.py").read_text().count("weights_only=True") == 1
+    assert (source / "a.h").read_text().count("#include <cstdint>") == 1
     code, result, errors = finish(home, file)
     assert code == 0, errors
     assert result["reused"]
