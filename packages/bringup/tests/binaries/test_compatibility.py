@@ -66,6 +66,14 @@ def test_ptx(ptx: str, chips: str) -> None:
     assert [chip for chip in CHIPS if ptx_runs(built, ComputeCapability.parse(chip))] == chips.split()
 
 
+@pytest.mark.parametrize(
+    ("code", "runs"), [("sm_100f", True), ("sm_103f", True), ("sm_107f", True), ("sm_110f", False)]
+)
+def test_the_family_of_10_7(code: str, runs: bool) -> None:
+    """As ptxas 13.5 accepts `.target sm_100f` for sm_107 (tried with the wheel)."""
+    assert machine_code_runs(Architecture.parse(code), ComputeCapability(10, 7)) is runs
+
+
 def test_thor_is_asked_for_by_its_old_number() -> None:
     assert machine_code_runs(Architecture.parse("sm_110"), ComputeCapability(10, 1))
 

@@ -147,3 +147,44 @@ def test_rows_agree_with_the_published_metadata() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("agrees") == 3
+
+
+@pytest.mark.parametrize(
+    ("soname", "cuda", "wheel"),
+    [
+        ("libcudart.so.11.0", None, "nvidia-cuda-runtime-cu11"),
+        ("libcudart.so.13", None, "nvidia-cuda-runtime==13.*"),
+        ("libcusparse.so.12", 12, "nvidia-cusparse-cu12"),
+        ("libcusparse.so.12", 13, "nvidia-cusparse==12.*"),
+        ("libcudnn_cnn.so.9", 13, "nvidia-cudnn-cu13==9.*"),
+        ("libcublasLt.so.12", 99, "nvidia-cublas-cu12"),
+    ],
+)
+def test_what_brings_a_library(soname: str, cuda: int | None, wheel: str) -> None:
+    row = CATALOG.library(soname, cuda)
+    assert row is not None
+    assert row.wheel == wheel
+
+
+def test_libraries_that_come_from_no_wheel() -> None:
+    assert CATALOG.library("libfoo.so.1") is None
+    ffmpeg = CATALOG.library("libavformat.so.61")
+    assert ffmpeg is not None
+    assert (ffmpeg.debian, ffmpeg.optional) == ("ffmpeg", True)
+
+
+def test_every_library_is_brought_by_something() -> None:
+    for row in CATALOG.libraries:
+        assert row.wheel or row.debian or row.replaceable, row.soname
+
+
+def test_engines_and_their_chips() -> None:
+    """No published TensorFlow has machine code for 12.0; ONNX Runtime's newest has."""
+    chip = CATALOG.find_gpu("RTX 5090")[1]
+    assert CATALOG.engine_with_machine_code("tensorflow", chip) is None
+    serving = CATALOG.engine_with_machine_code("onnxruntime-gpu", chip)
+    assert serving is not None
+    assert serving.version == "1.31.1"
+    hopper = CATALOG.engine_with_machine_code("tensorflow", CATALOG.find_gpu("H200")[1])
+    assert hopper is not None
+    assert hopper.version == "2.21.0"

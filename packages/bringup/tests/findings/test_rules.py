@@ -180,6 +180,25 @@ def test_wrong_python(broken: Broken, machine: MachineFacts, compiled: Callable[
     assert ids(examine(machine, broken.root)) == []
 
 
+@pytest.mark.parametrize("scripts", [True, False], ids=["venv", "conda"])
+def test_a_windows_environment_is_mended_with_its_own_python(
+    scripts: bool, tmp_path: Path, machine: MachineFacts
+) -> None:
+    root = tmp_path / "env"
+    site = root / "Lib" / "site-packages"
+    (site / "torch").mkdir(parents=True)
+    python = root / "Scripts" / "python.exe" if scripts else root / "python.exe"
+    python.parent.mkdir(exist_ok=True)
+    python.write_bytes(b"MZ")
+    (root / "python311.dll").write_bytes(b"MZ")
+    if scripts:
+        (root / "pyvenv.cfg").write_text("home = C:\\Python311\nversion = 3.11.9\n")
+    (site / "torch" / "version.py").write_text("__version__ = '2.7.0+cpu'\ncuda = None\n")
+    (finding,) = examine(machine, root, RTX_5090)
+    inside = "\\Scripts\\python.exe" if scripts else "\\python.exe"
+    assert finding.fix.startswith(f'"{root}{inside}" -m pip install torch==')
+
+
 def write(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -17,8 +17,8 @@ Status = Literal["machine-code", "ptx", "partial", "no"]
 
 # Before CUDA 13 Thor was called 10.1; since then it is 11.0.
 _RENAMED = {101: 110}
-# Chips that code for `f` of the key runs on.
-_FAMILIES = {100: (100, 103), 103: (103,), 110: (110,), 120: (120, 121), 121: (121,)}
+# Chips that code for `f` of the key runs on, as ptxas 13.5 accepts them.
+_FAMILIES = {100: (100, 103, 107), 103: (103, 107), 107: (107,), 110: (110,), 120: (120, 121), 121: (121,)}
 
 
 def _renamed(number: int) -> int:
@@ -100,6 +100,7 @@ _NEWEST_PTX = {
     (11, 6): (7, 6), (11, 7): (7, 7), (11, 8): (7, 8), (12, 0): (8, 0), (12, 1): (8, 1), (12, 2): (8, 2),
     (12, 3): (8, 3), (12, 4): (8, 4), (12, 5): (8, 5), (12, 6): (8, 5), (12, 7): (8, 6), (12, 8): (8, 7),
     (12, 9): (8, 8), (13, 0): (9, 0), (13, 1): (9, 1), (13, 2): (9, 2),
+    (13, 3): (9, 3), (13, 4): (9, 4), (13, 5): (9, 5),
 }  # fmt: skip
 
 
