@@ -135,7 +135,25 @@ def test_the_published_evaluation_function(trained, data):
         metric_types=["accuracy", "f1", "auc"],
         num_workers=4,
     )
-    assert {"accuracy", "f1", "auc", "best_C"} <= set(results)
+    assert {"accuracy", "f1", "auc", "best_C"} == set(dict(results))
+    assert results["accuracy"] == results.metrics["accuracy"] and "f1" in results
+    metrics, train_features, train_labels, val_features, val_labels = results
+    assert metrics["auc"] == results["auc"]
+    assert train_features.shape == (5, 2, 192) and val_features.shape == (3, 2, 192)
+    assert train_labels.shape == (5,) and val_labels.shape == (3,)
+    again = eval_log_regression_with_model(
+        load_backbone(trained).model,
+        train_features,
+        train_labels,
+        val_dataset_str=string.format("VAL", "val"),
+        metric_types=["accuracy"],
+        finetune_on_val=True,
+        autocast_dtype=torch.bfloat16,
+        mri_sequences=["ax_t2wi", "ax_adc", "ax_dwi"],
+    )
+    assert 0 <= again["accuracy"] <= 1 and torch.equal(again[1], train_features)
+    with pytest.raises(ProstateError, match="no sequence 'ax_dce'"):
+        eval_log_regression_with_model(load_backbone(trained).model, mri_sequences=["ax_dce"])
 
 
 def test_the_best_teacher_is_kept_and_loads_strictly_as_documented(trained, tmp_path):

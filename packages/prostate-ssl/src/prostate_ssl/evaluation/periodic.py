@@ -51,7 +51,7 @@ def evaluate_teacher(
             cfg.evaluation.train_dataset_path,
             cfg.evaluation.val_dataset_path,
             metric_types=names,
-        )
+        ).metrics
         keep_best(folder, iteration, names[0], results, state)
     if session.world_size > 1:
         dist.barrier()
