@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bringup.report.explain import print_explanations
-from bringup.report.messages import say
+from bringup.report.messages import current_language, say
 from bringup.report.progress import size
 from bringup.steps.image.commands import SHELLS, Beside, Here, Shell, Word, command_line, script
 from bringup.steps.image.dockerfile import build_context_names
@@ -116,6 +116,8 @@ def print_image(
     """The paragraph for people."""
     chips = ", ".join(gpu.sm for gpu in spec.gpus) or "CPU"
     console.print(say("image.written", path=folder / "Dockerfile", base=spec.base, gpus=chips), markup=False)
+    for line in _licences(spec):
+        console.print(line, markup=False)
     for choice in spec.extensions:
         ways = say("image.else").join(say(f"image.ways.{way}") for way in choice.ways)
         console.print(say("image.extension", name=choice.row.distribution, ways=ways), markup=False)
@@ -127,6 +129,21 @@ def print_image(
         console.print()
         console.print(say("image.built", tag=spec.tag, log=built), style="bold", markup=False)
     _print_commands(commands(spec, engine, folder), folder, console, built is not None)
+
+
+def _licences(spec: ImageSpec) -> list[str]:
+    """Licences of what the build will fetch as source."""
+    rows = []
+    source = spec.recipe.source
+    if spec.fetched and source is not None:
+        rows.append(say("image.licence", name=spec.recipe.name, licence=source.licence))
+        if source.licence_note is not None:
+            rows.append(f"  {getattr(source.licence_note, current_language())}")
+    for choice in spec.extensions:
+        if "build" in choice.ways and choice.row.build:
+            licence = choice.row.build.licence
+            rows.append(say("image.licence", name=choice.row.distribution, licence=licence))
+    return rows
 
 
 def _print_commands(

@@ -11,6 +11,7 @@ from bringup.recipes.schema import Stage
 from bringup.steps.image.commands import Here, Rest, Word
 from bringup.steps.image.engines import EngineName, gpu_words
 from bringup.steps.image.spec import ImageSpec
+from bringup.steps.weights import weights_folder
 
 # Places that a stage's command names → where they are in the container.
 _PLACES = {
@@ -57,6 +58,8 @@ def _stages(spec: ImageSpec) -> list[Stage]:
 
 
 def _mount(name: str, place: str) -> list[Word]:
+    if name == "weights" and weights_folder().is_dir():
+        return ["-v", (str(weights_folder()), f":{place}")]  # Where `bringup` has fetched them.
     # A file is mounted under its own name; a folder under the name that the recipe gives it.
     beside = "" if name == "here" else PurePosixPath(place).name if PurePosixPath(place).suffix else name
     return ["-v", (Here(beside), f":{place}")]
