@@ -27,6 +27,7 @@ VERBS: tuple[str, ...] = (
     "monitor",
     "build",
     "fetch",
+    "view",
 )
 GROUPS: tuple[str, ...] = ("env", "recipes", "toolkit")
 

@@ -1,0 +1,1 @@
+"""Meshes and Gaussian scenes as pictures: read without numpy, shown in one page without network."""
