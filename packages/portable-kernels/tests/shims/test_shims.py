@@ -125,6 +125,7 @@ def test_install_import_pins_and_removal(clean: Path) -> None:
     assert _site_files(clean) == before == {}
 
 
+@pytest.mark.slow
 def test_a_broken_original_is_replaced_and_comes_back(clean: Path, tmp_path: Path) -> None:
     _pip_install(clean, _wheel(tmp_path, BROKEN))
     before = _site_files(clean)
@@ -141,6 +142,26 @@ def test_a_broken_original_is_replaced_and_comes_back(clean: Path, tmp_path: Pat
     assert "2.1.2 is back" in gone.stdout, gone.stderr
     assert _site_files(clean) == before
     assert "no kernel image" in _run(clean, "-c", "import torch_scatter").stderr
+
+
+@pytest.mark.slow
+def test_an_original_in_the_environment_below_is_covered_and_left_alone(clean: Path, tmp_path: Path) -> None:
+    """As in an image: a virtual environment over one whose torch_scatter fits another torch."""
+    _pip_install(clean, _wheel(tmp_path, BROKEN))
+    below = _run(clean, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
+    before = _site_files(clean)
+    venv.create(tmp_path / "overlay", with_pip=True, symlinks=True)
+    overlay = tmp_path / "overlay" / "bin" / "python"
+    site = Path(_run(overlay, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
+    source = Path(portable_kernels.__file__).parents[1]
+    (site / "below.pth").write_text(f"{below}\n{source}\n{sysconfig.get_path('purelib')}\n")
+    done = _cli("install", "--shim", "torch_scatter", "--env", str(overlay))
+    assert done.returncode == 0, done.stderr
+    assert _run(overlay, "-c", "import torch_scatter").returncode == 0
+    assert not (tmp_path / "overlay" / "share" / "portable-kernels").exists()
+    assert _cli("uninstall", "--shim", "torch_scatter", "--env", str(overlay)).returncode == 0
+    assert "no kernel image" in _run(overlay, "-c", "import torch_scatter").stderr
+    assert _site_files(clean) == before
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ def origin(name):
 asked = json.loads(sys.argv[1])
 print(json.dumps({
     "prefix": sys.prefix,
+    "virtual": sys.prefix != sys.base_prefix,
     "version": list(sys.version_info[:2]),
     "distributions": {name: installed(name) for name in asked["distributions"]},
     "origins": {name: origin(name) for name in asked["imports"]},
@@ -56,8 +57,17 @@ class Look:
     """What an environment said about the names it was asked for; None where it has none."""
 
     prefix: Path
+    virtual: bool
     distributions: Mapping[str, Installed | None]
     origins: Mapping[str, str | None]
+
+    def owns(self, installed: Installed) -> bool:
+        """Whether installing another version removes this one.
+
+        A virtual environment only covers what lies in the environment below it.
+        """
+        prefix = self.prefix.resolve()
+        return not self.virtual or all(path.is_relative_to(prefix) for path in installed.files[:1])
 
 
 class Environment:
@@ -112,7 +122,7 @@ class Environment:
             name: None if row is None else Installed(row["version"], tuple(map(Path, row["files"])))
             for name, row in said["distributions"].items()
         }
-        return Look(Path(said["prefix"]), found, said["origins"])
+        return Look(Path(said["prefix"]), said["virtual"], found, said["origins"])
 
     def works(self, code: str) -> str | None:
         """Run a probe. None when it succeeds, otherwise its last words.

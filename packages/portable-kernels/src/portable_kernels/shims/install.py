@@ -86,7 +86,7 @@ def install(environment: Environment, shims: Sequence[Shim], force: bool = False
     kept = []
     for state in before:
         installed = look.distributions[state.shim.distribution]
-        if state.state == "original" and installed is not None:
+        if state.state == "original" and installed is not None and look.owns(installed):
             backup.keep(look.prefix, state.shim.distribution, installed)
             kept.append(state.shim.distribution)
     try:
