@@ -156,6 +156,30 @@ def test_the_published_evaluation_function(trained, data):
         eval_log_regression_with_model(load_backbone(trained).model, mri_sequences=["ax_dce"])
 
 
+def test_a_training_probes_its_teacher_and_keeps_the_best(data, tmp_path):
+    sets = [
+        f"evaluation.{name}_dataset_path=ProstateSupervised:split={name.upper()}:root={data}:split_csv={name}.csv"
+        for name in ("train", "val")
+    ]
+    overrides = [
+        *sets, "evaluation.eval_period_iterations=2", "evaluation.metric_types=[auc,mcc]", "optim.epochs=2",
+        "train.img_size=56", "crops.global_crops_size=56", "crops.local_crops_size=28",
+        "crops.local_crops_number=2",
+    ]  # fmt: skip
+    arguments = ["train", "--config-file", "demo", "--data", str(data), "--output-dir", str(tmp_path)]
+    assert run([*arguments, *overrides]) == 0
+    results = [
+        json.loads((tmp_path / "eval" / f"training_{at}" / "results.json").read_text())["val"]
+        for at in (1, 3)
+    ]
+    assert all(0 <= result["auc"] <= 1 and set(result) == {"auc", "mcc", "best_C"} for result in results)
+    best = json.loads((tmp_path / "eval" / "best" / "best.json").read_text())
+    assert best["metric"] == "auc" and best["value"] == max(result["auc"] for result in results)
+    assert (
+        run(["train", "--config-file", "demo", "--output-dir", str(tmp_path), "--eval-only", *overrides]) == 0
+    )
+
+
 def test_the_best_teacher_is_kept_and_loads_strictly_as_documented(trained, tmp_path):
     backbone = load_backbone(trained)
     state = backbone.model.state_dict()

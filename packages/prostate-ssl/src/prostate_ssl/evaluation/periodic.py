@@ -48,8 +48,8 @@ def evaluate_teacher(
         names = check_metrics(cfg.evaluation.metric_types)
         results = eval_log_regression_with_model(
             model.to(session.device).eval(),
-            cfg.evaluation.train_dataset_path,
-            cfg.evaluation.val_dataset_path,
+            train_dataset_str=cfg.evaluation.train_dataset_path,
+            val_dataset_str=cfg.evaluation.val_dataset_path,
             metric_types=names,
         ).metrics
         keep_best(folder, iteration, names[0], results, state)
