@@ -24,7 +24,15 @@ from bringup.plan.sequence import Given
 from bringup.plan.wanted import TORCH_FAMILY, Wanted, python_ranges
 from bringup.recipes.schema import Recipe
 
-_NO_BUILD = ("no-torch", "no-torch-for-gpu", "chip-blocks", "driver-blocks", "no-python", "no-ensurepip")
+_NO_BUILD = (
+    "no-torch",
+    "no-torch-for-gpu",
+    "torch-index-unreachable",
+    "chip-blocks",
+    "driver-blocks",
+    "no-python",
+    "no-ensurepip",
+)
 _NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict")
 _MOST_ROUNDS = 12
 _MADE_FOR_NUMPY_2 = ("2.3.0", "2.4.0", "2.5.1", "2.6.0", "2.7.0", "2.9.1", "2.11.0", "2.15.0")

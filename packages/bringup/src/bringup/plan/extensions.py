@@ -140,8 +140,7 @@ def choose_extensions(rows: Sequence[ExtensionRow], question: ExtensionQuestion)
                 break
             rejected.append(Rejected(what=way, why=against))
         else:
-            ids = ", ".join(f"{entry.what}: {entry.why.id}" for entry in rejected)
-            raise BringupError("no-way-for-extension", extension=row.distribution, text=ids)
+            raise BringupError("no-way-for-extension", extension=row.distribution, reasons=tuple(rejected))
     return plan
 
 

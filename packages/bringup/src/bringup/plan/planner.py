@@ -115,7 +115,7 @@ def _choose_interpreter_and_torch(
             else:
                 torch = choose_torch(question, resolver, catalog)
         except BringupError as error:
-            if error.id not in ("no-torch", "no-torch-for-gpu"):
+            if error.id not in ("no-torch", "no-torch-for-gpu", "torch-index-unreachable"):
                 raise
             failure = failure or error
             rejected.append(Rejected(what=interpreter.version, why=Reason(id="python-without-torch")))

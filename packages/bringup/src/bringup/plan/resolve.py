@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 from packaging.utils import canonicalize_name
@@ -179,6 +180,10 @@ class Resolver:
         if only_index and not self._offline:
             options = [f"--index-url={only_index}", "--no-cache-dir"]
         answer = self._pip("index", "versions", *options, name)
+        host = urlsplit(only_index).hostname if only_index else None
+        if host and host in answer.stderr and _NETWORK.search(answer.stderr):
+            # Folders of wheels in the user's configuration may answer although the index did not.
+            raise explain_installer_failure(answer.stderr, name)
         for line in answer.stdout.splitlines():
             if line.startswith("Available versions:"):
                 listed = (text.strip() for text in line.partition(":")[2].split(","))

@@ -118,19 +118,20 @@ def _why_not(build: TorchBuild, question: TorchQuestion, catalog: Catalog) -> Re
 
 def _in_reach(
     build: TorchBuild, own: Sequence[Version], resolver: Resolver
-) -> tuple[Version, str | None] | None:
+) -> tuple[Version, str | None] | Reason:
     """The version under which an index offers this build to this interpreter, and that index."""
+    absent = Reason(id="torch-not-on-index")
     wanted = Version(f"{build.version}+{build.local}")
     if wanted in own:
         return wanted, None
     if build.index is None:
         plain = Version(build.version)
-        return (plain, None) if plain in own else None
+        return (plain, None) if plain in own else absent
     try:
         offered = resolver.versions("torch", only_index=build.index)
     except BringupError:
-        return None
-    return (wanted, build.index) if wanted in offered else None
+        return Reason(id="torch-index-unreachable", parameters={"index": build.index})
+    return (wanted, build.index) if wanted in offered else absent
 
 
 def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchChoice:
@@ -154,8 +155,8 @@ def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
             rejected.append(Rejected(what=label, why=against))
             continue
         reach = _in_reach(build, own, resolver)
-        if reach is None:
-            rejected.append(Rejected(what=label, why=Reason(id="torch-not-on-index")))
+        if isinstance(reach, Reason):
+            rejected.append(Rejected(what=label, why=reach))
             continue
         version, index = reach
         served = ", ".join(gpu.sm for gpu in question.gpus)
@@ -179,6 +180,10 @@ def _nothing_works(
         return error
     if len(blocked) == len(rejected):
         return BringupError("chip-blocks", gpus=gpus, range=question.allowed)
+    unreachable = {str(r.why.parameters["index"]) for r in rejected if r.why.id == "torch-index-unreachable"}
+    if unreachable:
+        listed = ", ".join(sorted(unreachable))
+        return BringupError("torch-index-unreachable", gpus=gpus, indexes=listed, range=question.allowed)
     return BringupError("no-torch-for-gpu", gpus=gpus, range=question.allowed)
 
 
@@ -186,8 +191,8 @@ def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
     """Choose; every build that was looked at before stands in `choice.rejected` with its reason.
 
     Raises:
-        BringupError: `no-torch`, `driver-blocks`, `chip-blocks`, `no-torch-for-gpu`, or the index is
-            out of reach.
+        BringupError: `no-torch`, `driver-blocks`, `chip-blocks`, `no-torch-for-gpu`,
+            `torch-index-unreachable`, or the user's index is out of reach.
     """
     if question.gpus:
         return _choose_cuda(question, resolver, catalog)

@@ -64,7 +64,8 @@ def _toolkit(question: TorchQuestion, catalog: Catalog) -> Toolkit:
         BringupError: `chip-blocks`: no toolkit knows a chip; `driver-blocks`.
     """
     gpus = ", ".join(gpu.sm for gpu in question.gpus)
-    knowing = [row for row in catalog.toolkits if _serves(row, question.gpus)]
+    asked = [row for row in catalog.toolkits if not question.cuda or row.version in question.cuda]
+    knowing = [row for row in asked if _serves(row, question.gpus)]
     if not knowing:
         raise BringupError("chip-blocks", gpus=gpus, range=question.allowed)
     running = [

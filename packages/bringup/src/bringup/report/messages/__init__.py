@@ -15,6 +15,7 @@ from importlib import resources
 from typing import Any
 
 from bringup.errors import BringupError
+from bringup.plan.model import Rejected
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -85,4 +86,11 @@ def say(key: str, /, **parameters: object) -> str:
 
 def say_error(error: BringupError) -> str:
     """The paragraph for an error."""
-    return say(f"errors.{error.id}", **error.parameters)
+    return say(f"errors.{error.id}", **{key: _worded(value) for key, value in error.parameters.items()})
+
+
+def _worded(value: object) -> object:
+    """A planner's reasons in words; everything else as it is."""
+    if isinstance(value, tuple) and all(isinstance(row, Rejected) for row in value):
+        return "; ".join(f"{row.what}: {say(f'reasons.{row.why.id}', **row.why.parameters)}" for row in value)
+    return value
