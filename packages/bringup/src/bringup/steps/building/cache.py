@@ -53,7 +53,7 @@ def hash_tree(root: Path) -> str:
 def cache_key(inputs: Mapping[str, Any]) -> str:
     """Key of a build: the hash of all that it depends on."""
     heard = {name: os.environ[name] for name in _HEARD if os.environ.get(name)}
-    document = {"format": _FORMAT, "variables": heard, **inputs}
+    document = {"format": _FORMAT, "flags": heard, **inputs}
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:24]
 
 

@@ -101,9 +101,11 @@ def isolate(project: BuildProject, environment: EnvironmentFacts, source: Source
         wanted = [row for row in wanted if not _satisfied(row, environment)]
     document = [environment.python.executable, environment.python.version, sorted(wanted), shown]
     mark = hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
-    folder = state.cache() / "build-environments" / mark
+    store = state.cache() / "build-environments"
+    store.mkdir(parents=True, exist_ok=True)
+    # Scripts of an environment name it by its absolute path: the one that lasts, not a link's.
+    folder = store.resolve() / mark
     target = VirtualEnvironment(folder / "venv")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not (folder / "complete").exists():
             _make(target, environment, log, "--without-pip")
