@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,8 +86,9 @@ def command(
         console.print(say("up.project-ready", name=plan.environment), markup=False)
         return
     run = _run_of(chosen, demo, data, words, bool(plan.gpus) and not gpu, out)
+    since = time.time() if run.mode == "arguments" else None  # what lay there before is not shown
     stages = _run(chosen, run, applied, fresh)
-    page = _report(chosen, run, machine, plan, applied, stages)
+    page = _report(chosen, run, machine, plan, applied, stages, since)
     typer.echo(page)
 
 
@@ -169,18 +171,23 @@ def _report(
     plan: Plan,
     applied: Applied,
     stages: tuple[StageResult, ...],
+    since: float | None,
 ) -> Path:
     from bringup.report.console import output
     from bringup.report.messages import current_language
     from bringup.report.progress import step_title
+    from bringup.report.results import show_results
     from bringup.report.run_report import Timed, write_run_report
     from bringup.report.tables import check_title, fact_rows, reason, times_table
+    from bringup.steps.results import results_of
+    from bringup.steps.run import with_places
 
     language = current_language()
     titles = {stage.name: getattr(stage.title, language) for stage in recipe.stages}
     steps = [Timed(step_title(name), seconds, applied.reused) for name, seconds in applied.seconds.items()]
     done = [Timed(titles[row.name], row.seconds, row.reused, row.parts) for row in stages]
     output().print(times_table(done))
+    made = results_of(recipe, with_places(run, applied.slot), since)
     page = run.folder / "report.html"
     write_run_report(
         page,
@@ -190,7 +197,10 @@ def _report(
         choices=[(choice.subject, choice.chosen, reason(choice.why)) for choice in plan.choices],
         checks=[(check.ok, check_title(check), check.detail) for check in _proof(applied).checks],
         timed=[*steps, *done],
+        results=show_results([row.file for row in made], run.folder),
     )
+    for row in made:
+        output().print(f"  {row.file}", markup=False, soft_wrap=True)
     return page
 
 

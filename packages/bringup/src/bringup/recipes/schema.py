@@ -213,6 +213,8 @@ class Stage(Row):
     `{weights}`, `{models}`, `{demo}` (of bringup's own demo programs); `{arguments}` (what the user wrote
     after `--`) is a whole word of the command. `modes`: "demo", "data", "arguments"; empty: all.
     `times`: a regular expression with the groups `name` and `ms` or `s`, for a table of stage times.
+    `results`: patterns of pictures, meshes and scenes that it makes, for the report; beside places they may name
+    `{option:-m,--model_path|output/*}`: what the user gave an option of the workload, or its default.
     """
 
     name: Name
@@ -224,6 +226,7 @@ class Stage(Row):
     environment: dict[str, str] = {}
     optional: bool = False
     times: str | None = None
+    results: tuple[str, ...] = ()
 
 
 class Needs(Row):

@@ -17,6 +17,7 @@ from bringup import state
 from bringup.errors import BringupError
 from bringup.report.messages import current_language, say
 from bringup.report.progress import brief, duration
+from bringup.report.results import Shown
 
 _MEDIA = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
 
@@ -92,6 +93,7 @@ def write_run_report(
     choices: Sequence[tuple[str, str, str]],
     checks: Sequence[tuple[bool, str, str]],
     timed: Sequence[Timed],
+    results: Sequence[Shown] = (),
 ) -> None:
     """Write the page atomically.
 
@@ -117,6 +119,7 @@ def write_run_report(
         choices=choices,
         checks=checks,
         timed=timed,
+        results=results,
         total=sum(row.seconds for row in timed if not row.reused),
     )
     state.write_atomically(path, page)
