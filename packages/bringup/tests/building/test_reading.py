@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tarfile
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from bringup.steps.building.cache import hash_tree
 from bringup.steps.building.failures import cause_of, first_errors
 from bringup.steps.building.jobs import choose_jobs, fewer_jobs
 from bringup.steps.building.project import read_build, without_lto
+from bringup.steps.building.sources import opened_source
 
 NO_GPU = GpuSurvey((), None, None, None, ())
 
@@ -291,3 +294,40 @@ def test_hash_of_a_source_is_that_of_what_a_build_reads(tmp_path: Path) -> None:
 )
 def test_progress_names_the_file_and_not_its_command(line: str, shown: str | None) -> None:
     assert line_text(line) == shown
+
+
+def packed(source: Path, archive: Path) -> Path:
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as packed_files:
+            packed_files.write(source / "setup.py", "project-1.0/setup.py")
+    else:
+        with tarfile.open(archive, "w:gz") as packed_files:
+            packed_files.add(source / "setup.py", "project-1.0/setup.py")
+    return archive
+
+
+@pytest.mark.parametrize("name", ["project-1.0.tar.gz", "project-1.0.zip"])
+def test_archives_are_sources_too(name: str, tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("setup(name='packed')")
+    with opened_source(packed(tmp_path, tmp_path / name)) as root:
+        assert read_build(root).name == "packed"
+    assert not root.exists(), "unpacked for as long as needed"
+
+
+def test_archive_that_reaches_out_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "setup.py").write_text("")
+    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "setup.py", "../../outside.py")
+    with pytest.raises(BringupError, match="source-archive"), opened_source(tmp_path / "evil.tar.gz"):
+        pass
+
+
+def test_file_that_is_no_archive_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(BringupError, match="source-archive"), opened_source(tmp_path / "notes.txt"):
+        pass
+
+
+def test_source_that_is_not_there_says_where_it_is_fetched() -> None:
+    with pytest.raises(BringupError, match="pytorch_scatter"), opened_source(Path("torch-scatter")):
+        pass

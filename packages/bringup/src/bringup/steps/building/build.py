@@ -127,6 +127,8 @@ def build(path: Path, request: BuildRequest, observer: Observer) -> BuildResult:
             what was asked for or does not import. The log is kept.
     """
     began = time.monotonic()
+    if os.name == "nt":
+        raise BringupError("build-on-windows")
     try:
         with opened_source(path.expanduser().absolute()) as root:
             project = read_build(root)
