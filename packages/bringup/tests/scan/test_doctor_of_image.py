@@ -7,11 +7,19 @@ import os
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
 import jsonschema
 import pytest
+
+from bringup.catalog import load
+from bringup.facts.gpus import GpuSurvey
+from bringup.facts.image import opened_image
+from bringup.facts.machine import MachineFacts, read_machine
+from bringup.findings.model import Examined
+from bringup.findings.rules import find
 
 from .archives import Layer, docker_archive, files_below, layer
 
@@ -27,6 +35,11 @@ def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from bringup.cli.main import main; main()", "doctor", *arguments]
     variables = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     return subprocess.run(command, capture_output=True, text=True, env=variables | {"LC_ALL": "C.UTF-8"})
+
+
+@pytest.fixture(scope="module")
+def machine() -> MachineFacts:
+    return replace(read_machine(), gpus=GpuSurvey((), None, None, None, ()))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +98,7 @@ def test_all_environments_of_an_image(base: Layer, tmp_path: Path) -> None:
     ids=["nowhere", "trusted folder", "LD_LIBRARY_PATH of the image", "ld.so.conf of the image"],
 )
 def test_this_machines_libraries_do_not_count(
-    more: Layer, expected: list[str], base: Layer, tmp_path: Path
+    more: Layer, expected: list[str], base: Layer, machine: MachineFacts, tmp_path: Path
 ) -> None:
     """libz.so.1 is on every machine that runs these tests, and not in this image."""
     stub = compiled(tmp_path, "stub", "void f(void) {}", "-Wl,-soname,libz.so.1")
@@ -95,8 +108,10 @@ def test_this_machines_libraries_do_not_count(
     files = base | distribution("one", "m", "m.so", module) | more
     files["etc/ld.so.conf"] = b"include /etc/ld.so.conf.d/*.conf\n"
     archive = docker_archive(tmp_path / "image.tar", [layer(files)], CONFIG)
-    ran = doctor("--image", str(archive), "--json")
-    assert [row["id"] for row in json.loads(ran.stdout)["findings"]] == expected, ran.stderr
+    with opened_image(archive) as contents:
+        for environment in contents.environments[:1]:
+            examined = Examined(load(), machine, environment=environment)
+            assert [row.id for row in find(examined)] == expected
 
 
 def test_an_image_that_cannot_be_read_to_its_end(base: Layer, tmp_path: Path) -> None:

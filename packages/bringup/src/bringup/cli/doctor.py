@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bringup.facts.project import ProjectFacts
     from bringup.findings.model import Examined, NamedGpu
     from bringup.report.doctor_document import Diagnosis
+    from bringup.report.scan import ScanProgress
 
 
 def command(
@@ -33,31 +34,32 @@ def command(
     from bringup.facts.environment import read_environment
     from bringup.facts.machine import read_machine
     from bringup.facts.project import read_project
+    from bringup.report.scan import ScanProgress
 
     if env is not None and image is not None:
         raise BringupError("env-or-image", exit_code=2)
     gpus = _named(gpu or [])
     read = read_project(project.expanduser().absolute()) if project else None
     machine = read_machine()
-    if image is not None:
-        diagnoses, unread = _diagnose_image(image, machine, read, gpus)
-    else:
-        environment = read_environment(env) if env is not None else _active_environment(project)
-        diagnoses, unread = [_diagnose(machine, environment, read, gpus)], False
+    with ScanProgress() as progress:
+        if image is not None:
+            diagnoses, unread = _diagnose_image(image, machine, read, gpus, progress)
+        else:
+            place = env if env is not None else _active_environment(project)
+            environment = read_environment(place, on_file=progress.on_file) if place else None
+            diagnoses, unread = [_diagnose(machine, environment, read, gpus)], False
     _tell(diagnoses, machine, as_json, html, share)
     if any(finding.severity == "error" for row in diagnoses for finding in row.findings):
         raise typer.Exit(1)
     raise typer.Exit(3 if unread or (read and read.unreadable) else 0)
 
 
-def _active_environment(project: Path | None) -> EnvironmentFacts | None:
+def _active_environment(project: Path | None) -> Path | None:
     """The activated environment, if there is one; a project alone is judged by its own files."""
     import os
 
-    from bringup.facts.environment import read_environment
-
     active = os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX")
-    return read_environment(Path(active)) if active and project is None and Path(active).is_dir() else None
+    return Path(active) if active and project is None and Path(active).is_dir() else None
 
 
 def _named(names: list[str]) -> tuple[NamedGpu, ...]:
@@ -103,14 +105,18 @@ def _diagnose(
 
 
 def _diagnose_image(
-    image: Path, machine: MachineFacts, project: ProjectFacts | None, gpus: tuple[NamedGpu, ...]
+    image: Path,
+    machine: MachineFacts,
+    project: ProjectFacts | None,
+    gpus: tuple[NamedGpu, ...],
+    progress: ScanProgress,
 ) -> tuple[list[Diagnosis], bool]:
     """(every Python environment of an archive, whether something of it could not be read)."""
     from bringup.errors import BringupError
     from bringup.facts.image import inside_image, opened_image
     from bringup.report.doctor_document import Diagnosis
 
-    with opened_image(image) as contents:
+    with opened_image(image, on_file=progress.on_file) as contents:
         if not contents.environments:
             raise BringupError("image-without-python", exit_code=3, path=image)
         diagnoses = [
