@@ -34,5 +34,13 @@ def blur_matrices(sigma: torch.Tensor, size: int) -> torch.Tensor:
 
 def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Blur (n, M, S, S) with σ (n,) pixels each; crops with σ = 0 are unchanged."""
+    if images.device.type == "cpu":
+        # Half of the crops have σ = 0. On a GPU, where shapes must not depend on the draws, all are blurred.
+        rows = sigma.nonzero()[:, 0]
+        return images.index_copy(0, rows, _blur(images[rows], sigma[rows])) if len(rows) else images
+    return _blur(images, sigma)
+
+
+def _blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     matrix = blur_matrices(sigma, images.shape[-1])[:, None]
     return matrix @ images @ matrix.transpose(2, 3)

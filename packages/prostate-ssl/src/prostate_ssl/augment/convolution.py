@@ -60,9 +60,17 @@ def apply_network(images: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Te
 
 
 def _network_of_one(padded: torch.Tensor, kernels: list[torch.Tensor], row: int) -> torch.Tensor:
+    """One crop's network on its modalities: (M, S + 8, S + 8) → (M, S, S)."""
     x = padded[:, None]
     for layer, weights in enumerate(kernels):
-        x = functional.conv2d(x, weights[row])
+        own = weights[row]
+        centre = own[:, :, 1, 1]
+        if own.count_nonzero() == centre.count_nonzero():
+            # Half of the layers have kernels of 1: a small matrix product instead of nine times the work.
+            inner = x[..., 1:-1, 1:-1]
+            x = (centre @ inner.flatten(2)).unflatten(2, inner.shape[-2:])
+        else:
+            x = functional.conv2d(x, own)
         if layer + 1 < len(kernels):
             x = functional.leaky_relu_(x, _NEGATIVE_SLOPE)
     return x[:, 0]
