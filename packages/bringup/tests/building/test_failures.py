@@ -281,9 +281,12 @@ def test_build_that_was_killed_leaves_nothing_that_is_in_the_way(
     process.kill()
     process.wait()
     assert not output.exists()
+    assert list((home / "cache" / "builds").glob(".*.work"))
+    (source / "module.cu").write_text((source / "module.cu").read_text() + "// another source\n")
     answer = bringup(*words, "--json")
     assert answer.code == 0, answer.errors + answer.output
     assert not answer.first["cached"]
+    assert not list((home / "cache" / "builds").glob(".*.work")), "what the killed one left is gone, too"
     assert [path.suffix for path in output.iterdir()] == [".whl"]
 
 

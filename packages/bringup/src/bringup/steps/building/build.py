@@ -20,7 +20,7 @@ from bringup.facts.gpus import DriverFacts
 from bringup.facts.host import read_disk, read_host
 from bringup.facts.toolchains import has_python_headers, link_time_optimisation_works
 from bringup.steps.building.architectures import Wanted
-from bringup.steps.building.cache import BuildCache, Kept, cache_key, hash_tree
+from bringup.steps.building.cache import BuildCache, Kept, cache_key, hash_tree, sweep
 from bringup.steps.building.failures import cause_of, first_errors
 from bringup.steps.building.isolation import Isolation, install_dynamic_requirements, isolate
 from bringup.steps.building.jobs import JobLimits, choose_jobs, fewer_jobs, measured_peak, remember_peak
@@ -160,6 +160,7 @@ def _build(
     choice = _step(observer, "toolkit", lambda: _choose(project, request, observer))
     cache = BuildCache(cache_key(_inputs(project, request, choice)))
     cache.root.parent.mkdir(parents=True, exist_ok=True)
+    sweep()
     with FileLock(cache.lock):
         kept = None if request.fresh else cache.find()
         builder = _Builder(project, request, choice, cache, observer)
@@ -236,7 +237,7 @@ class _Builder:
     ) -> None:
         self._project, self._request, self._choice = project, request, choice
         self._cache, self._observer = cache, observer
-        self._workshop = Workshop(cache.root.with_name(f".{cache.root.name}.work"))
+        self._workshop = Workshop(cache.workshop)
         self._isolation: Isolation | None = None
         self.attempts: list[Attempt] = []
         self.proof: BuildProof | None = None

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from bringup import state
 
 # Parts of a source tree that no build reads, or that builds leave behind.
@@ -80,6 +82,11 @@ class BuildCache:
         return self.root.with_name(f".{self.root.name}.lock")
 
     @property
+    def workshop(self) -> Path:
+        """Where the build is done; removed when it ends."""
+        return self.root.with_name(f".{self.root.name}.work")
+
+    @property
     def log(self) -> Path:
         """Kept whether the build succeeds or not."""
         return self.root.with_name(f"{self.root.name}.log")
@@ -107,3 +114,14 @@ class BuildCache:
         full = {**record, "product": product.name, "sha256": _digest(kept) if kept.is_file() else None}
         state.write_atomically(self.root / "build.json", json.dumps(full, indent=1) + "\n")
         return Kept(kept, full)
+
+
+def sweep() -> None:
+    """Remove what builds that were killed left behind; those under way hold their locks."""
+    for work in (state.cache() / "builds").glob(".*.work"):
+        lock = FileLock(work.with_suffix(".lock"))
+        try:
+            with lock.acquire(timeout=0):
+                shutil.rmtree(work, ignore_errors=True)
+        except Timeout:
+            continue

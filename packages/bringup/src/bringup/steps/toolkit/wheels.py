@@ -151,6 +151,8 @@ def _install(
     with FileLock(f"{folder}.lock"):
         if any(read_manifest(root) for root in folder.glob("nvidia/cu*")):
             return
+        for stale in folder.parent.glob(f".{folder.name}-*"):
+            shutil.rmtree(stale, ignore_errors=True)  # Of an installation that was killed.
         _check_space(folder)
         # Beside the final name; an installation that is broken off leaves nothing under it.
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
