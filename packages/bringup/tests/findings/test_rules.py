@@ -52,6 +52,15 @@ def test_torch_without_the_chip_says_what_torch_would(broken: Broken, machine: M
     assert "pip install torch==" in finding.fix
 
 
+def test_torch_and_its_companions_are_changed_together(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch("2.0.1+cu117", "11.7", FIXTURES / "optional-unit.so")
+    broken.distribution("torchvision", "0.15.2", {"torchvision/_C.so": FIXTURES / "ptx-only.so"})
+    fixes = {row.subject: row.fix for row in examine(machine, broken.root, RTX_5090)}
+    assert fixes["torch"] == fixes["torchvision"]
+    assert "torch==" in fixes["torch"]
+    assert "torchvision==" in fixes["torch"]
+
+
 def test_a_shim_is_offered_where_there_is_one(broken: Broken, machine: MachineFacts) -> None:
     broken.torch(library=FIXTURES / "many.so")
     broken.distribution("torchmcubes", "0.1.0", {"torchmcubes/_m.so": FIXTURES / "two-units.so"})
@@ -123,10 +132,16 @@ def test_cuda_torchvision_beside_cpu_torch(broken: Broken, machine: MachineFacts
 
 @pytest.mark.parametrize(
     ("torch", "cuda", "expected"),
-    [("2.11.0+cu130", "13.0", ["built-for-another-torch"]), ("2.10.0+cu128", "12.8", [])],
+    [
+        ("2.11.0+cu130", "13.0", ["built-for-another-torch"]),
+        ("2.10.0+cu128", "12.8", []),
+        ("2.10.0+cu126", "12.6", []),
+        ("2.10.0+cu130", "13.0", ["built-for-another-torch"]),
+        ("2.10.0+cpu", None, ["built-for-another-torch"]),
+    ],
 )
 def test_xformers_record(
-    torch: str, cuda: str, expected: list[str], broken: Broken, machine: MachineFacts
+    torch: str, cuda: str | None, expected: list[str], broken: Broken, machine: MachineFacts
 ) -> None:
     broken.torch(torch, cuda)
     record = json.dumps({"version": {"cuda": 1208, "torch": "2.10.0+cu128", "python": "3.10.19"}})

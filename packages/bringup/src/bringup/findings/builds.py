@@ -171,7 +171,9 @@ def xformers_recorded_build(examined: Examined) -> Iterator[Finding]:
         return
     built, cuda = recorded
     same = Version(built).release == Version(torch.version).release
-    if same and (cuda is None or cuda == torch.cuda):
+    # Within a CUDA major it loads: xFormers 0.0.20 (cu118) was the companion of torch 2.0.1 (cu117).
+    majors = {text.split(".")[0] if text else None for text in (cuda or torch.cuda, torch.cuda)}
+    if same and len(majors) == 1:
         return
     recorded_cuda = Evidence(str(path), "version.cuda", cuda or "none")
     evidence = (Evidence(str(path), "version.torch", built), recorded_cuda, _evidence(torch))

@@ -11,7 +11,7 @@ from bringup.binaries.report import BinaryReport
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_engines import read_engines
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Severity
-from bringup.findings.repairs import companion_fix, extension_fix, torch_fix
+from bringup.findings.repairs import extension_fix, torch_fix
 
 NO_IMAGE = "CUDA error: no kernel image is available for execution on the device"
 PTX_TOO_NEW = "CUDA error: the provided PTX was compiled with an unsupported toolchain."
@@ -78,10 +78,10 @@ def _torch_warning(gpu: NamedGpu, report: BinaryReport) -> str:
 
 def _fix(subject: str, gpu: NamedGpu, examined: Examined) -> str:
     torch = examined.environment.torch if examined.environment else None
-    if subject == "torch":
+    # torch's companions and NVIDIA's libraries come with a torch; they are changed together.
+    with_torch = subject in ("torchvision", "torchaudio") or subject.startswith("nvidia-")
+    if subject == "torch" or (with_torch and torch):
         return torch_fix(examined, gpu)
-    if subject in ("torchvision", "torchaudio") and torch and torch.cuda:
-        return companion_fix(examined, subject, torch)
     return extension_fix(examined, subject, gpu)
 
 

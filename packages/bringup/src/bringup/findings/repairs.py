@@ -25,13 +25,18 @@ def torch_label(torch: TorchFacts) -> str:
 
 
 def torch_fix(examined: Examined, gpu: NamedGpu | None = None) -> str:
-    """The command that installs a torch which serves the GPU (without one: any newest)."""
+    """The command that installs a torch which serves the GPU (without one: any newest), and with it the
+    torchvision and torchaudio of its release where they are installed."""
     capability = gpu.capability if gpu else None
     build = examined.catalog.recommended_torch(capability)
     if build is None:
         return "bringup up RECIPE --cpu"
+    wanted = [f"torch=={build.version}"]
+    for name, version in (("torchvision", build.torchvision), ("torchaudio", build.torchaudio)):
+        if examined.environment and examined.environment.distribution(name):
+            wanted.append(f"{name}=={version}" if version else name)
     index = f" --index-url {build.index}" if build.index else ""
-    return f"{pip(examined)} install torch=={build.version}{index}"
+    return f"{pip(examined)} install {' '.join(wanted)}{index}"
 
 
 def companion_fix(examined: Examined, name: str, torch: TorchFacts) -> str:
