@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from bringup.steps.image.inside import assemble, finish
 
 INSIDE = Path(assemble.__file__).parent
+torch_version = metadata.version("torch")
 
 
 def wheel(folder: Path, name: str, version: str, files: dict[str, str], commands: str = "") -> None:
@@ -143,6 +145,30 @@ def test_an_import_that_fails_fails_the_build(made: Made, tmp_path: Path) -> Non
     ran = subprocess.run([str(made.python), str(tmp_path / "finish.py")], capture_output=True, text=True)
     assert ran.returncode != 0
     assert "no_such_module" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("torch", "gpus", "words"),
+    [
+        (torch_version.partition("+")[0], [], ""),
+        ("1.0.0", [], "not 1.0.0"),
+        (torch_version.partition("+")[0], ["sm_30"], "no code for sm_30"),
+    ],
+    ids=["the planned torch", "another torch", "a chip without code"],
+)
+def test_torch_is_the_planned_one_and_serves_the_chips(
+    torch: str, gpus: list[str], words: str, tmp_path: Path
+) -> None:
+    """With the torch of the environment that runs the tests."""
+    (tmp_path / "finish.py").write_bytes((INSIDE / "finish.py").read_bytes())
+    (tmp_path / "removed.txt").write_text("")
+    described = {"imports": ["torch"], "torch": torch, "gpus": gpus}
+    (tmp_path / "image.json").write_text(json.dumps(described))
+    ran = subprocess.run([sys.executable, str(tmp_path / "finish.py")], capture_output=True, text=True)
+    assert (ran.returncode == 0) is (words == ""), ran.stderr
+    assert words in ran.stderr
+    if not words:
+        assert f"bringup: torch {torch_version}" in ran.stdout
 
 
 def test_links_are_taken_away_and_not_followed(tmp_path: Path) -> None:

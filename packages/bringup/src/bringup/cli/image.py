@@ -48,8 +48,9 @@ def command(
     from bringup.steps.image.spec import ImageWishes, make_spec
 
     chosen, catalog = load_recipe(recipe), load_catalog()
-    machine = read_machine()
     named = named_gpus(gpu or [])
+    tool = _engine(engine, build)
+    machine = read_machine()
     wishes = ImageWishes(
         profile=profile,
         base=base,
@@ -60,7 +61,6 @@ def command(
         offline=offline,
     )
     spec = make_spec(chosen, catalog, _for_gpus(wishes, named, cpu, machine, chosen))
-    tool = _engine(engine, build)
     folder = output or Path(f"{chosen.name}-image")
     known = inspect_base(tool, spec.base) if tool else None
     text = dockerfile(spec, catalog, known.user if known else "")

@@ -150,11 +150,12 @@ def _print_commands(
     rows: Mapping[str, Mapping[str, Any]], folder: Path, console: Console, built: bool
 ) -> None:
     for shell, texts in rows.items():
-        console.print()
-        console.print(SHELL_NAMES[shell], style="bold", markup=False)  # type: ignore[index]
         lines = [] if built else [texts["build"]]
         if texts["run"]:
             lines.append(texts["run"][0]["command"])
+        if lines:
+            console.print()
+            console.print(SHELL_NAMES[shell], style="bold", markup=False)  # type: ignore[index]
         for line in lines:
             # Not wrapped: a command is copied as it stands.
             console.print(line, markup=False, soft_wrap=True)

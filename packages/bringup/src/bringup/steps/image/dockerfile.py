@@ -94,7 +94,8 @@ def _wheel_command(choice: ExtensionChoice, catalog: Catalog, spec: ImageSpec) -
 
 def _shim_command(choice: ExtensionChoice) -> str:
     program = f"PYTHONPATH=/tmp/pip {ENVIRONMENT}/bin/python -m portable_kernels"
-    return f"{program} install --shim {choice.row.portable}"
+    # By force: a base may have the original, which can seem to work where no GPU is.
+    return f"{program} install --force --shim {choice.row.portable}"
 
 
 def _clone(repository: str, commit: str, place: str, submodules: bool) -> list[str]:

@@ -161,8 +161,8 @@ def _package_layers(spec: ImageSpec, interpreters: Sequence[Interpreter]) -> lis
         if spec.torch is None:
             return [Layer("packages", None, "unknown", len(spec.requirements))]
         typical = TYPICAL_TORCH[(spec.torch.cuda or "cpu").split(".")[0]]
-        rest = len(spec.requirements) - 1
-        return [Layer("torch", typical, "typical", 1), Layer("packages", None, "unknown", rest)]
+        count = len(spec.requirements) - 1
+        return [Layer("torch", typical, "typical", 1), Layer("packages", None, "unknown", count)]
     sizes = unpacked_sizes([row.url for row in rows])
     heavy = [row.name == "torch" or row.name.startswith(("nvidia-", "triton", "cuda-")) for row in rows]
     torch = [size for size, is_heavy in zip(sizes, heavy, strict=True) if is_heavy]

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+# A CPU build has no such list; `torch.cuda.get_arch_list` says nothing where no GPU is, as in a build.
 _ARCHITECTURES = (
-    "import torch; print(torch.__version__, torch.version.cuda, torch._C._cuda_getArchFlags() or '')"
+    "import torch; flags = getattr(torch._C, '_cuda_getArchFlags', str); "
+    "print('torch:', torch.__version__, torch.version.cuda, flags() or '')"
 )
 
 
@@ -67,10 +69,10 @@ def main() -> None:
     for name in described["imports"]:
         ask(f"import {name}")
         print(f"bringup: import {name}: ok")
-    if described["torch"]:
+    if described["torch"] or described["gpus"]:
         version, cuda, *flags = ask(_ARCHITECTURES).rpartition("torch:")[2].split()
         print(f"bringup: torch {version}, CUDA {cuda}, {' '.join(flags) or 'no GPU code'}")
-        if version.split("+")[0] != described["torch"]:
+        if described["torch"] not in (None, version.split("+")[0]):
             raise SystemExit(f"bringup: torch {version} is imported, not {described['torch']}")
         lacking = [chip for chip in described["gpus"] if not serves(flags, chip)]
         if lacking:
