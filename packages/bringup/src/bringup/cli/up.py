@@ -45,10 +45,21 @@ def command(
     overlay: options.Overlay = None,
     offline: options.Offline = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run and begin anew.")] = False,
+    bids: Annotated[Path | None, typer.Option(help="A BIDS dataset, for a workload in a container.")] = None,
+    licence: Annotated[
+        Path | None, typer.Option("--license", "--licence", help="With --bids: FreeSurfer's licence file.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="With --bids: the GPU's number, or cpu.")] = None,
+    task: Annotated[str | None, typer.Option(help="With --bids: the BOLD task, such as rest.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="With --bids: go on with what is there.")] = False,
+    engine: Annotated[str | None, typer.Option(help="With --bids: docker or podman.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --bids: only print the commands.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --bids: the commands as JSON.")] = False,
 ) -> None:
     """Look, plan, install, prove and run a workload; the last line printed is its report."""
     from bringup.cli.gpu_names import named_gpus
     from bringup.cli.supplies import checked_pack, naming_what_is_missing
+    from bringup.cli.up_participant import ParticipantOptions, run_participant
     from bringup.errors import BringupError
     from bringup.facts.machine import read_machine
     from bringup.plan.planner import Wishes
@@ -58,10 +69,21 @@ def command(
     from bringup.report.messages import say
     from bringup.report.tables import facts_table
     from bringup.steps.apply import InstallOptions
+    from bringup.steps.image.participant import ParticipantRun
 
     if demo and data is not None:
         raise BringupError("demo-or-data", exit_code=2, recipe=recipe)
     words = tuple(arguments or ())
+    if bids is not None or licence is not None:
+        if recipe is None or bids is None or licence is None or out is None:
+            raise BringupError("participant-options", exit_code=2, recipe=recipe or "deepprep")
+        asked = ParticipantRun(bids, out, licence, device, task, resume, words)
+        chips, links = tuple(gpu or ()), tuple(find_links or ())
+        return run_participant(
+            ParticipantOptions(
+                recipe, asked, chips, cpu, profile, links, offline, engine, dry_run, fresh, as_json
+            )
+        )
     if project is not None:
         words, recipe = ((recipe, *words) if recipe else words), None
     elif recipe is None:
@@ -84,12 +106,13 @@ def command(
         applied = _apply(plan, InstallOptions(installer, links, offline, pack))
     if project is not None and not words:
         console.print(say("up.project-ready", name=plan.environment), markup=False)
-        return
+        return None
     run = _run_of(chosen, demo, data, words, bool(plan.gpus) and not gpu, out)
     since = time.time() if run.mode == "arguments" else None  # what lay there before is not shown
     stages = _run(chosen, run, applied, fresh)
     page = _report(chosen, run, machine, plan, applied, stages, since)
     typer.echo(page)
+    return None
 
 
 def _run_of(

@@ -213,7 +213,7 @@ class Stage(Row):
     `{weights}`, `{models}`, `{demo}` (of bringup's own demo programs); `{arguments}` (what the user wrote
     after `--`) is a whole word of the command. `modes`: "demo", "data", "arguments"; empty: all.
     `times`: a regular expression with the groups `name` and `ms` or `s`, for a table of stage times.
-    `results`: patterns of pictures, meshes and scenes that it makes, for the report; beside places they may name
+    `results`: patterns of pictures, meshes and scenes that it makes, for the report; beside places they name
     `{option:-m,--model_path|output/*}`: what the user gave an option of the workload, or its default.
     """
 
