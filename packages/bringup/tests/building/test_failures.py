@@ -262,6 +262,26 @@ def test_link_time_optimisation_is_tried_and_not_guessed(
     assert not link_time_optimisation_works(first)
 
 
+def test_every_toolkit_that_was_not_taken_is_named_with_the_reason(
+    bringup: Bringup, environment: Path, tmp_path: Path
+) -> None:
+    """A toolkit that answers and does not compile: its device compiler is gone."""
+    source = setuptools_project(tmp_path / "source")
+    toolkit = toolkit_with(bringup, tmp_path / "cuda", "#!/bin/bash\necho 'cicc: fatal: gone' >&2; exit 1\n")
+    answer = bringup("build", source, "--env", environment, "--arch", "9.0", "--toolkit", toolkit)
+    assert answer.code == 1
+    told = " ".join(answer.errors.split())
+    assert "a kernel did not compile" in told
+    assert "cicc: fatal: gone" in told
+
+
+def test_place_that_cannot_be_written_is_named(bringup: Bringup, environment: Path, tmp_path: Path) -> None:
+    source = setuptools_project(tmp_path / "source")
+    (tmp_path / "file").write_text("no folder")
+    words = ("build", source, "--env", environment, "--arch", "9.0", "-o", tmp_path / "file" / "in", "--json")
+    assert error_of(bringup(*words)) == "build-io"
+
+
 def compiling(home: Path) -> bool:
     """Whether the build has come to its compilers."""
     return any("wheel" in log.read_text() for log in (home / "cache" / "builds").glob("*.log"))

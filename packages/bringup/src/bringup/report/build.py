@@ -17,7 +17,7 @@ from bringup.report.progress import duration, size
 from bringup.report.tables import home_relative
 from bringup.steps.building.architectures import Wanted
 from bringup.steps.building.build import BuildResult
-from bringup.steps.building.toolkit_choice import RejectedToolkit
+from bringup.steps.building.toolkit_choice import NoToolkit, RejectedToolkit
 
 Failure = tuple[str, BringupError]
 _COUNT = re.compile(r"\[\s*\d+/\d+\]")
@@ -158,3 +158,6 @@ def print_failure(failure: Failure, terminal: Console) -> None:
     source, error = failure
     terminal.print(say("build.failed", source=source), style="red", markup=False)
     terminal.print(say_error(error), style="red", markup=False)
+    for row in error.rejected if isinstance(error, NoToolkit) else ():
+        reason = say(f"build.toolkit-reason.{row.reason}", detail=row.detail)
+        terminal.print(f"  {row.toolkit}: {reason}", style="red", markup=False)

@@ -137,7 +137,8 @@ def build(path: Path, request: BuildRequest, observer: Observer) -> BuildResult:
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise BringupError("no-space", subject=path.name, path=state.cache()) from error
-        raise
+        where = error.filename or path
+        raise BringupError("build-io", path=where, text=error.strerror or error) from error
 
 
 def _inputs(project: BuildProject, request: BuildRequest, choice: ToolkitChoice) -> dict[str, Any]:

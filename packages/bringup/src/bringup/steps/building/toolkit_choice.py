@@ -48,6 +48,15 @@ class RejectedToolkit:
     detail: str
 
 
+class NoToolkit(BringupError):
+    """`no-cuda-toolkit`, with all that was tried and why each was not taken."""
+
+    def __init__(self, rejected: Sequence[RejectedToolkit], version: str, chips: str) -> None:
+        tried = ", ".join(row.toolkit for row in rejected) or "–"
+        super().__init__("no-cuda-toolkit", version=version, chips=chips, tried=tried)
+        self.rejected = tuple(rejected)
+
+
 @dataclass(frozen=True)
 class ToolkitChoice:
     """The toolkit, the host compiler that it was tried with, and what it is asked to make."""
@@ -234,10 +243,9 @@ def _lack(wish: ToolkitWish, toolkit: CudaToolkit) -> BringupError | None:
 
 
 def _no_toolkit(wish: ToolkitWish, rejected: Sequence[RejectedToolkit]) -> BringupError:
-    tried = " · ".join(f"{row.toolkit}: {row.reason} ({row.detail})" for row in rejected)
     chips = ", ".join(chip.sm for chip in wish.wanted.chips)
     serving = [row.version for row in load().toolkits if _serves(row.version, wish.wanted)]
     if not serving:
         return BringupError("no-cuda-for-architecture", exit_code=2, chips=chips)
     version = wish.torch_cuda or serving[-1]
-    return BringupError("no-cuda-toolkit", version=version, chips=chips, tried=tried or "–")
+    return NoToolkit(rejected, version, chips)
