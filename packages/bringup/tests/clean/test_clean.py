@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from bringup.steps.clean.items import Item, delete, item_of, size_of
 from bringup.steps.clean.manual import FINAL, INTERMEDIATE, manual_items
-from bringup.steps.clean.own import own_items
+from bringup.steps.clean.own import held, own_items
 
 _SCRIPT = """import torch
 data = torch.load("/opt/model/SUGAR/model_files/fsaverage3/lh_NoRigid_904_fsaverage3.model", weights_only=False)
@@ -210,6 +210,25 @@ def test_an_environment_that_is_being_made_stays(tmp_path: Path) -> None:
     assert (root / "broken").is_dir()
     assert bringup("--yes", home=home, folder=tmp_path).returncode == 0
     assert not (root / "broken").exists()
+
+
+@pytest.mark.parametrize("name", ["builds/.abc.work", "builds/abc", "builds/abc.log", "build-environments/e"])
+def test_a_build_that_is_under_way_is_left_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRINGUP_HOME", str(tmp_path))
+    place = tmp_path / "cache" / name
+    place.parent.mkdir(parents=True)
+    if place.suffix == ".log":
+        place.write_text("x")
+    else:
+        place.mkdir()
+    (tmp_path / "cache" / "builds").mkdir(exist_ok=True)
+    [item] = own_items()
+    with FileLock(tmp_path / "cache" / "builds" / ".abc.lock"), held(item) as free:
+        assert not free
+    with held(item) as free:
+        assert free
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:

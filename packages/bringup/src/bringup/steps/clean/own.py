@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -88,31 +88,30 @@ def own_items() -> list[Item]:
 @contextmanager
 def held(item: Item) -> Iterator[bool]:
     """Whether nobody works at the item; while inside, nobody starts to."""
-    lock = _lock_of(item)
-    if lock is None:
+    with ExitStack() as stack:
+        for lock in _locks_of(item):
+            holder = FileLock(lock)
+            try:
+                holder.acquire(timeout=0)
+            except (Timeout, OSError):
+                yield False
+                return
+            stack.callback(holder.release)
         yield True
-        return
-    holder = FileLock(lock)
-    try:
-        holder.acquire(timeout=0)
-    except (Timeout, OSError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        holder.release()
 
 
-def _lock_of(item: Item) -> Path | None:
-    """The lock that its makers take: one a name for environments, one an entry in the cache."""
+def _locks_of(item: Item) -> list[Path]:
+    """The locks that its makers take: one a name for environments and runs, one an entry in the cache."""
     assert item.path is not None
-    folder = item.path.parent
-    if item.path.is_relative_to(state.environments()):
-        return state.environments() / item.path.relative_to(state.environments()).parts[0] / ".lock"
-    if item.path.is_relative_to(state.runs()):
-        return state.runs() / f".{item.path.relative_to(state.runs()).parts[0]}.lock"
-    for name in (f"{item.path.name}.lock", f".{item.path.name}.lock"):
-        if (folder / name).exists():
-            return folder / name
-    return None
+    for root, pattern in ((state.environments(), "{}/.lock"), (state.runs(), ".{}.lock")):
+        if item.path.is_relative_to(root):
+            return [root / pattern.format(item.path.relative_to(root).parts[0])]
+    folder, builds = item.path.parent, state.cache() / "builds"
+    if folder == builds:
+        # A result `KEY`, its log `KEY.log` and its workshop `.KEY.work` have one lock.
+        key = item.path.name.removeprefix(".").removesuffix(".work").removesuffix(".log")
+        return [builds / f".{key}.lock"]
+    if folder == state.cache() / "build-environments":
+        # Any build may be using it.
+        return [folder / f"{item.path.name}.lock", *sorted(builds.glob(".*.lock"))]
+    return [folder / f"{item.path.name}.lock"] if item.path.is_dir() else []
