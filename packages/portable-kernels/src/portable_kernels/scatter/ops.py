@@ -1,5 +1,4 @@
-"""The primitives: on the dispatcher (CPU → reference, CUDA → kernels, fake tensors, autograd), and called
-directly.
+"""The primitives as operators: CPU → reference, CUDA → kernels, fake tensors, autograd.
 
     reduce_by_index(src, index, dim, size, reduction, is_sorted, start_infinite) → values, extra
     reduce_segments(src, indptr, reduction) → values, extra
@@ -10,9 +9,6 @@ directly.
 in its last, which stands along the reduced dimension. `extra` is int64: positions of the winners for min and
 max (the reduced length where nothing won), counts of at least 1 for mean (`index`'s shape with `size` along
 `dim`; by index only), otherwise empty.
-
-Plain CUDA tensors outside of tracing don't go through the dispatcher, which would take several times as long
-as the launch.
 """
 
 from __future__ import annotations
@@ -25,6 +21,7 @@ import torch
 
 from portable_kernels import index_errors
 from portable_kernels.scatter import launches, reference
+from portable_kernels.scatter.direct import direct_or_dispatched
 from portable_kernels.scatter.layout import Place, Start, as_three, place, resized, with_rank
 
 NAMESPACE = "portable_kernels"
@@ -384,44 +381,14 @@ for _name, (_cpu, _cuda, _fake, _context, _backward) in _RULES.items():
     torch.library.register_fake(f"{NAMESPACE}::{_name}", _fake, lib=_library)
     torch.library.register_autograd(f"{NAMESPACE}::{_name}", _backward, setup_context=_context, lib=_library)
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter)
 
-
-def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether kernels may be called without the dispatcher: a CUDA tensor that nobody traces or wraps."""
-    return (
-        tensor.is_cuda
-        and type(tensor) in _PLAIN
-        and not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-    )
-
-
-def _caller(name: str) -> Callable[..., Any]:
-    """Return the primitive: the kernels at once for plain CUDA tensors, else the dispatcher's operator."""
+def _primitive(name: str) -> Callable[..., Any]:
     _, cuda, _, context, backward = _RULES[name]
-    operator = getattr(torch.ops.portable_kernels, name)
-
-    def forward(ctx: Any, *args: Any) -> Any:
-        output = cuda(*args)
-        context(ctx, args, output)
-        return output
-
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    function: Any = type(name, (torch.autograd.Function,), members)
-
-    def call(src: torch.Tensor, *args: Any) -> Any:
-        if not _is_plain(src):
-            return operator(src, *args)
-        if src.requires_grad and torch.is_grad_enabled():
-            return function.apply(src, *args)
-        return cuda(src, *args)
-
-    return call
+    return direct_or_dispatched(getattr(torch.ops.portable_kernels, name), cuda, context, backward)
 
 
-reduce_by_index = _caller("reduce_by_index")
-gather_by_index = _caller("gather_by_index")
-reduce_segments = _caller("reduce_segments")
-gather_segments = _caller("gather_segments")
-spread = _caller("spread")
+reduce_by_index = _primitive("reduce_by_index")
+gather_by_index = _primitive("gather_by_index")
+reduce_segments = _primitive("reduce_segments")
+gather_segments = _primitive("gather_segments")
+spread = _primitive("spread")

@@ -17,43 +17,10 @@ import torch
 
 from portable_kernels.scalar_types import CUDA_NAME
 from portable_kernels.scatter import ops
+from portable_kernels.scatter.arguments import check_out, check_tensors
 from portable_kernels.scatter.layout import broadcast_index, compact_index, positive_dim, resized, with_rank
 
 # ---------------------------------------------------------------------------------------- the arguments
-
-
-def _check_tensors(index_name: str, src: torch.Tensor, index: torch.Tensor, out: torch.Tensor | None) -> None:
-    """Raise RuntimeError for tensors on different devices, indices that are no int64, dtypes without
-    kernels.
-    """
-    device = src.device
-    if index.device != device or (out is not None and out.device != device):
-        name, other = ("out", out) if index.device == device else (index_name, index)
-        assert other is not None
-        raise RuntimeError(f"{name} must be on the device of src: {device}, but is on {other.device}")
-    if index.dtype != torch.int64:
-        raise RuntimeError(f"{index_name}: expected scalar type Long but found {_scalar_type(index.dtype)}")
-    if src.dtype not in CUDA_NAME:
-        raise NotImplementedError(f"this operation is not implemented for '{_scalar_type(src.dtype)}'")
-    if out is not None and out.dtype != src.dtype:
-        raise RuntimeError(f"Expected out.dtype ({out.dtype}) to be equal to src.dtype ({src.dtype})")
-
-
-def _scalar_type(dtype: torch.dtype) -> str:
-    """Return a dtype by the name that torch's own messages use: Int, Float, ComplexFloat."""
-    names = {torch.int32: "Int", torch.int16: "Short", torch.int8: "Char", torch.uint8: "Byte"}
-    names |= {torch.float32: "Float", torch.float64: "Double", torch.float16: "Half"}
-    names |= {torch.complex64: "ComplexFloat", torch.complex128: "ComplexDouble", torch.bool: "Bool"}
-    return names.get(dtype, str(dtype).removeprefix("torch."))
-
-
-def _check_out(out: torch.Tensor, src: torch.Tensor, dim: int) -> None:
-    """Raise RuntimeError unless `out` has `src`'s shape but for `dim`."""
-    if out.dim() != src.dim() or resized(out.shape, dim, 0) != resized(src.shape, dim, 0):
-        raise RuntimeError(
-            f"Input mismatch: out has shape {tuple(out.shape)}, but only dimension {dim} may differ from "
-            f"src's {tuple(src.shape)}"
-        )
 
 
 def _size_along(index: torch.Tensor, dim: int, out: torch.Tensor | None, dim_size: int | None) -> int:
@@ -117,12 +84,12 @@ def _scatter_value(
     out, dim = optional_out, positive_dim(dim, src.dim())
     if reduction == "sum" and src.dtype not in CUDA_NAME:
         return _sum_of_other_dtypes(src, index, dim, out, dim_size)
-    _check_tensors("index", src, index, out)
+    check_tensors("index", src, index, out)
     index = _cover_dim(index, dim, src)
     if out is None:
         return ops.reduce_by_index(src, index, dim, _size_along(index, dim, out, dim_size), reduction)[0]
     if reduction == "mul":
-        _check_out(out, src, dim)
+        check_out(out, src, dim)
     if src.numel() == 0 and reduction == "mul":
         return out
     target = _leading_part(out, src, dim)
@@ -140,11 +107,11 @@ def _leading_part(out: torch.Tensor, src: torch.Tensor, dim: int) -> torch.Tenso
     Sums go into an `out` that is larger elsewhere, as torch's do.
     """
     if out.dim() != src.dim():
-        _check_out(out, src, dim)
+        check_out(out, src, dim)
     for axis, size in enumerate(src.shape):
         if axis != dim:
             if out.shape[axis] < size:
-                _check_out(out, src, dim)
+                check_out(out, src, dim)
             out = out.narrow(axis, 0, size)
     return out
 
@@ -169,10 +136,10 @@ def _scatter_extreme(
     largest: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     out, dim = optional_out, positive_dim(dim, src.dim())
-    _check_tensors("index", src, index, out)
+    check_tensors("index", src, index, out)
     index = _cover_dim(index, dim, src)
     if out is not None:
-        _check_out(out, src, dim)
+        check_out(out, src, dim)
     return _extreme_by_index(src, index, dim, out, dim_size, largest, False)
 
 
@@ -220,10 +187,10 @@ def _segment_coo_value(
     reduction: str,
 ) -> torch.Tensor:
     out = optional_out
-    _check_tensors("index", src, index, out)
+    check_tensors("index", src, index, out)
     index, dim = _coo_index(src, index)
     if out is not None:
-        _check_out(out, src, dim)
+        check_out(out, src, dim)
     size = _size_along(index, dim, out, dim_size)
     values, count = ops.reduce_by_index(src, index, dim, size, reduction, True)
     if out is None:
@@ -241,15 +208,15 @@ def _segment_coo_extreme(
     *,
     largest: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    _check_tensors("index", src, index, optional_out)
+    check_tensors("index", src, index, optional_out)
     index, dim = _coo_index(src, index)
     if optional_out is not None:
-        _check_out(optional_out, src, dim)
+        check_out(optional_out, src, dim)
     return _extreme_by_index(src, index, dim, optional_out, dim_size, largest, True)
 
 
 def _gather_coo(src: torch.Tensor, index: torch.Tensor, optional_out: torch.Tensor | None) -> torch.Tensor:
-    _check_tensors("index", src, index, optional_out)
+    check_tensors("index", src, index, optional_out)
     if index.dim() > src.dim() or index.dim() == 0:
         raise RuntimeError(f"Input mismatch: index has {index.dim()} dimensions, src has {src.dim()}")
     dim = index.dim() - 1
@@ -266,7 +233,7 @@ def _gather_coo(src: torch.Tensor, index: torch.Tensor, optional_out: torch.Tens
         values = ops.gather_by_index(src, index, dim)
     if optional_out is None:
         return values
-    _check_out(optional_out, src, dim)
+    check_out(optional_out, src, dim)
     if optional_out.shape[dim] != index.shape[dim]:
         raise RuntimeError(
             f"Input mismatch: out has {optional_out.shape[dim]} entries along {dim}, index {index.shape[dim]}"
@@ -292,11 +259,11 @@ def _csr_pointers(src: torch.Tensor, indptr: torch.Tensor) -> tuple[torch.Tensor
 def _segment_csr(
     src: torch.Tensor, indptr: torch.Tensor, optional_out: torch.Tensor | None, reduction: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    _check_tensors("indptr", src, indptr, optional_out)
+    check_tensors("indptr", src, indptr, optional_out)
     indptr, dim = _csr_pointers(src, indptr)
     out = optional_out
     if out is not None:
-        _check_out(out, src, dim)
+        check_out(out, src, dim)
         if src.numel() and out.shape[dim] != indptr.shape[dim] - 1:
             raise RuntimeError(
                 f"Input mismatch: out has {out.shape[dim]} entries along {dim}, indptr makes "
@@ -321,7 +288,7 @@ def _segment_csr_extreme(
 
 
 def _gather_csr(src: torch.Tensor, indptr: torch.Tensor, optional_out: torch.Tensor | None) -> torch.Tensor:
-    _check_tensors("indptr", src, indptr, optional_out)
+    check_tensors("indptr", src, indptr, optional_out)
     indptr, dim = _csr_pointers(src, indptr)
     if src.shape[dim] not in (0, indptr.shape[dim] - 1):
         raise RuntimeError(
@@ -332,7 +299,7 @@ def _gather_csr(src: torch.Tensor, indptr: torch.Tensor, optional_out: torch.Ten
         length = int(indptr.flatten()[-1]) if src.numel() else 0
         return _gather_segments(src, indptr, length, dim)
     out = optional_out
-    _check_out(out, src, dim)
+    check_out(out, src, dim)
     if src.numel() == 0:
         return out
     position = torch.arange(out.shape[dim], device=out.device)

@@ -1,0 +1,54 @@
+"""Kernels called without the dispatcher, where nobody needs it.
+
+The dispatcher and its Python autograd take several times as long as a launch. A plain CUDA tensor outside of
+tracing goes to the kernels at once; everything else to the operator, whose rules are the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Whether kernels may be called without the dispatcher: a CUDA tensor that nobody traces or wraps."""
+    return (
+        tensor.is_cuda
+        and type(tensor) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def direct_or_dispatched(
+    operator: Callable[..., Any],
+    cuda: Callable[..., Any],
+    context: Callable[[Any, tuple[Any, ...], Any], None],
+    backward: Callable[..., tuple[Any, ...]],
+) -> Callable[..., Any]:
+    """Return a function that calls `cuda` for plain CUDA tensors, and `operator` for others.
+
+    `context` and `backward` are the operator's rules for autograd; the first argument alone gets gradients.
+    """
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        output = cuda(*args)
+        context(ctx, args, output)
+        return output
+
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function: Any = type(cuda.__name__, (torch.autograd.Function,), members)
+
+    def call(src: torch.Tensor, *args: Any) -> Any:
+        if not is_plain(src):
+            return operator(src, *args)
+        if src.requires_grad and torch.is_grad_enabled():
+            return function.apply(src, *args)
+        return cuda(src, *args)
+
+    return call
