@@ -81,6 +81,11 @@ def test_the_portable_way_needs_no_compiler() -> None:
     assert not re.search(r"nvidia/cuda|g\+\+|TORCH_CUDA_ARCH_LIST", text)
 
 
+def test_a_chip_too_old_for_portable_kernels_gets_the_next_way() -> None:
+    spec = spec_of(gpus=(ComputeCapability(7, 0),))
+    assert [choice.ways for choice in spec.extensions] == [("wheel", "build"), ("drop",)]
+
+
 def test_the_compiled_way_brings_its_compiler_into_the_builder_alone() -> None:
     spec = spec_of(profile="compiled")
     text = dockerfile(spec, load_catalog())

@@ -25,6 +25,7 @@ from bringup.recipes.schema import CheckpointRow, ExtensionRow, PatchRow, Recipe
 _SLIM = "python:{version}-slim-bookworm"
 _SLIM_PYTHON = "/usr/local/bin/python3"
 _NEWEST_SLIM = Version("3.13")
+_OLDEST_PORTABLE = ComputeCapability(7, 5)  # the oldest chip that NVRTC 13 makes code for
 PORTABLE = "portable-kernels"
 
 
@@ -128,7 +129,7 @@ def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpe
         raise BringupError("image-gpu-required", exit_code=2, recipe=recipe.name)
     torch = None if wishes.keep_torch else _choose_torch(recipe, profile, catalog, wishes)
     base, python, version = _base(recipe, torch, wishes)
-    extensions = _extensions(recipe, profile, catalog, torch)
+    extensions = _extensions(recipe, profile, catalog, torch, wishes.gpus)
     needs = recipe.torch.profiles.get(profile, recipe.torch)
     texts, own = _requirements(recipe, profile, torch, needs)
     spec_texts, index = _torch_requirements(needs, torch)
@@ -223,7 +224,11 @@ def _base(recipe: Recipe, torch: TorchBuild | None, wishes: ImageWishes) -> tupl
 
 
 def _extensions(
-    recipe: Recipe, profile: str, catalog: Catalog, torch: TorchBuild | None
+    recipe: Recipe,
+    profile: str,
+    catalog: Catalog,
+    torch: TorchBuild | None,
+    gpus: Sequence[ComputeCapability],
 ) -> tuple[ExtensionChoice, ...]:
     """Ways that can serve here, in the recipe's order, up to the first that always serves."""
     choices = []
@@ -235,6 +240,8 @@ def _extensions(
             if way == "wheel" and torch and torch.cuda and not _wheel_page(row, catalog) and not row.pin:
                 continue
             if way == "build" and torch is not None and torch.cuda is None:
+                continue
+            if way == "portable" and any(gpu < _OLDEST_PORTABLE for gpu in gpus):
                 continue
             ways.append(way)
             if way in ("portable", "drop", "build"):
