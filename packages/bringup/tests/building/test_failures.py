@@ -282,6 +282,38 @@ def test_place_that_cannot_be_written_is_named(bringup: Bringup, environment: Pa
     assert error_of(bringup(*words)) == "build-io"
 
 
+def path_without(folder: Path, *missing: str) -> str:
+    """A PATH that has all programs of this machine but those that begin with one of these names."""
+    folder.mkdir()
+    for place in filter(Path.is_dir, map(Path, os.environ["PATH"].split(os.pathsep))):
+        for program in place.iterdir():
+            link = folder / program.name
+            if not program.name.startswith(missing) and not link.is_symlink():
+                link.symlink_to(program)
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_cmake_and_ninja_come_as_wheels_where_they_are_missing(
+    bringup: Bringup, environment: Path, tmp_path: Path
+) -> None:
+    source = cmake_project(tmp_path / "source")
+    path = path_without(tmp_path / "bin", "cmake", "ninja", "ctest", "nvcc")
+    words = ("build", source, "--env", environment, "--arch", "9.0", "-o", tmp_path, "--json")
+    answer = bringup(*words, PATH=path)
+    assert answer.code == 0, answer.errors + answer.output
+    assert answer.first["binaries"][0]["machine_code"] == ["sm_90"]
+
+
+def test_missing_host_compiler_is_said_before_anything_is_fetched(
+    bringup: Bringup, environment: Path, tmp_path: Path
+) -> None:
+    source = setuptools_project(tmp_path / "source")
+    path = path_without(tmp_path / "bin", "g++", "clang")
+    words = ("build", source, "--env", environment, "--arch", "9.0", "-o", tmp_path, "--json")
+    assert error_of(bringup(*words, PATH=path, CXX="")) == "no-host-compiler"
+
+
 def compiling(home: Path) -> bool:
     """Whether the build has come to its compilers."""
     return any("wheel" in log.read_text() for log in (home / "cache" / "builds").glob("*.log"))
