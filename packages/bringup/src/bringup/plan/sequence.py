@@ -159,7 +159,7 @@ def _checkpoints(parts: Parts, given: Given) -> Iterator[Step]:
             class_path=row.class_path,
             keywords=row.keywords,
             rename=row.rename,
-            layout=row.layout,
+            layout=row.layouts.get(parts.profile, row.layout),
             destination=row.destination,
             python_path=row.python_path,
         )

@@ -161,17 +161,22 @@ class PatchRow(Row):
     profiles: tuple[str, ...] = ()
 
 
+CheckpointLayout = Literal["safetensors", "state-dict", "module"]
+
+
 class CheckpointRow(Row):
     """Old pickled models to convert and rebuild.
 
     `keywords` may name `{attribute:rigid}` (read from the pickle) and `{folder}` (of the file's path).
+    `layouts`: profile → layout, where a profile's consumer expects another one than `layout`.
     """
 
     files: str
     class_path: str
     keywords: dict[str, str | int | float | bool] = {}
     rename: dict[str, str] = {}
-    layout: Literal["safetensors", "state-dict", "module"] = "safetensors"
+    layout: CheckpointLayout = "safetensors"
+    layouts: dict[str, CheckpointLayout] = {}
     destination: str = "{path}"
     python_path: tuple[str, ...] = ()
 
