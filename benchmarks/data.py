@@ -1,12 +1,13 @@
 """How fast prostate-ssl feeds a training step. Appends rows to benchmarks/data.jsonl.
 
-    python benchmarks/data.py [--device cuda|cpu] [--cases 48] [--size 384x24] [--work DIR] [--note TEXT]
+    python benchmarks/data.py [--device cuda|cpu|linear] [--cases 48] [--size 384x24] [--work DIR]
 
 Measured, all with the published settings (batch 8, 2×224 and 8×112 crops, three modalities, the mask guiding
 the crops, random convolution, block masks):
   augment      milliseconds of device time a batch: gathering or copying slices, crops, intensities, masks
   feed         batches a second of the feed alone, slices resident on the GPU and from the cache
   wait         share of the time that a training step of 55 ms waits for data
+  linear       processor time a case for up to 10,000 cases
   items        items a second and processor seconds an item on the CPU, with the threads torch is given
 """
 
@@ -16,17 +17,21 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
 from prostate_ssl.data.cache import CaseCache
 from prostate_ssl.data.feed import Feed
+from prostate_ssl.data.order import SampleOrder
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
 
 BATCH = 8
@@ -119,6 +124,34 @@ def cpu_rows(dataset_str: str, cache: Path, threads: int) -> dict[str, float]:
     }
 
 
+def linear_rows(data: Path, cache: Path, work: Path) -> dict[str, dict[str, float]]:
+    """Processor time a case for more and more cases: caching, opening the data set, ordering an epoch.
+
+    The larger data sets are links to the cases of the smallest.
+    """
+    found: dict[str, dict[str, float]] = {"cache_ms_a_case": {}, "open_ms_a_case": {}, "order_us_a_case": {}}
+    dataset = make_dataset(dataset_str=f"ProstateSSL:split=TRAIN:root={data}")
+    for count in (len(dataset) // 4, len(dataset) // 2, len(dataset)):
+        shutil.rmtree(cache, ignore_errors=True)
+        store, begun = CaseCache(cache, dataset.modalities), time.process_time()
+        for case in dataset.cases[:count]:
+            store.ensure(case)
+        found["cache_ms_a_case"][str(count)] = round(1e3 * (time.process_time() - begun) / count, 1)
+    for count in (1250, 2500, 5000, 10000):
+        with tempfile.TemporaryDirectory(dir=work) as root:
+            for number in range(count):
+                folder = dataset.cases[number % len(dataset)].folder
+                (Path(root) / f"case_{number:05d}").symlink_to(folder.absolute())
+            begun = time.process_time()
+            many = make_dataset(dataset_str=f"ProstateSSL:split=TRAIN:root={root}")
+            found["open_ms_a_case"][str(count)] = round(1e3 * (time.process_time() - begun) / count, 3)
+        order, begun = SampleOrder(len(many), 0), time.process_time()
+        for slot in range(count):
+            order.at(slot)
+        found["order_us_a_case"][str(count)] = round(1e6 * (time.process_time() - begun) / count, 2)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -141,6 +174,12 @@ def main() -> None:
     for case in dataset.cases:
         store.ensure(case)
     on_gpu = options.device.startswith("cuda")
+    if options.device == "linear":
+        measured: dict[str, Any] = linear_rows(data, cache, options.work)
+    elif on_gpu:
+        measured = gpu_rows(options.work, dataset_str, cache, options.workers)
+    else:
+        measured = cpu_rows(dataset_str, cache, options.threads)
     row = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
         "command": " ".join(["python", "benchmarks/data.py", *sys.argv[1:]]),
@@ -148,11 +187,7 @@ def main() -> None:
         "torch": torch.__version__,
         "workers": options.workers,
         "note": options.note,
-        **(
-            gpu_rows(options.work, dataset_str, cache, options.workers)
-            if on_gpu
-            else cpu_rows(dataset_str, cache, options.threads)
-        ),
+        **measured,
     }
     with options.out.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
