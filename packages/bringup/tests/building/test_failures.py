@@ -275,6 +275,7 @@ def test_every_toolkit_that_was_not_taken_is_named_with_the_reason(
     assert "cicc: fatal: gone" in told
 
 
+@pytest.mark.slow
 def test_place_that_cannot_be_written_is_named(bringup: Bringup, environment: Path, tmp_path: Path) -> None:
     source = setuptools_project(tmp_path / "source")
     (tmp_path / "file").write_text("no folder")
