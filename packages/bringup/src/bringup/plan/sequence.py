@@ -150,7 +150,9 @@ def weights_step(row: WeightsRow, given: Given) -> FetchWeights:
 
 def _checkpoints(parts: Parts, given: Given) -> Iterator[Step]:
     """Only where the user has the models: they are seldom something that can be fetched."""
-    for number, row in enumerate(parts.recipe.checkpoints if given.models else (), 1):
+    for number, row in enumerate(
+        parts.recipe.with_layouts_of(parts.profile).checkpoints if given.models else (), 1
+    ):
         assert given.models is not None
         yield ConvertCheckpoints(
             id=f"models-{number}",
@@ -159,7 +161,7 @@ def _checkpoints(parts: Parts, given: Given) -> Iterator[Step]:
             class_path=row.class_path,
             keywords=row.keywords,
             rename=row.rename,
-            layout=row.layouts.get(parts.profile, row.layout),
+            layout=row.layout,
             destination=row.destination,
             python_path=row.python_path,
         )

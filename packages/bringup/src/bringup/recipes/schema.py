@@ -299,6 +299,14 @@ class Recipe(Row):
     versions: dict[str, dict[str, str]] = {}
     measured: dict[str, str] = {}
 
+    def with_layouts_of(self, profile: str) -> Recipe:
+        """The recipe with every checkpoint in the layout that this profile's consumer expects."""
+        rows = (
+            row.model_copy(update={"layout": row.layouts.get(profile, row.layout)})
+            for row in self.checkpoints
+        )
+        return self.model_copy(update={"checkpoints": tuple(rows)})
+
     @model_validator(mode="after")
     def _profiles_are_known(self) -> Recipe:
         known = {self.default_profile, *self.profiles}

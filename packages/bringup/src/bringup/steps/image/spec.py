@@ -127,6 +127,7 @@ def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpe
         raise BringupError("unknown-profile", exit_code=2, given=profile, known=known)
     if recipe.needs.gpu == "required" and not wishes.gpus:
         raise BringupError("image-gpu-required", exit_code=2, recipe=recipe.name)
+    recipe = recipe.with_layouts_of(profile)
     torch = None if wishes.keep_torch else _choose_torch(recipe, profile, catalog, wishes)
     base, python, version = _base(recipe, torch, wishes)
     extensions = _extensions(recipe, profile, catalog, torch, wishes.gpus)
