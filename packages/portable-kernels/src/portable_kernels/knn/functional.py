@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
-from portable_kernels.knn import ops
+from portable_kernels.knn import launches, ops
+from portable_kernels.scatter.direct import is_plain
 
 MOST_POINTS = 2**31 - 1
 
@@ -59,8 +61,28 @@ def _check_clouds(
     _check_lengths("lengths2", lengths2, p2)
 
 
+def _kernels_or(
+    operator: Callable[..., Any], cuda: Callable[..., Any], *points: torch.Tensor
+) -> Callable[..., Any]:
+    """Return the kernels for plain CUDA tensors that need no gradient, otherwise the dispatcher's operator.
+
+    The dispatcher and its Python autograd take longer than a launch.
+    """
+    needs_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in points)
+    return cuda if not needs_gradient and all(is_plain(each) for each in points) else operator
+
+
 def _contiguous(tensor: torch.Tensor | None) -> torch.Tensor | None:
     return None if tensor is None else tensor.contiguous()
+
+
+def _gather(
+    x: torch.Tensor, idx: torch.Tensor, lengths: torch.Tensor | None, none_is_minus_one: bool
+) -> torch.Tensor:
+    out: torch.Tensor = _kernels_or(ops.knn_gather, launches.knn_gather, x)(
+        x, idx, lengths, none_is_minus_one
+    )
+    return out
 
 
 def knn_points(
@@ -107,8 +129,9 @@ def knn_points(
         raise ValueError("Support for 1 or 2 norm.")
     p1, p2 = p1.contiguous(), p2.contiguous()
     lengths1, lengths2 = _contiguous(lengths1), _contiguous(lengths2)
-    dists, idx = ops.knn_points(p1, p2, lengths1, lengths2, norm, K, return_sorted)
-    return KNN(dists, idx, ops.knn_gather(p2, idx, lengths2, False) if return_nn else None)
+    search = _kernels_or(ops.knn_points, launches.knn_points, p1, p2)
+    dists, idx = search(p1, p2, lengths1, lengths2, norm, K, return_sorted)
+    return KNN(dists, idx, _gather(p2, idx, lengths2, False) if return_nn else None)
 
 
 def knn_gather(x: torch.Tensor, idx: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
@@ -137,7 +160,7 @@ def knn_gather(x: torch.Tensor, idx: torch.Tensor, lengths: torch.Tensor | None 
     if x.is_complex():
         raise RuntimeError(f'"knn_gather" not implemented for {x.dtype}')
     _check_lengths("lengths", lengths, x)
-    return ops.knn_gather(x.contiguous(), idx.contiguous(), _contiguous(lengths), False)
+    return _gather(x.contiguous(), idx.contiguous(), _contiguous(lengths), False)
 
 
 def ball_query(
@@ -173,5 +196,6 @@ def ball_query(
     _check_clouds("ball_query", p1, p2, lengths1, lengths2, K)
     p1, p2 = p1.contiguous(), p2.contiguous()
     lengths1, lengths2 = _contiguous(lengths1), _contiguous(lengths2)
-    dists, idx = ops.ball_query(p1, p2, lengths1, lengths2, K, float(radius), skip_points_outside_cube)
-    return KNN(dists, idx, ops.knn_gather(p2, idx, None, True) if return_nn else None)
+    search = _kernels_or(ops.ball_query, launches.ball_query, p1, p2)
+    dists, idx = search(p1, p2, lengths1, lengths2, K, float(radius), skip_points_outside_cube)
+    return KNN(dists, idx, _gather(p2, idx, None, True) if return_nn else None)

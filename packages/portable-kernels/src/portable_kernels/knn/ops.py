@@ -19,6 +19,7 @@ import torch
 from portable_kernels.errors import BadIndexError
 from portable_kernels.index_errors import check_bounds
 from portable_kernels.knn import launches, reference
+from portable_kernels.scatter.direct import is_plain
 
 NAMESPACE = "portable_kernels"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -125,7 +126,9 @@ def _ball_query_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.T
 
 
 def _distances_backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-    return *knn_backward(*ctx.saved_tensors, grad, ctx.norm), *(None,) * 5
+    plain = is_plain(grad) and not torch.is_grad_enabled()  # then the dispatcher is a detour
+    backward: Any = _backward_cuda if plain else knn_backward
+    return *backward(*ctx.saved_tensors, grad, ctx.norm), *(None,) * 5
 
 
 def _once_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:

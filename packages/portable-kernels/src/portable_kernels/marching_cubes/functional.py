@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from portable_kernels.marching_cubes import ops
+from portable_kernels.marching_cubes import launches, ops
+from portable_kernels.scatter.direct import is_plain
 
 
 def _check_float(name: str, tensor: torch.Tensor, dimensions: int) -> None:
@@ -45,7 +46,10 @@ def marching_cubes(
     Source: W. Lorensen, H. Cline, «Marching Cubes», SIGGRAPH 1987; faces without holes, see `table`.
     """
     _check_float("vol", volume, 3)
-    vertices, faces = ops.marching_cubes(volume.detach().contiguous(), float(threshold))
+    volume = volume.detach().contiguous()
+    # Without the dispatcher where nobody needs it: it takes longer than a launch.
+    polygonise = launches.marching_cubes if is_plain(volume) else ops.marching_cubes
+    vertices, faces = polygonise(volume, float(threshold))
     if compat and faces.shape[0] == 0:
         return vertices.new_zeros((3, 3)), faces.new_tensor([[0, 1, 2]])
     return vertices, faces
@@ -73,4 +77,6 @@ def grid_interp(volume: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         raise RuntimeError(f"vol is on {volume.device}, but points are on {points.device}")
     if points.shape[0] and volume.shape[0] and not volume[0].numel():
         raise RuntimeError(f"a volume of shape {tuple(volume.shape)} has no values to interpolate")
-    return ops.grid_interp(volume.detach().contiguous(), points.detach().contiguous())
+    volume, points = volume.detach().contiguous(), points.detach().contiguous()
+    plain = is_plain(volume) and is_plain(points)
+    return launches.grid_interp(volume, points) if plain else ops.grid_interp(volume, points)
