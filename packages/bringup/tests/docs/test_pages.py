@@ -1,0 +1,198 @@
+"""The pages for people: every command on them exists, those marked `run` are run, every error text is known.
+
+A fenced block says what its commands need: `sh run` nothing (they are run here), `sh gpu` a GPU, `sh net` a
+network and gigabytes, `sh slow` minutes. Of the last three, verbs and options are compared with `--help`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[4] / "docs"
+NAMES = [
+    "workloads/triposr",
+    "workloads/gaussian-splatting",
+    "workloads/deepprep",
+    "workloads/prostate-ssl",
+    "blackwell",
+]
+PAGES = [f"{name}{suffix}" for name in NAMES for suffix in (".md", ".zh-CN.md")]
+FAILURES = ("When it fails", "Symptoms", "出错时", "症状")
+# Manual scripts that must be named, each on its page, with what is run in its place.
+SCRIPTS = {
+    "workloads/deepprep": ("extract_state_dicts.py", "rebuild_models.py"),
+    "workloads/triposr": ("safe_install_torchmcubes.sh", "cuda_reinstall.sh", "wsl_performance_monitor.sh"),
+    "workloads/gaussian-splatting": ("fix_rtx5090_pytorch.sh", "install_pytorch_from_source.sh"),
+}
+PROGRAMS = {
+    "bringup": ["-c", "from bringup.cli.main import main; main()"],
+    "prostate-ssl": ["-c", "from prostate_ssl.cli.main import main; main()"],
+    "portable-kernels": ["-m", "portable_kernels"],
+}
+
+
+def read(page: str) -> str:
+    return (DOCS / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> list[tuple[str, list[str]]]:
+    """(what it needs, its commands) of every fenced block."""
+    found = re.findall(r"^```sh (\w+)\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL)
+    assert len(found) == read(page).count("```") / 2, "a block does not say what it needs"
+    return [(needs, [line for line in text.splitlines() if line.strip()]) for needs, text in found]
+
+
+def commands(page: str) -> list[str]:
+    """Commands in blocks, and those in words that give an option or are whole."""
+    named = re.findall(r"`((?:bringup|prostate-ssl|portable-kernels) [^`\n]+)`", read(page))
+    return [line for _, lines in blocks(page) for line in lines] + named
+
+
+@cache
+def options_of(program: str, words: tuple[str, ...]) -> str | None:
+    """The help of a (sub)command; None if there is no such one."""
+    command = [sys.executable, *PROGRAMS[program], *words, "--help"]
+    ran = subprocess.run(command, capture_output=True, text=True, env=None, timeout=120)
+    return ran.stdout if ran.returncode == 0 else None
+
+
+def check_command(line: str) -> None:
+    """Verb, subcommand and options exist; what stands after `--` is another program's or the workload's."""
+    words = [word for word in shlex.split(line) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    program, *rest = words
+    assert program in PROGRAMS, line
+    if "--" in rest:
+        inner = rest[rest.index("--") + 1 :]
+        rest = rest[: rest.index("--")]
+        if inner and inner[0] in PROGRAMS:
+            check_command(shlex.join(inner))
+    help_text = options_of(program, tuple(rest[:1]))
+    assert help_text is not None, f"{line}: there is no {program} {rest[0]}"
+    if re.search(r"COMMAND \[ARGS\]", help_text) and len(rest) > 1:
+        help_text = options_of(program, tuple(rest[:2]))
+        assert help_text is not None, f"{line}: there is no {program} {' '.join(rest[:2])}"
+    known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", help_text))
+    for word in rest:
+        if word.startswith("-"):
+            assert word.partition("=")[0] in known, f"{line}: {word} is no option"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_their_options_exist(page: str) -> None:
+    found = commands(page)
+    assert found
+    for line in found:
+        check_command(line)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_languages_give_the_same_commands(name: str) -> None:
+    english, chinese = f"{name}.md", f"{name}.zh-CN.md"
+    assert blocks(english) == blocks(chinese)
+    assert sorted(commands(english)) == sorted(commands(chinese))
+    assert failures(english) == failures(chinese)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "workloads" in page])
+def test_a_workloads_page_begins_with_the_one_command(page: str) -> None:
+    (first, *_) = blocks(page)[0][1]
+    recipe = Path(page).name.partition(".")[0]
+    assert first.startswith(f"bringup up {recipe} ")
+    assert read(page).index("```") < 600
+    last = read(page).rpartition("\n## ")[2]
+    assert last.splitlines()[0] in FAILURES  # and ends with the failure table
+
+
+def failures(page: str) -> list[str]:
+    """The error texts of the failure table: first columns that are code."""
+    texts = []
+    for section in re.split(r"^## ", read(page), flags=re.MULTILINE):
+        if section.splitlines()[0] in FAILURES:
+            texts += re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE)
+    return texts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_error_text_is_explained(name: str, tmp_path: Path) -> None:
+    texts = failures(f"{name}.md")
+    assert len(texts) >= 5
+    for text in texts:
+        log = tmp_path / "log.txt"
+        log.write_text(f"first line\n{text}\nlast line\n")
+        command = [sys.executable, *PROGRAMS["bringup"], "explain", str(log), "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True)
+        assert ran.returncode == 0, f"{text}: {ran.stdout}"
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_scripts_of_the_manual_ways_are_replaced(name: str) -> None:
+    for suffix in (".md", ".zh-CN.md"):
+        rows = [line for line in read(f"{name}{suffix}").splitlines() if line.startswith("|")]
+        for script in SCRIPTS[name]:
+            (row,) = (line for line in rows if script in line.split("|")[1])
+            assert "bringup " in row.split("|")[2], row
+
+
+@pytest.mark.parametrize("page", [*PAGES, "README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", read(page)):
+        assert (DOCS / page).parent.joinpath(target).is_file(), f"{page} → {target}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_are_listed(name: str) -> None:
+    index = read("README.md")
+    assert f"({name}.md)" in index and f"({name}.zh-CN.md)" in index
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the pages' examples name: a dataset, a licence, a mesh, a model's folder, a library."""
+    (tmp_path / "BIDS" / "sub-01").mkdir(parents=True)
+    (tmp_path / "license.txt").write_text("a@example.org\n1\n*k\n")
+    mesh = tmp_path / "output" / "0" / "mesh.obj"
+    mesh.parent.mkdir(parents=True)
+    mesh.write_text("v 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\nf 1 2 3\n")
+    cloud = tmp_path / "output" / "scene" / "point_cloud" / "iteration_30000" / "point_cloud.ply"
+    cloud.parent.mkdir(parents=True)
+    header = "ply\nformat ascii 1.0\nelement vertex 2\n" + "".join(f"property float {a}\n" for a in "xyz")
+    cloud.write_text(f"{header}end_header\n0 0 0\n1 1 1\n")
+    import pydantic_core
+
+    library = next(Path(pydantic_core.__file__).parent.glob("_pydantic_core*.so"))
+    (tmp_path / "library.so").write_bytes(library.read_bytes())
+    monkeypatch.setenv("BRINGUP_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("BRINGUP_LANG", "en")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+RUNNABLE = sorted(
+    {line for page in PAGES for needs, lines in blocks(page) for line in lines if needs == "run"}
+)
+
+
+@pytest.mark.parametrize("line", RUNNABLE)
+def test_commands_that_need_nothing_are_run(line: str, prepared: Path) -> None:
+    program, *words = shlex.split(line)
+    command = [sys.executable, *PROGRAMS[program], *words]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=prepared, timeout=300)
+    # The doctor finds what is wrong with the environment of the tests: that is its work.
+    allowed = (0, 1) if words[0] == "doctor" else (0,)
+    assert ran.returncode in allowed, ran.stdout[-2000:] + ran.stderr[-2000:]
+    assert ran.stdout.strip()
+
+
+def test_the_examples_leave_what_they_promise(prepared: Path) -> None:
+    words = ["view", "output/0/mesh.obj", "-o", "mesh.html", "--png", "mesh.png", "--json"]
+    ran = subprocess.run([sys.executable, *PROGRAMS["bringup"], *words], capture_output=True, text=True)
+    assert json.loads(ran.stdout)["triangles"] == 1
+    assert (prepared / "mesh.html").is_file() and (prepared / "mesh.png").is_file()
