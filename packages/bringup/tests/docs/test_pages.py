@@ -6,6 +6,8 @@ network and gigabytes, `sh slow` minutes. Of the last three, verbs and options a
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shlex
@@ -15,6 +17,8 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+from bringup.cli.main import run as bringup
 
 DOCS = Path(__file__).parents[4] / "docs"
 NAMES = [
@@ -59,8 +63,13 @@ def commands(page: str) -> list[str]:
 @cache
 def options_of(program: str, words: tuple[str, ...]) -> str | None:
     """The help of a (sub)command; None if there is no such one."""
+    if program == "bringup":
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+            code = bringup([*words, "--help"])
+        return shown.getvalue() if code == 0 else None
     command = [sys.executable, *PROGRAMS[program], *words, "--help"]
-    ran = subprocess.run(command, capture_output=True, text=True, env=None, timeout=120)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return ran.stdout if ran.returncode == 0 else None
 
 
@@ -127,9 +136,7 @@ def test_every_error_text_is_explained(name: str, tmp_path: Path) -> None:
     for text in texts:
         log = tmp_path / "log.txt"
         log.write_text(f"first line\n{text}\nlast line\n")
-        command = [sys.executable, *PROGRAMS["bringup"], "explain", str(log), "--json"]
-        ran = subprocess.run(command, capture_output=True, text=True)
-        assert ran.returncode == 0, f"{text}: {ran.stdout}"
+        assert bringup(["explain", str(log), "--json"]) == 0, text
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -180,7 +187,12 @@ RUNNABLE = sorted(
 )
 
 
-@pytest.mark.parametrize("line", RUNNABLE)
+def _with_its_cost(line: str) -> object:
+    """`image` asks the index for the size of every layer: most of a minute."""
+    return pytest.param(line, marks=pytest.mark.slow) if line.startswith("bringup image") else line
+
+
+@pytest.mark.parametrize("line", map(_with_its_cost, RUNNABLE))
 def test_commands_that_need_nothing_are_run(line: str, prepared: Path) -> None:
     program, *words = shlex.split(line)
     command = [sys.executable, *PROGRAMS[program], *words]
