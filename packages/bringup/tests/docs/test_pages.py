@@ -192,7 +192,7 @@ def _with_its_cost(line: str) -> object:
     return pytest.param(line, marks=pytest.mark.slow) if line.startswith("bringup image") else line
 
 
-@pytest.mark.parametrize("line", map(_with_its_cost, RUNNABLE))
+@pytest.mark.parametrize("line", [_with_its_cost(line) for line in RUNNABLE])
 def test_commands_that_need_nothing_are_run(line: str, prepared: Path) -> None:
     program, *words = shlex.split(line)
     command = [sys.executable, *PROGRAMS[program], *words]

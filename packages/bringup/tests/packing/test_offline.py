@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from .conftest import BACKGROUND, CHECKPOINT, World
@@ -54,6 +56,10 @@ def test_a_pack_runs_where_there_is_no_network(world: World, tmp_path: Path) -> 
     first = bringup(*words, environment=online, directory=here)
     assert first.returncode == 1, first.stderr[-3000:]
     document = json.loads(first.stdout)
+    jsonschema.validate(
+        document,
+        json.loads((resources.files("bringup.report") / "schemas" / "packed.json").read_text("utf-8")),
+    )
     lacking = document["pack"]["lacking"]
     assert [row["part"] for row in lacking] == ["weights-background-removal"]
     wheels = {file.name: file.stat().st_mtime_ns for file in (pack / "wheels").iterdir()}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import tarfile
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 from rich.console import Console
 
@@ -97,6 +100,10 @@ def test_a_damaged_pack_is_named(world: World, tmp_path: Path) -> None:
     )
     write_manifest(pack, manifest)
     assert check_pack(pack, thoroughly=True) == read_manifest(pack) == manifest
+    jsonschema.validate(
+        json.loads((pack / "pack.json").read_text()),
+        json.loads((resources.files("bringup.report") / "schemas" / "pack.json").read_text("utf-8")),
+    )
     row = next(file for file in manifest.files if file.path.endswith("u2net.onnx"))
     assert (row.size, row.sha256) == (len(BACKGROUND), hashlib.sha256(BACKGROUND).hexdigest())
     file = pack / row.path

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import stat
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from bringup.cli.main import run as bringup
@@ -180,6 +182,10 @@ def test_a_run_that_fails_is_explained(
 def test_a_dry_run_runs_nothing(engine: Path, dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bringup([*WORDS, "--dry-run", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
+    jsonschema.validate(
+        document,
+        json.loads((resources.files("bringup.report") / "schemas" / "participant.json").read_text("utf-8")),
+    )
     assert document["ran"] is False and document["engine"] == "docker"
     assert set(document["commands"]) == {"cmd", "powershell", "bash"}
     assert (Path(document["folder"]) / "Dockerfile").is_file()

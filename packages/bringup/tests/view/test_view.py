@@ -8,8 +8,10 @@ import json
 import math
 import re
 import zlib
+from importlib import resources
 from pathlib import Path
 
+import jsonschema
 import numpy
 import pytest
 import torch
@@ -183,6 +185,9 @@ def test_the_page_holds_everything_and_fetches_nothing(
     )
     document = json.loads(capsys.readouterr().out)
     assert code == 0 and document["triangles"] == len(mesh[1])
+    jsonschema.validate(
+        document, json.loads((resources.files("bringup.report") / "schemas" / "view.json").read_text("utf-8"))
+    )
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<b>mesh" not in page and "&lt;b&gt;mesh.obj" in page
     assert not re.search(r"""(?:src|href)=["'](?!data:)|https?://|@import|url\(""", page)
