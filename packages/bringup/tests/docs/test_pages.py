@@ -17,6 +17,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 
 from bringup.cli.main import run as bringup
 
@@ -172,6 +173,9 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cloud.parent.mkdir(parents=True)
     header = "ply\nformat ascii 1.0\nelement vertex 2\n" + "".join(f"property float {a}\n" for a in "xyz")
     cloud.write_text(f"{header}end_header\n0 0 0\n1 1 1\n")
+    old = tmp_path / "model_files" / "fsaverage3" / "lh_NoRigid_904_fsaverage3.model"
+    old.parent.mkdir(parents=True)
+    torch.save({"model": torch.nn.Linear(3, 2)}, old)  # a whole module, pickled
     import pydantic_core
 
     library = next(Path(pydantic_core.__file__).parent.glob("_pydantic_core*.so"))
@@ -195,6 +199,10 @@ def _with_its_cost(line: str) -> object:
 @pytest.mark.parametrize("line", [_with_its_cost(line) for line in RUNNABLE])
 def test_commands_that_need_nothing_are_run(line: str, prepared: Path) -> None:
     program, *words = shlex.split(line)
+    # As a shell does it.
+    words = [
+        name for word in words for name in (sorted(map(str, Path().glob(word))) if "*" in word else [word])
+    ]
     command = [sys.executable, *PROGRAMS[program], *words]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=prepared, timeout=300)
     # The doctor finds what is wrong with the environment of the tests: that is its work.
