@@ -84,7 +84,7 @@ def test_nothing_goes_without_a_yes(arguments: list[str], manual: Path, tmp_path
     ran = bringup(*arguments, home=tmp_path / "home", folder=manual, answer="y\n")
     assert ran.returncode == 0
     assert tree(manual) == before
-    assert "Dockerfile.step1" in ran.stdout
+    assert "Dockerfile.step1" in "".join(ran.stdout.split())  # long paths are folded in their column
 
 
 def test_folders_are_named_instead_of_the_current_one(manual: Path, tmp_path: Path) -> None:
