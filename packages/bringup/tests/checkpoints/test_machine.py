@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pickle
 import pickletools
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bringup.checkpoints import limits
+from bringup.checkpoints import limits, open_checkpoint
 from bringup.checkpoints.containers import ContainerReader
 from bringup.checkpoints.machine import Machine
 from bringup.checkpoints.opcodes import OPCODES
@@ -97,3 +98,18 @@ def test_unknown_things_become_records() -> None:
 def test_large_byte_strings_stay_in_the_file() -> None:
     found = interpret(pickle.dumps(b"x" * 100_000, 4))
     assert found.size == 100_000 and found.read() == b"x" * 100_000
+
+
+def test_an_array_type_without_a_name_is_a_record() -> None:
+    """`numpy.dtype('')`, which a fuzzer found."""
+    found = interpret(b"\x80\x02cnumpy\ndtype\nX\x00\x00\x00\x00\x85R.")
+    assert isinstance(found, Instance) and found.maker == Global("numpy", "dtype")
+
+
+def test_a_module_whose_hidden_buffers_are_no_set(tmp_path: Path) -> None:
+    state = b"}(X\x08\x00\x00\x00_modules}X\x0b\x00\x00\x00_parameters}X\x08\x00\x00\x00_buffers}"
+    state += b"X\x1b\x00\x00\x00_non_persistent_buffers_setca.b\nC\n)\x81u"
+    path = tmp_path / "m.pkl"
+    path.write_bytes(b"\x80\x02ctorch.nn.modules.linear\nLinear\n)\x81" + state + b"b.")
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.tree["$module"] and "non_persistent_buffers" not in checkpoint.tree

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,18 @@ def copy_and_hash(source: Path, target: Path) -> None:
 
 @pytest.mark.slow
 def test_one_gigabyte_against_copying_and_hashing(tmp_path: Path) -> None:
+    """In turns, the quickest of each: other work on the machine slows now the one, now the other."""
     path = large(tmp_path / "x.pt", 60, "zip")
-    # Both write to fresh names: overwriting spares the system the finding of pages.
-    numbers = iter(range(100))
-    copied = seconds(lambda: copy_and_hash(path, tmp_path / f"copy{next(numbers)}"))
-    converted = seconds(lambda: convert(path, tmp_path / f"out{next(numbers)}"))
+    copied = converted = float("inf")
+    for number in range(8):
+        # Both write to fresh names: overwriting spares the system the finding of pages.
+        copy, folder = tmp_path / f"copy{number}", tmp_path / f"out{number}"
+        copied = min(copied, seconds(partial(copy_and_hash, path, copy), 1))
+        converted = min(converted, seconds(partial(convert, path, folder), 1))
+        copy.unlink()
+        shutil.rmtree(folder)
+        if number >= 2 and converted < 1.5 * copied:
+            break
     assert converted < 1.5 * copied, (converted, copied)
 
 

@@ -100,7 +100,7 @@ class Describer:
             if key not in _INTERNAL
         }
         hidden = fields.get("_non_persistent_buffers_set")
-        if hidden:
+        if isinstance(hidden, (set, frozenset, list, tuple)) and hidden:
             text["non_persistent_buffers"] = sorted(str(name) for name in hidden)
         for key in ("_parameters", "_buffers", "_modules"):
             part = fields.get(key)

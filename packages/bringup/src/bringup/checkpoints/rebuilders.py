@@ -172,7 +172,7 @@ def _device(arguments: Arguments) -> Any:
 
 def _array_type(arguments: Arguments) -> Any:
     code = arguments[0] if arguments else None
-    if not isinstance(code, str) or len(code) > 64:
+    if not isinstance(code, str) or not 0 < len(code) <= 64:
         return None
     order, rest = (code[0], code[1:]) if code[:1] in "<>|=" else ("=", code)
     return ArrayType(rest, order)
