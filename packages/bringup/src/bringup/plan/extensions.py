@@ -47,7 +47,6 @@ class ExtensionQuestion:
     resolver: Resolver
     catalog: Catalog
     prefer: str | None = None
-    offline: bool = False
 
 
 def _cuda_label(torch: TorchChoice) -> str:

@@ -277,7 +277,7 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
     else:
         resolver, torch, python = _choose_interpreter_and_torch(recipe, needs, machine, wishes, catalog)
     wanted = [row for row in recipe.extensions if not row.profiles or profile in row.profiles]
-    question = ExtensionQuestion(torch, gpus, resolver, catalog, wishes.prefer, wishes.offline)
+    question = ExtensionQuestion(torch, gpus, resolver, catalog, wishes.prefer)
     extensions = choose_extensions(wanted, question)
     extra = _portable_extra(torch) if extensions.shims else None
     texts, own = _requirements(recipe, profile, extra, wishes.find_links)

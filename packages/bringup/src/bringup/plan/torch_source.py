@@ -27,7 +27,6 @@ from bringup.plan.torch_choice import TorchChoice, TorchQuestion
 
 REPOSITORY = "https://github.com/pytorch/pytorch"
 DISK = 20_000_000_000
-MEMORY = 32_000_000_000
 _PER_JOB = 4_000_000_000  # nvcc on the largest attention kernels
 _SECONDS_ON_16_JOBS = 3 * 3600
 # Of pyproject.toml's [build-system], and what the finished package requires (setup.py).
