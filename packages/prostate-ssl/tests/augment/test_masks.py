@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from prostate_ssl.augment.masks import block_masks, crop_masks, masked_patch_targets
 from prostate_ssl.augment.settings import AugmentationSettings
+from prostate_ssl.objectives import masked_token_bound
 from prostate_ssl.randomness import uniform
 
 
@@ -36,6 +37,20 @@ def test_targets_follow_ratio_and_share_and_not_the_number_of_ranks() -> None:
     )
     assert np.array_equal(targets, masked_patch_targets(settings, 1, 5, 16))
     assert not np.array_equal(targets, masked_patch_targets(settings, 1, 6, 16))
+
+
+def test_every_ranks_masked_patches_stay_within_the_bound_of_one_rank() -> None:
+    for share in (0.0, 0.3, 0.5, 0.8, 1.0):
+        settings = AugmentationSettings(mask_sample_probability=share)
+        for batch, ranks in ((1, 3), (2, 4), (3, 2), (8, 1), (8, 4)):
+            bound = masked_token_bound(
+                2 * batch, 3, settings.patches, sample_probability=share, ratio_max=0.5, whole_modality=True
+            )
+            for step in range(20):
+                targets = masked_patch_targets(settings, 0, step, batch * ranks)
+                assert (targets > 0).sum() == int(2 * batch * ranks * share)
+                own = targets.reshape(2, ranks, batch).sum(axis=(0, 2))
+                assert 2 * batch * settings.patches + 2 * own.max() <= bound
 
 
 def _masks(settings: AugmentationSettings, present: torch.Tensor) -> torch.Tensor:

@@ -28,22 +28,26 @@ def masked_patch_targets(
 
     Of the G · global_batch crops of a step a share `mask_sample_probability` is masked; their ratios are
     spread evenly over `mask_ratio_min_max`, one in each of equal intervals. The crops of the whole step are
-    drawn together, so that the result does not depend on the number of GPUs.
+    drawn together, so that the result does not depend on the number of GPUs. The masked crops are spread
+    evenly over the cases (drawn by lot among the G crops of a case), so that n cases in a row never have
+    more than ⌈G · n · mask_sample_probability⌉: a bound for every rank that knows no other rank.
 
     Returns:
         (G, global_batch) int64, 0 where nothing is masked.
     """
-    crops = settings.global_crops_number * global_batch
-    masked = int(crops * settings.mask_sample_probability)
-    targets = np.zeros(crops, dtype=np.int64)
-    if masked:
-        low, high = settings.mask_ratio_min_max
-        edges = np.linspace(low, high, masked + 1)
-        draws = host_uniform(seed, step, int(Draw.MASKED_CROPS), np.arange(masked))
-        ratio = edges[:-1] + (edges[1:] - edges[:-1]) * draws
-        targets[:masked] = (settings.patches * ratio).astype(np.int64)
-    order = host_permutation(crops, seed, step, int(Draw.MASKED_CROPS), -1)
-    return targets[order].reshape(settings.global_crops_number, global_batch)
+    kinds = settings.global_crops_number
+    masked = int(kinds * global_batch * settings.mask_sample_probability)
+    low, high = settings.mask_ratio_min_max
+    edges = np.linspace(low, high, masked + 1)
+    draws = host_uniform(seed, step, int(Draw.MASKED_CROPS), np.arange(masked))
+    ratio = edges[:-1] + (edges[1:] - edges[:-1]) * draws
+    ratio = ratio[host_permutation(masked, seed, step, int(Draw.MASKED_CROPS), -1)]
+    share = np.arange(global_batch + 1) * masked // global_batch
+    lots = host_uniform(seed, step, int(Draw.MASKED_CROPS), -2, np.arange(kinds * global_batch))
+    place = lots.reshape(kinds, global_batch).argsort(axis=0).argsort(axis=0)
+    targets = np.zeros((kinds, global_batch), dtype=np.int64)
+    targets[place < np.diff(share)] = (settings.patches * ratio).astype(np.int64)
+    return targets
 
 
 def block_masks(draws: torch.Tensor, targets: torch.Tensor, side: int) -> torch.Tensor:

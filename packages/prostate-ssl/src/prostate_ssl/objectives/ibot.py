@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,15 +35,14 @@ def masked_token_bound(
     sample_probability: float,
     ratio_max: float,
     whole_modality: bool,
-    ranks: int = 1,
 ) -> int:
-    """The most patches that a rank's crops can have masked.
+    """The most patches that a rank's crops can have masked, whatever the number of ranks.
 
-    A share of the crops of all ranks (`sample_probability`) get at most `ratio_max` of the patches of each
-    modality, and all of them may fall on one rank; with `whole_modality`, every crop has one modality masked
-    in full. It is a bound, not an estimate.
+    A share of the crops (`sample_probability`) get at most `ratio_max` of the patches of each modality,
+    evenly spread over the cases (`masked_patch_targets`); with `whole_modality`, every crop has one modality
+    masked in full. It is a bound, not an estimate.
     """
-    blocks = min(crops, int(crops * ranks * sample_probability))
+    blocks = math.ceil(crops * sample_probability)
     per_modality = int(patches * ratio_max)
     if not whole_modality:
         return min(blocks * modalities * per_modality, crops * modalities * patches)

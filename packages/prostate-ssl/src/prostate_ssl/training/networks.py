@@ -26,7 +26,6 @@ from prostate_ssl.objectives import (
     semi_supervised_loss,
     sinkhorn_knopp,
 )
-from prostate_ssl.objectives.collective import world_size
 
 GLOBAL_CROPS = 2
 Losses = dict[str, torch.Tensor]
@@ -208,7 +207,6 @@ class SelfDistillation(nn.Module):
             sample_probability=ibot.mask_sample_probability,
             ratio_max=max(ibot.mask_ratio_min_max),
             whole_modality=ibot.mask_per_channel and ibot.mask_whole_modality,
-            ranks=world_size(),
         )
         # A modality that the case lacks has nothing to predict.
         there = _present_in(batch, batch.global_crops).unsqueeze(-1)
