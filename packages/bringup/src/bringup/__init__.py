@@ -2,7 +2,3 @@
 
 Nothing here imports torch: the package must run where torch is broken or absent.
 """
-
-from importlib.metadata import version
-
-__version__ = version("bringup")

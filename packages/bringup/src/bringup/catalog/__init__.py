@@ -31,7 +31,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Catalog", "load"]
+__all__ = ["Catalog", "gpus", "load"]
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,18 @@ def _table(file: str, name: str) -> list[dict[str, Any]]:
 
 
 @cache
+def gpus() -> tuple[Gpu, ...]:
+    """The table of GPUs alone: to name one, nothing else needs to be read."""
+    return tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus"))
+
+
+@cache
 def load() -> Catalog:
     """Read and check the packaged data."""
     return Catalog(
         torch_builds=tuple(TorchBuild.model_validate(row) for row in _table("torch.toml", "torch_builds")),
         drivers=tuple(DriverMinimum.model_validate(row) for row in _table("drivers.toml", "drivers")),
-        gpus=tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus")),
+        gpus=gpus(),
         extensions=tuple(Extension.model_validate(row) for row in _table("extensions.toml", "extensions")),
         toolkits=tuple(Toolkit.model_validate(row) for row in _table("toolkits.toml", "toolkits")),
         libraries=tuple(Library.model_validate(row) for row in _table("libraries.toml", "libraries")),

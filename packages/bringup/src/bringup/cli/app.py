@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -31,17 +31,28 @@ VERBS: tuple[str, ...] = (
 )
 GROUPS: tuple[str, ...] = ("env", "recipes", "toolkit")
 
-app = typer.Typer(
-    name="bringup",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    help="Facts → findings → plan → steps → proof, for research code on new NVIDIA GPUs.",
-    epilog="Everywhere: --lang en|zh (default: the locale's), --debug (show tracebacks).",
-)
+
+def application(arguments: Sequence[str]) -> typer.Typer:
+    """The command line: every verb, or the one that the arguments begin with (the others cost start-up)."""
+    app = typer.Typer(
+        name="bringup",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        help="Facts → findings → plan → steps → proof, for research code on new NVIDIA GPUs.",
+        epilog="Everywhere: --lang en|zh (default: the locale's), --debug (show tracebacks).",
+    )
+    app.callback()(_root)
+    asked = arguments[0] if arguments and arguments[0] in (*VERBS, *GROUPS) else None
+    for name in VERBS:
+        if asked in (None, name):
+            app.command(name, no_args_is_help=False)(_verb(name))
+    for name in GROUPS:
+        if asked in (None, name):
+            app.add_typer(importlib.import_module(f"bringup.cli.{name}").group, name=name)
+    return app
 
 
-@app.callback()
 def _root() -> None:
     pass
 
@@ -49,9 +60,3 @@ def _root() -> None:
 def _verb(name: str) -> Callable[..., Any]:
     command: Callable[..., Any] = importlib.import_module(f"bringup.cli.{name}").command
     return command
-
-
-for _name in VERBS:
-    app.command(_name, no_args_is_help=False)(_verb(_name))
-for _name in GROUPS:
-    app.add_typer(importlib.import_module(f"bringup.cli.{_name}").group, name=_name)

@@ -47,9 +47,9 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in kept
     try:
         messages.choose_language(language)
-        from bringup.cli.app import app
+        from bringup.cli.app import application
 
-        result = app(args=kept, prog_name="bringup", standalone_mode=False)
+        result = application(kept)(args=kept, prog_name="bringup", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except BringupError as error:
         if debug:

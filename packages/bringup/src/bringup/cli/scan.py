@@ -55,13 +55,16 @@ def command(
 
 def _chips(names: list[str]) -> tuple[Chip, ...]:
     """The GPUs to judge for: those named, else those of this machine."""
-    from bringup.catalog import load
-    from bringup.facts.gpus import read_gpus, usable_gpus
     from bringup.report.scan import Chip
 
     if names:
-        found = (load().find_gpu(name) for name in names)
+        from bringup.catalog import gpus
+        from bringup.catalog.gpu_names import find_gpu
+
+        found = (find_gpu(name, gpus()) for name in names)
         return tuple(dict.fromkeys(Chip(name, capability) for name, capability in found))
+    from bringup.facts.gpus import read_gpus, usable_gpus
+
     survey = read_gpus()
     cuda = survey.driver.cuda if survey.driver else None
     return tuple(dict.fromkeys(Chip(row.name, row.capability, cuda) for row in usable_gpus(survey)))

@@ -8,11 +8,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bringup.binaries.architectures import ComputeCapability
 from bringup.binaries.compatibility import Verdict
@@ -20,6 +19,9 @@ from bringup.binaries.report import BinaryReport, CudaRuntime, Unreadable
 from bringup.report import console
 from bringup.report.messages import say
 from bringup.report.progress import duration
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _MOST_UNREADABLE = 20
 _INDENT = 4
@@ -39,17 +41,19 @@ class ScanProgress:
 
     def __init__(self) -> None:
         self._terminal = console.remarks()
-        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=self._terminal, transient=True)
-        self._task = self._bar.add_task(say("scan.progress"), total=None)
+        self._bar: Progress | None = None
         self._count = 0
-        self._shown = False
         self._timer = threading.Timer(2.0, self._show)
         self._timer.daemon = True
 
     def _show(self) -> None:
-        self._shown = True
-        self._bar.start()
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+        bar = Progress(*columns, console=self._terminal, transient=True)
+        self._task = bar.add_task(say("scan.progress"), total=None)
+        bar.start()
+        self._bar = bar
 
     def __enter__(self) -> ScanProgress:
         if self._terminal.is_terminal:
@@ -58,13 +62,13 @@ class ScanProgress:
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        if self._shown:
+        if self._bar:
             self._bar.stop()
 
     def on_file(self, path: str) -> None:
         """Tell the next file's path."""
         self._count += 1
-        if self._shown:
+        if self._bar:
             text = f"{say('scan.progress')} {self._count} · {path[-48:]}"
             self._bar.update(self._task, description=text)
 

@@ -15,7 +15,6 @@ from importlib import resources
 from typing import Any
 
 from bringup.errors import BringupError
-from bringup.plan.model import Rejected
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -91,6 +90,10 @@ def say_error(error: BringupError) -> str:
 
 def _worded(value: object) -> object:
     """A planner's reasons in words; everything else as it is."""
-    if isinstance(value, tuple) and all(isinstance(row, Rejected) for row in value):
+    if not isinstance(value, tuple):
+        return value
+    from bringup.plan.model import Rejected  # Its models take longer to load than most commands run.
+
+    if all(isinstance(row, Rejected) for row in value):
         return "; ".join(f"{row.what}: {say(f'reasons.{row.why.id}', **row.why.parameters)}" for row in value)
     return value
