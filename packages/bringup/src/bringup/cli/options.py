@@ -58,6 +58,7 @@ def plan_of(
     """
     from bringup.errors import BringupError
     from bringup.facts.environment import read_environment
+    from bringup.facts.gpus import usable_gpus
     from bringup.facts.project import read_project
     from bringup.plan.adapt import plan_wanted
     from bringup.plan.planner import make_plan
@@ -75,6 +76,10 @@ def plan_of(
     else:
         assert env is not None
         origin = env.expanduser().absolute()
-        wanted = from_environment(read_environment(origin, scan=False), catalog)
+        gpus = () if wishes.cpu else wishes.gpus or tuple(g.capability for g in usable_gpus(machine.gpus))
+        given = read_environment(wishes.overlay, scan=False) if wishes.overlay else None
+        shown = (*given.site_packages, *given.paths) if given else ()
+        broken = read_environment(origin, scan=bool(gpus))
+        wanted = from_environment(broken, catalog, gpus, shown)
     require_something(wanted, origin)
     return plan_wanted(wanted, machine, catalog, wishes)

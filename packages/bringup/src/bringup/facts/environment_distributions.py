@@ -39,6 +39,7 @@ class Distribution:
         site: the folder that its files are relative to.
         installer: "pip", "uv", "conda", …
         direct_url: where it was installed from, if not from an index.
+        commit, subfolder: of the repository behind `direct_url`, where it is one.
         editable: project folder of an editable installation.
         import_names: top-level modules and packages.
         binaries: shared objects that it recorded, as absolute paths; none where it kept no record.
@@ -57,6 +58,8 @@ class Distribution:
     import_names: tuple[str, ...] = ()
     binaries: tuple[str, ...] = ()
     trouble: str | None = None
+    commit: str | None = None
+    subfolder: str = ""
 
     @property
     def key(self) -> str:
@@ -149,7 +152,7 @@ def _dist_info(folder: Path, site: Path) -> Distribution:
         files.trouble = files.trouble or "METADATA is missing"
     headers = HeaderParser().parsestr(metadata or "")
     record = _recorded(files)
-    origin, editable = _direct_url(files)
+    origin = _direct_url(files)
     installer = (files.text("INSTALLER") or "").strip() or None
     return Distribution(
         name=headers.get("Name") or name,
@@ -159,11 +162,13 @@ def _dist_info(folder: Path, site: Path) -> Distribution:
         location=str(folder),
         site=str(site),
         installer=installer,
-        direct_url=origin,
-        editable=editable,
+        direct_url=origin.url,
+        editable=origin.editable,
         import_names=_import_names(files.text("top_level.txt"), record),
         binaries=_absolute(site, record),
         trouble=files.trouble,
+        commit=origin.commit,
+        subfolder=origin.subfolder,
     )
 
 
@@ -197,19 +202,29 @@ def _import_names(top_level: str | None, record: list[str]) -> tuple[str, ...]:
     return tuple(sorted(name for name in names if name.isidentifier()))
 
 
-def _direct_url(files: _Files) -> tuple[str | None, str | None]:
-    """(URL, project folder of an editable installation)."""
+@dataclass(frozen=True)
+class _Origin:
+    """What `direct_url.json` says; see `Distribution`."""
+
+    url: str | None = None
+    editable: str | None = None
+    commit: str | None = None
+    subfolder: str = ""
+
+
+def _direct_url(files: _Files) -> _Origin:
     text = files.text("direct_url.json")
     if text is None:
-        return None, None
+        return _Origin()
     try:
         document = json.loads(text)
         url = str(document["url"])
-        editable = bool(document.get("dir_info", {}).get("editable"))
+        editable = unquote(urlparse(url).path) if document.get("dir_info", {}).get("editable") else None
+        commit = document.get("vcs_info", {}).get("commit_id")
+        return _Origin(url, editable, str(commit) if commit else None, str(document.get("subdirectory", "")))
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         files.trouble = files.trouble or "direct_url.json is damaged"
-        return None, None
-    return url, unquote(urlparse(url).path) if editable else None
+        return _Origin()
 
 
 def _egg_info(path: Path, site: Path, shown: str | None = None) -> Distribution:

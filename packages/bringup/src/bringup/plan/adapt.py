@@ -18,10 +18,11 @@ from bringup.catalog import Catalog
 from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
 from bringup.facts.machine import MachineFacts
-from bringup.plan.model import Choice, Plan, Reason
+from bringup.plan.model import Choice, Plan, Reason, Rejected
 from bringup.plan.planner import Wishes, make_plan
 from bringup.plan.sequence import Given
-from bringup.plan.wanted import TORCH_FAMILY, Wanted, python_ranges
+from bringup.plan.steps import Value
+from bringup.plan.wanted import NO_COMMIT, TORCH_FAMILY, Origin, Wanted, python_ranges
 from bringup.recipes.schema import Recipe
 
 _NO_BUILD = (
@@ -36,7 +37,6 @@ _NO_BUILD = (
 _NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict")
 _MOST_ROUNDS = 12
 _MADE_FOR_NUMPY_2 = ("2.3.0", "2.4.0", "2.5.1", "2.6.0", "2.7.0", "2.9.1", "2.11.0", "2.15.0")
-_UNKNOWN_COMMIT = "0" * 40
 
 
 def loosened(requirement: Requirement) -> Requirement:
@@ -63,10 +63,11 @@ class _Attempt:
 
 def _attempts(wanted: Wanted) -> Iterator[_Attempt]:
     pinned = "torch" in wanted.torch and bool(str(wanted.torch["torch"][0].specifier))
+    unfit = frozenset(wanted.unfit) & wanted.pins.keys()
     for python in python_ranges(wanted):
         if pinned:
-            yield _Attempt(False, python)
-        yield _Attempt(True, python)
+            yield _Attempt(False, python, unfit)
+        yield _Attempt(True, python, unfit)
 
 
 def _torch_table(wanted: Wanted, attempt: _Attempt) -> dict[str, Any]:
@@ -85,12 +86,7 @@ def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
             row["loosened"] = str(loosened(requirement))
             row["why"] = {"en": place, "zh": place}
         rows.append(row)
-    plain = [
-        row
-        for row in wanted.extensions
-        if not (row.wheels or row.portable or row.name in wanted.local_builds)
-    ]
-    rows += [{"spec": row.name} for row in plain]
+    rows += [{"spec": row.name} for row in wanted.extensions if not _ways(row, wanted)]
     torch = wanted.torch.get("torch")
     held = torch[0].specifier if torch and not attempt.torch_is_free else None
     if held is not None and "numpy" not in wanted.pins and not any(map(held.contains, _MADE_FOR_NUMPY_2)):
@@ -98,36 +94,47 @@ def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
     return rows
 
 
+def _ways(row: Extension, wanted: Wanted) -> list[str]:
+    """How a known extension can come into the new environment; none: as any other distribution."""
+    build = row.name in wanted.local_builds or row.name in wanted.origins
+    there = (("wheel", row.wheels), ("portable", row.portable), ("build", build))
+    return [way for way, is_there in there if is_there]
+
+
+def _build_table(name: str, licence: str, wanted: Wanted) -> dict[str, Any]:
+    origin = wanted.origins.get(name)
+    table = {"licence": licence, "backend": "setuptools"}
+    if origin is None:
+        return {"folder": wanted.local_builds[name], **table}
+    place = {"repository": origin.repository, "commit": origin.commit, "subfolder": origin.subfolder}
+    return {**place, **table}
+
+
 def _extension(row: Extension, wanted: Wanted) -> dict[str, Any]:
-    folder = wanted.local_builds.get(row.name)
-    ways = [
-        way for way, there in (("wheel", row.wheels), ("portable", row.portable), ("build", folder)) if there
-    ]
+    ways = _ways(row, wanted)
     table: dict[str, Any] = {"distribution": row.name, "imports": list(row.imports), "ways": ways}
     if row.portable:
         table["portable"] = row.portable
-    if folder:
-        table["build"] = {"folder": folder, "licence": row.licence, "backend": "setuptools"}
+    if "build" in ways:
+        table["build"] = _build_table(row.name, row.licence, wanted)
     return table
+
+
+def _own_extensions(wanted: Wanted) -> Iterator[dict[str, Any]]:
+    """Extensions that no catalog knows: the project's own, and those that the environment was given."""
+    known = {row.name for row in wanted.extensions}
+    nowhere = Origin("", "", "", ())
+    for name in dict.fromkeys((*wanted.local_builds, *wanted.origins)):
+        if name not in known:
+            imports = wanted.origins.get(name, nowhere).imports
+            build = _build_table(name, "of the project", wanted)
+            yield {"distribution": name, "imports": list(imports), "ways": ["build"], "build": build}
 
 
 def make_recipe(wanted: Wanted, attempt: _Attempt) -> Recipe:
     """The recipe that a person would have written for it."""
-    known = {row.name for row in wanted.extensions}
-    extensions = [
-        _extension(row, wanted)
-        for row in wanted.extensions
-        if row.wheels or row.portable or row.name in wanted.local_builds
-    ]
-    extensions += [
-        {
-            "distribution": name,
-            "ways": ["build"],
-            "build": {"folder": folder, "licence": "of the project", "backend": "setuptools"},
-        }
-        for name, folder in wanted.local_builds.items()
-        if name not in known
-    ]
+    extensions = [_extension(row, wanted) for row in wanted.extensions if _ways(row, wanted)]
+    extensions += _own_extensions(wanted)
     imports = [*wanted.imports, *(name for row in extensions for name in row.get("imports", []))]
     probes: list[dict[str, Any]] = [{"name": "imports", "imports": list(dict.fromkeys(imports))}]
     if "torch" in wanted.imports or "torch" in wanted.torch:
@@ -148,7 +155,7 @@ def make_recipe(wanted: Wanted, attempt: _Attempt) -> Recipe:
     if wanted.source is not None:
         document["source"] = {
             "repository": wanted.source.as_uri(),
-            "commit": _UNKNOWN_COMMIT,
+            "commit": NO_COMMIT,
             "licence": "of the project",
         }
         document["patches"] = [_SAFE_LOAD] if wanted.loads else []
@@ -198,9 +205,8 @@ def plan_wanted(
                 raise
             last = error
             continue
-        return plan.model_copy(
-            update={"choices": (*plan.choices, *_said(wanted, final, plan), *wanted.choices)}
-        ), recipe
+        choices = (*_with_unfit(wanted, plan), *_said(wanted, final, plan), *wanted.choices)
+        return plan.model_copy(update={"choices": choices}), recipe
     assert last is not None
     raise last
 
@@ -220,6 +226,19 @@ def _loosen_until_it_fits(
     raise BringupError("requirements-conflict", subject=wanted.name, text=", ".join(sorted(attempt.free)))
 
 
+def _with_unfit(wanted: Wanted, plan: Plan) -> Iterator[Choice]:
+    """The plan's choices; of each extension also why the installed one does not stay."""
+    for choice in plan.choices:
+        carried = wanted.unfit.get(canonicalize_name(choice.subject))
+        if carried is None:
+            yield choice
+            continue
+        named: dict[str, Value] = {"carried": carried, "gpus": ", ".join(plan.gpus)}
+        why = Reason(id="installed-without-code", parameters=named)
+        rejected = (Rejected(what="✗", why=why), *choice.rejected)
+        yield choice.model_copy(update={"rejected": rejected})
+
+
 def _said(wanted: Wanted, attempt: _Attempt, plan: Plan) -> Iterator[Choice]:
     """Every pin that is not met as it was written, and what stands in its place."""
     locked = {canonicalize_name(row.name): row.version for row in plan.packages}
@@ -228,7 +247,7 @@ def _said(wanted: Wanted, attempt: _Attempt, plan: Plan) -> Iterator[Choice]:
         version = locked.get(canonicalize_name(key))
         if version is None or requirement.specifier.contains(version, prereleases=True):
             continue
-        moved = key in TORCH_FAMILY and bool(plan.gpus)
+        moved = (key in TORCH_FAMILY or key in wanted.unfit) and bool(plan.gpus)
         named = {"pin": str(requirement), "file": place, "gpus": ", ".join(plan.gpus)}
         reason = Reason(id="pin-moved-for-gpu" if moved else "pin-loosened", parameters=dict(named))
         yield Choice(subject=key, chosen=version, why=reason)

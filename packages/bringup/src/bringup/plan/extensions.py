@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -12,6 +15,7 @@ from packaging.version import Version
 from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.errors import BringupError
+from bringup.plan.folders import content_of
 from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolved, Resolver
 from bringup.plan.steps import BuildExtension, FetchSource
@@ -83,6 +87,12 @@ def _portable(row: ExtensionRow, question: ExtensionQuestion, plan: ExtensionPla
     return None
 
 
+def _local(repository: str) -> Path | None:
+    """The folder that a file URL names."""
+    url = urlparse(repository)
+    return Path(url2pathname(url.path)) if url.scheme == "file" else None
+
+
 def _build(row: ExtensionRow, question: ExtensionQuestion, plan: ExtensionPlan) -> Reason | None:
     assert row.build is not None
     if not question.gpus or question.torch.cuda is None:
@@ -92,12 +102,17 @@ def _build(row: ExtensionRow, question: ExtensionQuestion, plan: ExtensionPlan) 
     name = canonicalize_name(row.distribution)
     source = None
     if row.build.repository is not None and row.build.commit is not None:
+        local = _local(row.build.repository)
+        if local is not None and not local.is_dir():
+            return Reason(id="extension-source-gone", parameters={"path": str(local)})
         source = FetchSource(
             id=f"source-{name}",
             repository=row.build.repository,
             commit=row.build.commit,
             submodules=dict(row.build.submodules),
             licence=row.build.licence,
+            local=str(local) if local else None,
+            content=content_of(local) if local else None,
         )
     plan.builds.append(
         BuildExtension(

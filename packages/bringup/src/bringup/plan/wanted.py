@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_distributions import Distribution
-from bringup.facts.project import Link, ProjectFacts
+from bringup.facts.project import Link, ProjectFacts, read_project
+from bringup.findings.kernel_images import importance, is_loadable
 from bringup.plan.model import Choice, Reason
 
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
@@ -22,6 +27,7 @@ TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 _COMES_WITH_TORCH = frozenset(
     ("triton", "pytorch", "pytorch-cuda", "pytorch-mutex", "cudatoolkit", "cuda-toolkit", "cudnn", "nccl")
 )
+NO_COMMIT = "0" * 40  # of a folder, whose content is compared instead
 _TOOLS = (
     "python",
     "pip",
@@ -37,6 +43,16 @@ _TOOLS = (
 )
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where an installed extension was built from: a repository at a commit, or a folder (its file URL)."""
+
+    repository: str
+    commit: str
+    subfolder: str
+    imports: tuple[str, ...]
+
+
 @dataclass
 class Wanted:
     """Collected wishes.
@@ -47,8 +63,10 @@ class Wanted:
         python: version ranges.
         pins: other distributions, each name once, with where it stands.
         torch: what is said of torch, torchvision and torchaudio.
-        extensions: catalog rows of compiled extensions that are used; `versions`: as pinned.
+        extensions: catalog rows of compiled extensions that are used.
         local_builds: extension folders of the project itself, by distribution name.
+        origins: of the environment's extensions that can be built again, by distribution name.
+        unfit: what is installed without code for the GPUs, and the machine code that it carries.
         choices: what was left out, and why.
         imports: modules that must import in the end.
         loads: whether `torch.load` calls need rewriting.
@@ -61,8 +79,9 @@ class Wanted:
     pins: dict[str, tuple[Requirement, str]] = field(default_factory=dict)
     torch: dict[str, tuple[Requirement, str]] = field(default_factory=dict)
     extensions: list[Extension] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
     local_builds: dict[str, str] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    unfit: dict[str, str] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
     loads: bool = False
@@ -92,9 +111,6 @@ def _add(wanted: Wanted, requirement: Requirement, place: str, catalog: Catalog)
         if key == "python" and str(requirement.specifier):
             wanted.python.append(str(requirement.specifier))
     elif (row := catalog.extension(key)) is not None:
-        pinned = [spec.version for spec in requirement.specifier if spec.operator == "=="]
-        if pinned:
-            wanted.versions.setdefault(row.name, pinned[0])
         if row not in wanted.extensions:
             wanted.extensions.append(row)
     else:
@@ -174,27 +190,73 @@ def _is_imported(row: Extension, project: ProjectFacts) -> bool:
     return any(name.split(".")[0] in project.imports for name in row.imports)
 
 
-def from_environment(environment: EnvironmentFacts, catalog: Catalog) -> Wanted:
-    """What a broken environment holds, so that a new one can hold it too."""
+def from_environment(
+    environment: EnvironmentFacts,
+    catalog: Catalog,
+    gpus: Sequence[ComputeCapability] = (),
+    shown: Sequence[str] = (),
+) -> Wanted:
+    """What a broken environment holds, so that a new one can hold it too.
+
+    Args:
+        environment: scanned, if the pins without code for `gpus` are to be known.
+        shown: folders of an overlay: what lies there is not installed again.
+    """
     root = Path(environment.root)
     name = root.parent.name if root.name in (".venv", "venv", "env") else root.name
     wanted = Wanted(_environment_name(root.with_name(name)))
     if environment.python.version:
         major, minor = environment.python.version.split(".")[:2]
         wanted.python.append(f"=={major}.{minor}.*")
+    given = {os.path.realpath(folder) for folder in shown}
     for row in _first_of_each(environment):
-        if row.direct_url or row.editable:
-            known = catalog.extension(row.key)
-            if known is None and row.key not in TORCH_FAMILY:
-                wanted.leave_out(
-                    row.name, "link-by-hand", text=str(row.direct_url or row.editable), place=str(root)
-                )
+        if os.path.realpath(row.site) in given and row.key not in TORCH_FAMILY:
+            continue
+        if (row.direct_url or row.editable) and row.key not in TORCH_FAMILY:
+            origin = _origin(row)
+            if origin is not None:
+                wanted.origins[row.key] = origin
+            if catalog.extension(row.key) is None:
+                if origin is None:
+                    where = str(row.direct_url or row.editable)
+                    wanted.leave_out(row.name, "link-by-hand", text=where, place=str(root))
                 continue
         version = row.version.partition("+")[0] if row.version else None
         requirement = Requirement(f"{row.name}=={version}" if version else row.name)
         _add(wanted, requirement, str(root), catalog)
+    wanted.unfit = _without_code(environment, gpus)
     wanted.imports += [name for name in TORCH_FAMILY if name in wanted.torch]
     return wanted
+
+
+def _origin(row: Distribution) -> Origin | None:
+    """Where a compiled extension can be built from again; None for all else."""
+    url = urlparse(row.direct_url or Path(str(row.editable)).as_uri())
+    if url.scheme == "file" and not row.commit:
+        folder = Path(url2pathname(url.path))
+        if not folder.is_dir() or not (row.binaries or _builds_extensions(folder)):
+            return None
+        return Origin(folder.as_uri(), NO_COMMIT, "", row.import_names)
+    if not row.commit or not row.binaries or row.direct_url is None:
+        return None
+    return Origin(row.direct_url, row.commit, row.subfolder, row.import_names)
+
+
+def _builds_extensions(folder: Path) -> bool:
+    project = read_project(folder)
+    return bool(project.extension_builds or project.cuda_sources)
+
+
+def _without_code(environment: EnvironmentFacts, gpus: Sequence[ComputeCapability]) -> dict[str, str]:
+    """Distributions with a library that stops on one of these chips, and what it carries."""
+    found: dict[str, str] = {}
+    for report in environment.binaries:
+        owner = environment.owner(report.path)
+        stops = any(report.runs_on(gpu).status == "no" for gpu in gpus)
+        counts = report.has_device_code and is_loadable(report)
+        if owner and stops and counts and importance(environment, report) == "error":
+            found.setdefault(owner.key, " ".join(report.machine_code) or "–")
+    return found
 
 
 def _first_of_each(environment: EnvironmentFacts) -> Iterator[Distribution]:
@@ -217,5 +279,13 @@ def require_something(wanted: Wanted, origin: Path) -> None:
     Raises:
         BringupError: `project-says-nothing`.
     """
-    if not (wanted.pins or wanted.torch or wanted.extensions or wanted.local_builds or wanted.imports):
+    asked = (
+        wanted.pins,
+        wanted.torch,
+        wanted.extensions,
+        wanted.local_builds,
+        wanted.origins,
+        wanted.imports,
+    )
+    if not any(asked):
         raise BringupError("project-says-nothing", exit_code=2, path=origin)

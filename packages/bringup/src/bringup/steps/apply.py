@@ -94,9 +94,10 @@ def validate(plan: Plan, folders: Sequence[Path] = ()) -> None:
             _require_unchanged(step, folders)
         if isinstance(step, BuildTorch) and current_key(plan) != plan.key:
             check_host(step, Slot(plan.environment, plan.key).root)
-        if isinstance(step, FetchSource) and step.local and current_key(plan) != plan.key:
-            folder = Path(step.local)
-            if not folder.is_dir() or (step.content and content_of(folder) != step.content):
+        source = step.source if isinstance(step, BuildExtension) else step
+        if isinstance(source, FetchSource) and source.local and current_key(plan) != plan.key:
+            folder = Path(source.local)
+            if not folder.is_dir() or (source.content and content_of(folder) != source.content):
                 raise BringupError("source-changed", path=folder)
     if current_key(plan) != plan.key:
         free = read_disk(state.home()).free
@@ -221,12 +222,16 @@ def _do_all(plan: Plan, slot: Slot, steps: _Steps, observer: Observer) -> dict[s
     for step in plan.steps:
         key = plan.step_key(step)
         known = journal.seconds(step.id, key) if everything_reused else None
+        if isinstance(step, FetchWeights) and journal.seconds(step.id, key) is not None:
+            # Kept for all environments, and no part of this one: looked at each time, soon done.
+            steps.do(step)
+            known = journal.seconds(step.id, key)
         if known is not None:
             seconds[step.id] = known
             observer.finished(step.id, known, True)
             continue
         # Once a step is done anew, so are all after it: they stood on what it replaced.
-        everything_reused = False
+        everything_reused = everything_reused and isinstance(step, FetchWeights)
         observer.started(step.id)
         began = time.monotonic()
         steps.do(step)
