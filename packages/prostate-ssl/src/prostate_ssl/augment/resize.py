@@ -38,10 +38,13 @@ def bicubic_weights(length: torch.Tensor, width: int, size: int) -> torch.Tensor
     centre = scale * (torch.arange(size, device=length.device, dtype=torch.float32) + 0.5)
     first = (centre - _SUPPORT * stretch + 0.5).trunc().clamp(min=0)[..., None]
     last = torch.minimum((centre + _SUPPORT * stretch + 0.5).trunc(), length[:, None])[..., None]
-    pixel = torch.arange(width, device=length.device, dtype=torch.float32)
-    weights = _keys_cubic((pixel - centre[..., None] + 0.5) / stretch[..., None])
-    weights = weights * ((pixel >= first) & (pixel < last))
-    return weights / weights.sum(dim=-1, keepdim=True)
+    # Some ten of a row's numbers are not zero: those are computed, and laid into zeros.
+    taps = min(width, int(2 * _SUPPORT * max(1.0, width / size)) + 2)
+    pixel = first + torch.arange(taps, device=length.device, dtype=torch.float32)
+    weights = _keys_cubic((pixel - centre[..., None] + 0.5) / stretch[..., None]) * (pixel < last)
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    matrix = torch.zeros(length.shape[0], size, width, device=length.device)
+    return matrix.scatter_add_(2, pixel.to(torch.int64).clamp(max=width - 1), weights)
 
 
 def resize_windows(

@@ -104,24 +104,30 @@ class Feed:
         """
         ahead = max(2, 2 * self._workers)
         with ThreadPoolExecutor(max_workers=max(1, self._workers), thread_name_prefix="feed") as pool:
-            waiting: deque[Future[Order]] = deque()
+            waiting: deque[Future[Order | CropBatch]] = deque()
             asked = start_step
             begun: deque[CropBatch] = deque()
             try:
                 while True:
                     since = time.perf_counter()
                     while len(waiting) < ahead:
-                        waiting.append(pool.submit(self.order, asked))
+                        waiting.append(pool.submit(self._ahead, asked))
                         asked += 1
                     # On a GPU one batch is always under way while the caller works on the one before.
                     while len(begun) < (2 if self._pin else 1):
-                        begun.append(self._stage.start(waiting.popleft().result()))
+                        ready = waiting.popleft().result()
+                        begun.append(self._stage.start(ready) if isinstance(ready, Order) else ready)
                     batch = self._stage.finish(begun.popleft())
                     self.waited += time.perf_counter() - since
                     yield batch
             finally:
                 for future in waiting:
                     future.cancel()
+
+    def _ahead(self, step: int) -> Order | CropBatch:
+        """What a worker does for a step: on a GPU the order alone, without one the crops too."""
+        order = self.order(step)
+        return order if self._pin else self._stage.start(order)
 
     def order(self, step: int) -> Order:
         """Everything of a step's batch that the host decides: cases, slices, keys, mask targets."""
