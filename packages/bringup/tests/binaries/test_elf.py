@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from bringup.binaries.elf import VersionNeed, read_elf
 from bringup.binaries.elf_symbols import defined_symbols, undefined_symbols
-from bringup.binaries.source import BytesSource, Damaged, open_source
+from bringup.binaries.source import BytesSource, Damaged, open_source, text_at
 
 
 def _libraries() -> list[Path]:
@@ -35,7 +36,8 @@ def test_agrees_with_pyelftools(path: Path) -> None:
         undefined = undefined_symbols(source, facts)
         elf = ELFFile(stream)
         rows = [(s.name, s["sh_offset"], s["sh_size"]) for s in elf.iter_sections()]
-        assert [(s.name, s.offset, s.size) for s in facts.sections] == rows
+        names = BytesSource(facts.names)
+        assert [(text_at(names, s.name), s.offset, s.size) for s in facts.sections] == rows
         needed, versions, wanted, defined = [], [], set(), set()
         for section in elf.iter_sections():
             if isinstance(section, DynamicSection):
@@ -83,3 +85,15 @@ def test_symbols_are_found_with_either_hash(tmp_path: Path, style: str) -> None:
 def test_what_is_cut_off_is_damaged(fixtures: Path, length: int) -> None:
     with pytest.raises(Damaged):
         read_elf(BytesSource((fixtures / "many.so").read_bytes()[:length]))
+
+
+def test_section_headers_may_be_longer_than_their_fields(fixtures: Path) -> None:
+    data = bytearray((fixtures / "many.so").read_bytes())
+    (table,) = struct.unpack_from("<Q", data, 40)
+    (count,) = struct.unpack_from("<H", data, 60)
+    rows = [data[table + 64 * index :][:64] + b"\xff" * 8 for index in range(count)]
+    struct.pack_into("<Q", data, 40, len(data))
+    struct.pack_into("<H", data, 58, 72)
+    longer = read_elf(BytesSource(bytes(data + b"".join(rows))))
+    assert longer == read_elf(BytesSource((fixtures / "many.so").read_bytes()))
+    assert longer.named(".nv_fatbin")

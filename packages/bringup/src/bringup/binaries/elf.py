@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from bringup.binaries.source import Damaged, Source, text_at, unpack
 
@@ -21,13 +22,16 @@ _TAGS = {1: "needed", 14: "soname", 15: "rpath", 29: "runpath"}
 _MACHINES = {3: "i386", 21: "ppc64", 40: "arm", 62: "x86_64", 183: "aarch64", 190: "cuda", 243: "riscv64"}
 _MOST_SECTIONS = 65_536
 _MOST_DYNAMIC = 1 << 20
+_MOST_NAMES = 1 << 22
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A section's place in the file, in bytes. `link`: index of the section that it refers to."""
+class Section(NamedTuple):
+    """A section's place in the file, in bytes. `link`: index of the section that it refers to.
 
-    name: str
+    `name` is where its name stands in the table of names: of thousands, a handful is ever asked for.
+    """
+
+    name: int
     type: int
     offset: int
     size: int
@@ -35,8 +39,7 @@ class Section:
     entry_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class VersionNeed:
+class VersionNeed(NamedTuple):
     """A symbol version that the loader must find: GLIBC_2.34 of libc.so.6."""
 
     library: str
@@ -61,6 +64,7 @@ class ElfFacts:
     flags: int
     abi_version: int
     sections: tuple[Section, ...]
+    names: bytes
     needed: tuple[str, ...]
     soname: str | None
     rpath: tuple[str, ...]
@@ -69,7 +73,12 @@ class ElfFacts:
 
     def named(self, name: str) -> tuple[Section, ...]:
         """Sections of this name that have bytes in the file."""
-        return tuple(s for s in self.sections if s.name == name and s.type != _SHT_NOBITS)
+        text = name.encode() + b"\0"
+        if text not in self.names:
+            return ()
+        return tuple(
+            s for s in self.sections if self.names.startswith(text, s.name) and s.type != _SHT_NOBITS
+        )
 
     def typed(self, kind: int) -> Section | None:
         """First section of this type."""
@@ -91,7 +100,7 @@ def read_elf(source: Source) -> ElfFacts:
     header = struct.Struct(order + ("HHIQQQIHHHHHH" if bits == 64 else "HHIIIIIHHHHHH"))
     row = unpack(header, source, 16)
     kind, machine, table, flags, entry_size, count, names = row[0], row[1], row[5], row[6], *row[10:13]
-    sections = _sections(source, bits, order, table, entry_size, count, names)
+    sections, section_names = _sections(source, bits, order, table, entry_size, count, names)
     dynamic = _dynamic(source, bits, order, sections)
     return ElfFacts(
         machine=_MACHINES.get(machine, str(machine)),
@@ -101,6 +110,7 @@ def read_elf(source: Source) -> ElfFacts:
         flags=flags,
         abi_version=ident[8],
         sections=sections,
+        names=section_names,
         needed=tuple(dynamic["needed"]),
         soname=dynamic["soname"][0] if dynamic["soname"] else None,
         rpath=_paths(dynamic["rpath"]),
@@ -115,15 +125,16 @@ def _paths(texts: list[str]) -> tuple[str, ...]:
 
 def _sections(
     source: Source, bits: int, order: str, table: int, entry_size: int, count: int, names: int
-) -> tuple[Section, ...]:
-    layout = struct.Struct(order + ("IIQQQQIIQQ" if bits == 64 else "IIIIIIIIII"))
+) -> tuple[tuple[Section, ...], bytes]:
+    """(section table, names). Of each row: name, type, offset, size, link, size of an entry."""
+    layout = struct.Struct(order + ("II16xQQI12xQ" if bits == 64 else "II8xIII8xI"))
     if table == 0:
-        return ()
+        return (), b""
     if not layout.size <= entry_size <= 256:
         raise Damaged(f"section headers of {entry_size} bytes")
     if count == 0 or names == 0xFFFF:  # Too many for the header's fields: the first section has them.
-        first = unpack(layout, source, table)
-        count, names = count or first[5], first[6] if names == 0xFFFF else names
+        first = Section._make(unpack(layout, source, table))
+        count, names = count or first.size, first.link if names == 0xFFFF else names
     if count > _MOST_SECTIONS:
         raise Damaged(f"{count} sections")
     data = source.read(table, count * entry_size)
@@ -131,16 +142,12 @@ def _sections(
         raise Damaged(
             f"cut off: the section table ends at {table + count * entry_size}, the file at {source.size}"
         )
-    rows = [layout.unpack_from(data, index * entry_size) for index in range(count)]
-    strings = b""
-    if names < count and rows[names][1] != _SHT_NOBITS:
-        strings = source.read(rows[names][4], min(rows[names][5], 1 << 22))
-    return tuple(Section(_name(strings, row[0]), row[1], row[4], row[5], row[6], row[9]) for row in rows)
-
-
-def _name(strings: bytes, at: int) -> str:
-    end = strings.find(b"\0", at, at + 256)
-    return strings[at : end if end >= 0 else at + 256].decode("utf-8", "backslashreplace")
+    if entry_size > layout.size:
+        data = b"".join(data[at : at + layout.size] for at in range(0, len(data), entry_size))
+    sections = tuple(map(Section._make, layout.iter_unpack(data)))
+    if names >= count or sections[names].type == _SHT_NOBITS:
+        return sections, b""
+    return sections, source.read(sections[names].offset, min(sections[names].size, _MOST_NAMES)) + b"\0"
 
 
 def _linked(sections: tuple[Section, ...], section: Section) -> Section | None:

@@ -40,10 +40,12 @@ def holds_no_function(payload: bytes, flags: int) -> bool:
             unpacker = zstandard.ZstdDecompressor(max_window_size=1 << 27)
             with unpacker.stream_reader(payload) as stream:
                 payload = stream.read(_LARGEST_UNPACKED)
-        sections = read_elf(BytesSource(payload)).sections
+        facts = read_elf(BytesSource(payload))
     except (Damaged, ValueError, IndexError, zstandard.ZstdError):
         return False
-    return bool(sections) and not any(section.name.startswith(".text") for section in sections)
+    return bool(facts.sections) and not any(
+        facts.names.startswith(b".text", section.name) for section in facts.sections
+    )
 
 
 def unpack_lz4(block: bytes) -> bytes:

@@ -15,8 +15,9 @@ from bringup.binaries.source import Damaged, Source
 # nvcc's linked code stands in the first; the second holds code that is still to be linked.
 _LINKED, _TO_LINK = ".nv_fatbin", "__nv_relfatbin"
 # Very large libraries keep containers among the data of the large code model: cuFFT 12 has 24,000 there
-# and an empty one in `.nv_fatbin`.
-_LARGE_DATA = ".ldata"
+# and an empty one in `.nv_fatbin`. Others have 96 MB of tables there and no container (cuBLASLt 13): a
+# section without one near its beginning is left alone.
+_LARGE_DATA, _BEGINNING = ".ldata", 1 << 20
 _TORCH_LIBRARY = re.compile(
     r"(lib)?(torch(_cpu|_cuda|_hip|_xpu|_python|_cuda_cu|_cuda_cpp|_cuda_linalg|_nvshmem|_global_deps)?"
     r"|c10(_cuda|_hip)?|caffe2\w*)(\.so[\d.]*|\.dll|\.dylib)",
@@ -102,7 +103,9 @@ def _elf_containers(source: Source, facts: elf.ElfFacts) -> tuple[tuple[FatbinCo
     for part in facts.named(_LARGE_DATA) if linked else ():
         # Containers are aligned in memory, and the file's pages are those of the memory.
         padding = -part.offset % 8
-        linked.append((part.offset + padding, max(0, part.size - padding)))
+        start, size = part.offset + padding, max(0, part.size - padding)
+        if fatbin.MAGIC_BYTES in source.read(start, min(size, _BEGINNING)):
+            linked.append((start, size))
     to_link = [(part.offset, part.size) for part in facts.named(_TO_LINK)]
     for parts, relocatable in ((linked, False), (to_link, True)):
         found = read_sections(source, parts)
