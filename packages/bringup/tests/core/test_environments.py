@@ -71,3 +71,22 @@ def test_a_torn_journal_line_is_a_step_not_done(tmp_path: Path) -> None:
     journal.add("b", "k", 2.0)
     assert journal.seconds("b", "k") == 2.0
     assert journal.seconds("a", "other") is None
+
+
+def test_what_was_never_proved_is_not_unknown() -> None:
+    made("w", "one")
+    with pytest.raises(BringupError, match="environment-unproved"):
+        environments.find("w")
+    with pytest.raises(BringupError, match="unknown-environment"):
+        environments.roll_back("v")
+
+
+def test_nothing_is_deleted_or_switched_while_somebody_works_on_it() -> None:
+    made("w", "one")
+    with environments.held("w"):
+        for work in (undo, environments.remove, environments.roll_back):
+            with pytest.raises(BringupError, match="apply-locked"):
+                work("w")
+    assert (environments.state.environments() / "w" / "one").is_dir()
+    environments.remove("w")
+    assert environments.names() == []

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
 from packaging.version import InvalidVersion, Version
 
 from bringup.facts.environment import TorchFacts
@@ -52,7 +56,7 @@ def companion_fix(examined: Examined, name: str, torch: TorchFacts) -> str:
 
 
 def extension_fix(examined: Examined, name: str, gpu: NamedGpu | None = None) -> str:
-    """The command that puts a working build of an extension in place: a shim, a wheel, or a build."""
+    """The command that puts a working build of an extension in place: a shim, a wheel, a plan, or a build."""
     row = examined.catalog.extension(name)
     torch = examined.environment.torch if examined.environment else None
     if row and row.portable:
@@ -61,7 +65,17 @@ def extension_fix(examined: Examined, name: str, gpu: NamedGpu | None = None) ->
         page = row.wheels.format(torch=Version(torch.version).public, cuda=torch_label(torch))
         return f"{pip(examined)} install --force-reinstall --no-deps {row.name} -f {page}"
     chip = f" --gpu {gpu.capability.sm}" if gpu else ""
+    installed = examined.environment.distribution(name) if examined.environment else None
+    if installed and (installed.commit or installed.editable or _is_folder(installed.direct_url)):
+        # Where it came from is known: a new environment with it built from there.
+        return f'bringup plan --env "{environment_root(examined)}"{chip} && bringup apply plan.toml'
     return f'bringup build {name}{chip} --env "{environment_root(examined)}"'
+
+
+def _is_folder(address: str | None) -> bool:
+    """Whether a distribution was installed from a folder that is still there."""
+    url = urlparse(address or "")
+    return url.scheme == "file" and Path(url2pathname(url.path)).is_dir()
 
 
 def _is_version(text: str) -> bool:

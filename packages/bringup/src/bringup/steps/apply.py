@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from bringup import state
 from bringup.errors import BringupError
 from bringup.facts.host import read_disk
@@ -34,7 +32,7 @@ from bringup.plan.steps import (
     Step,
     Verify,
 )
-from bringup.steps.environments import Slot, current, switch_in
+from bringup.steps.environments import Slot, current, held, switch_in
 from bringup.steps.extension_build import build_extension
 from bringup.steps.installers import Installer, OnLine, choose_installer
 from bringup.steps.journal import Journal
@@ -251,10 +249,8 @@ def apply_plan(plan: Plan, observer: Observer, options: InstallOptions | None = 
     options = options or InstallOptions()
     validate(plan, options.find_links)
     slot = Slot(plan.environment, plan.key)
-    slot.root.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(slot.root.parent / ".lock")
     try:
-        with lock.acquire(timeout=0):
+        with held(plan.environment):
             reused = current_key(plan) == plan.key
             installer = choose_installer(
                 read_indexes(), options.installer, options.find_links, options.offline
@@ -264,8 +260,6 @@ def apply_plan(plan: Plan, observer: Observer, options: InstallOptions | None = 
             seconds = _do_all(plan, slot, steps, observer)
             switch_in(slot)
             return Applied(slot, steps.proof, seconds, reused)
-    except Timeout as error:
-        raise BringupError("apply-locked", name=plan.environment, path=slot.root.parent) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise BringupError("no-space", subject=plan.environment, path=state.home()) from error
@@ -273,13 +267,18 @@ def apply_plan(plan: Plan, observer: Observer, options: InstallOptions | None = 
 
 
 def undo(name: str, keys: Sequence[str] = ()) -> list[Path]:
-    """Delete environments of a name that are not switched in. Returns what was deleted."""
-    active = current(name)
+    """Delete environments of a name that are not switched in. Returns what was deleted.
+
+    Raises:
+        BringupError: `apply-locked`.
+    """
     deleted = []
-    for folder in sorted((state.environments() / name).iterdir()):
-        if folder.is_dir() and (active is None or folder.name != active.key):
-            if keys and folder.name not in keys:
-                continue
-            shutil.rmtree(folder)
-            deleted.append(folder)
+    with held(name):
+        active = current(name)
+        for folder in sorted((state.environments() / name).iterdir()):
+            if folder.is_dir() and (active is None or folder.name != active.key):
+                if keys and folder.name not in keys:
+                    continue
+                shutil.rmtree(folder)
+                deleted.append(folder)
     return deleted

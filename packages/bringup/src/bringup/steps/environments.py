@@ -6,8 +6,12 @@ Environments never move (their scripts hold absolute paths), so switching in is 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from bringup import state
 from bringup.errors import BringupError
@@ -79,6 +83,22 @@ def previous(name: str) -> Slot | None:
     return Slot(name, key) if key else None
 
 
+@contextmanager
+def held(name: str) -> Iterator[None]:
+    """Nobody else makes, deletes or switches environments of this name meanwhile.
+
+    Raises:
+        BringupError: `apply-locked`.
+    """
+    folder = state.environments() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            yield
+    except Timeout as error:
+        raise BringupError("apply-locked", name=name, path=folder) from error
+
+
 def switch_in(slot: Slot) -> None:
     """Point the name at this environment; the one before stays, for `bringup rollback`."""
     before = current(slot.name)
@@ -94,13 +114,16 @@ def roll_back(name: str) -> Slot:
     """Switch to the environment before.
 
     Raises:
-        BringupError: `nothing-to-roll-back`.
+        BringupError: `nothing-to-roll-back`, `unknown-environment`, `apply-locked`.
     """
-    before = previous(name)
-    if before is None:
-        raise BringupError("nothing-to-roll-back", name=name)
-    switch_in(before)
-    return before
+    if name not in names():
+        raise _unknown(name, names())
+    with held(name):
+        before = previous(name)
+        if before is None:
+            raise BringupError("nothing-to-roll-back", name=name)
+        switch_in(before)
+        return before
 
 
 def names() -> list[str]:
@@ -109,23 +132,34 @@ def names() -> list[str]:
     return sorted(entry.name for entry in root.iterdir() if entry.is_dir()) if root.is_dir() else []
 
 
+def _unknown(name: str, known: list[str]) -> BringupError:
+    return BringupError("unknown-environment", exit_code=2, given=name, known=", ".join(known) or "–")
+
+
 def find(name: str) -> Slot:
     """The environment switched in under a name.
 
     Raises:
-        BringupError: `unknown-environment`.
+        BringupError: `unknown-environment`; `environment-unproved`: it was begun, its proof never held.
     """
     slot = current(name)
-    if slot is None:
-        raise BringupError("unknown-environment", exit_code=2, given=name, known=", ".join(names()) or "–")
-    return slot
+    if slot is not None:
+        return slot
+    folder = state.environments() / name
+    if name in names() and any(entry.is_dir() for entry in folder.iterdir()):
+        raise BringupError("environment-unproved", exit_code=2, name=name, path=folder)
+    raise _unknown(name, [other for other in names() if current(other)])
 
 
 def remove(name: str) -> list[Path]:
     """Delete all environments of a name. Returns the folders that were deleted."""
     if name not in names():
-        raise BringupError("unknown-environment", exit_code=2, given=name, known=", ".join(names()) or "–")
+        raise _unknown(name, names())
     folder = state.environments() / name
-    (folder / _POINTER).unlink(missing_ok=True)
+    with held(name):
+        (folder / _POINTER).unlink(missing_ok=True)
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
     shutil.rmtree(folder)
     return [folder]
