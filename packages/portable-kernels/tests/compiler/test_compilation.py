@@ -36,7 +36,7 @@ def test_without_a_compiler_on_path_and_within_seconds() -> None:
     script = (
         "import time; begin = time.perf_counter()\n"
         "from portable_kernels.compiler import CodeFormat, KernelSource, compile_source\n"
-        "from portable_kernels.scatter.launches import segment_source\n"
+        "from portable_kernels.scatter.sources import segment_source\n"
         "import torch; loaded = time.perf_counter()\n"
         "compile_source(segment_source(torch.float32, 'max', 4), 'sm_120', CodeFormat.CUBIN)\n"
         "print(time.perf_counter() - loaded)\n"

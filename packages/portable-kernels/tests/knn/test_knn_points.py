@@ -24,7 +24,9 @@ TOLERANCE = {torch.float32: {"rtol": 1e-5, "atol": 1e-5}, torch.float64: {"rtol"
 def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     place, tree = request.param
     monkeypatch.setattr(
-        launches, "tree_pays", lambda p1, p2: tree and p1.shape[2] <= launches.TREE_DIMENSIONS
+        launches,
+        "tree_pays",
+        lambda p1, p2: tree and p1.shape[2] <= launches.TREE_DIMENSIONS and p2.shape[1] > 0,
     )
     return str(place)
 

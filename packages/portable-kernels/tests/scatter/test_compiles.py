@@ -5,10 +5,11 @@ import torch
 
 from portable_kernels.compiler import CodeFormat, KernelSource, compile_source
 from portable_kernels.scalar_types import CUDA_NAME
-from portable_kernels.scatter.launches import (
+from portable_kernels.scatter.sources import (
     INDEX_TYPES,
     REDUCTIONS,
     atomic_source,
+    backward_source,
     index_source,
     segment_source,
 )
@@ -25,6 +26,13 @@ SOURCES: list[KernelSource] = [
         if vector * dtype.itemsize <= 16
     ),
     *(atomic_source(dtype) for dtype in CUDA_NAME),
+    *(
+        backward_source(dtype, vector)
+        for dtype in CUDA_NAME
+        if dtype.is_floating_point
+        for vector in (1, 2, 4, 8)
+        if vector * dtype.itemsize <= 16
+    ),
     *(index_source(size) for size in (1, 2, 4, 8, 16)),
     *(index_source(4, dtype) for dtype in INDEX_TYPES),
 ]
@@ -32,7 +40,12 @@ SOURCES: list[KernelSource] = [
 
 @pytest.mark.parametrize("chip", CHIPS)
 def test_each_file_compiles_for_every_chip(chip: str) -> None:
-    for source in (segment_source(torch.float16, "max", 4), atomic_source(torch.bfloat16), index_source(16)):
+    for source in (
+        segment_source(torch.float16, "max", 4),
+        atomic_source(torch.bfloat16),
+        backward_source(torch.float32, 4),
+        index_source(16),
+    ):
         assert compile_source(source, chip, CodeFormat.CUBIN).startswith(b"\x7fELF")
 
 

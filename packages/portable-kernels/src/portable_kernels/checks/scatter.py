@@ -8,7 +8,7 @@ import torch
 
 from portable_kernels.checks import Case
 from portable_kernels.scatter import functional as fn
-from portable_kernels.scatter.launches import atomic_source, index_source, segment_source
+from portable_kernels.scatter.sources import atomic_source, backward_source, index_source, segment_source
 
 _ELEMENTS, _TARGETS, _WIDTH = 5000, 700, 32
 
@@ -54,6 +54,7 @@ def _gather(device: torch.device) -> list[torch.Tensor]:
     return [fn.gather_coo(src[:_TARGETS], index)]
 
 
+_BACK = {"mul": (backward_source(torch.float32, 4),)}
 _MOVES = (index_source(16), index_source(4, torch.int16))
 
 CASES = [
@@ -61,7 +62,7 @@ CASES = [
         Case(
             f"scatter_{reduction}",
             _scatter(reduction, _WIDTH),
-            (segment_source(torch.float32, reduction, 4), *_MOVES),
+            (segment_source(torch.float32, reduction, 4), *_MOVES, *_BACK.get(reduction, ())),
         )
         for reduction in ("sum", "mean", "mul", "min", "max")
     ),

@@ -65,10 +65,12 @@ extern "C" __global__ void gather_segments(
     int64 N, int64 E, int64 K, int64 pointer_stride, int64 chunks, int64 log_x, int64 log_l, int64* flag) {
     const int X = 1 << log_x, L = 1 << log_l;
     const int lane = (threadIdx.x >> log_x) & (L - 1);
-    const int64 row = (blockIdx.x / chunks) * (blockDim.x >> (log_x + log_l)) + (threadIdx.x >> (log_x + log_l));
-    const int64 k = (blockIdx.x % chunks) * X + (threadIdx.x & (X - 1));
+    const uint32 group = blockIdx.x / (uint32)chunks, chunk = blockIdx.x - group * (uint32)chunks;
+    const int64 row = (int64)group * (blockDim.x >> (log_x + log_l)) + (threadIdx.x >> (log_x + log_l));
+    const int64 k = (int64)chunk * X + (threadIdx.x & (X - 1));
     if (row >= rows || k >= K) return;
-    const int64 b = row / N, n = row - b * N;
+    int64 b, n;
+    split(row, N, b, n);
     int64 start = pointers[b * pointer_stride + n], end = pointers[b * pointer_stride + n + 1];
     if (start < 0 || end > E || start > end) {
         if (lane == 0 && k == 0) report_bad_index(flag, 2, start < 0 ? start : end, n, E);

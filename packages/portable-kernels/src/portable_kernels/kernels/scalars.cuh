@@ -107,19 +107,20 @@ __device__ __forceinline__ uint64 ordered(short v) { return ordered((int)v); }
 __device__ __forceinline__ uint64 ordered(signed char v) { return ordered((int)v); }
 __device__ __forceinline__ uint64 ordered(unsigned char v) { return ordered((int)v); }
 
-// i = (b · E + e) · K + k taken apart; in 32 bits where that holds it, since a division of 64 is slow.
+// i / n and the rest: in 32 bits where that holds them, and without a division where there is nothing to divide.
+__device__ __forceinline__ void split(int64 i, int64 n, int64& quotient, int64& rest) {
+    if (n == 1) quotient = i;
+    else if (i < n) quotient = 0;
+    else if (((i | n) >> 32) == 0) quotient = (uint32)i / (uint32)n;
+    else quotient = i / n;
+    rest = i - quotient * n;
+}
+
+// i = (b · E + e) · K + k taken apart.
 __device__ __forceinline__ void split(int64 i, int64 E, int64 K, int64& b, int64& e, int64& k) {
-    if (((i | E | K) >> 32) == 0) {
-        const uint32 be = (uint32)i / (uint32)K, quotient = be / (uint32)E;
-        k = (uint32)i - be * (uint32)K;
-        e = be - quotient * (uint32)E;
-        b = quotient;
-    } else {
-        const int64 be = i / K;
-        k = i - be * K;
-        b = be / E;
-        e = be - b * E;
-    }
+    int64 be;
+    split(i, K, be, k);
+    split(be, E, b, e);
 }
 
 // What is wrong with an index is written here, into host memory: flag[0] = code, flag[1] = the value, flag[2] = its

@@ -36,6 +36,11 @@ __device__ __forceinline__ void merge(acc_t& best, int64& arg, acc_t v, int64 e)
     }
 }
 
+// What lane + distance of the warp has.
+template <typename T> __device__ __forceinline__ T shuffled_down(T v, int distance) {
+    return (T)__shfl_down_sync(0xffffffffu, v, distance);
+}
+
 // Segments given by pointers: row n of batch b reduces positions pointers[n] … pointers[n+1]-1, read through `order`
 // when there is one, in any order. A block's threads are rows × L lanes along the segment × X lanes along K, X and L
 // powers of two. Consecutive blocks take the `chunks` of K, then the next rows.
@@ -49,9 +54,9 @@ extern "C" __global__ void segment_reduce(
     __shared__ int64 args[IS_ARG ? VECTOR * 256 : 1];
     const int X = 1 << log_x, L = 1 << log_l;
     const int lane = (threadIdx.x >> log_x) & (L - 1);
-    const int64 chunk = blockIdx.x % chunks;  // of K
-    const int64 row = (blockIdx.x / chunks) * (blockDim.x >> (log_x + log_l)) + (threadIdx.x >> (log_x + log_l));
-    const int64 k = (chunk * X + (threadIdx.x & (X - 1))) * VECTOR;
+    const uint32 group = blockIdx.x / (uint32)chunks, chunk = blockIdx.x - group * (uint32)chunks;  // of K
+    const int64 row = (int64)group * (blockDim.x >> (log_x + log_l)) + (threadIdx.x >> (log_x + log_l));
+    const int64 k = ((int64)chunk * X + (threadIdx.x & (X - 1))) * VECTOR;
     const bool active = row < rows && k < K;
     acc_t best[VECTOR];
     int64 arg[VECTOR];
@@ -59,7 +64,8 @@ extern "C" __global__ void segment_reduce(
     for (int i = 0; i < VECTOR; ++i) { best[i] = identity(start_from); arg[i] = NONE; }
     int64 start = 0, end = 0;
     if (active) {
-        const int64 b = row / N, n = row - b * N;
+        int64 b, n;
+        split(row, N, b, n);
         start = pointers[b * pointer_stride + n];
         end = pointers[b * pointer_stride + n + 1];
         if (start < 0 || end > E || start > end) {
@@ -78,7 +84,16 @@ extern "C" __global__ void segment_reduce(
             }
         }
     }
-    if (L > 1) {
+    if (log_x + log_l <= 5) {  // within a warp
+        for (int half = L / 2; half > 0; half /= 2) {
+#pragma unroll
+            for (int i = 0; i < VECTOR; ++i) {
+                const acc_t value = shuffled_down(best[i], half * X);
+                const int64 where = IS_ARG ? shuffled_down(arg[i], half * X) : 0;
+                if (lane < half) merge(best[i], arg[i], value, where);
+            }
+        }
+    } else if (L > 1) {
         const int thread = threadIdx.x;
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) {

@@ -44,14 +44,43 @@ template <typename T> __device__ __forceinline__ void atomic_multiply(T* p, T v)
     }
 }
 
-// Sums are kept in ACC-typed memory: float for the 16-bit floats, int for the 8- and 16-bit integers.
-extern "C" __global__ void scatter_add(
+template <typename T> __device__ __forceinline__ void atomic_add_4(T* p, const T (&v)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) atomic_add(p + i, v[i]);
+}
+#if __CUDA_ARCH__ >= 900
+__device__ __forceinline__ void atomic_add_4(float* p, const float (&v)[4]) {
+    asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(p), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
+                 : "memory");
+}
+#endif
+
+// Sums are kept in SUM_TYPE: float for the 16-bit floats, int for the 8- and 16-bit integers.
+extern "C" __global__ void __launch_bounds__(256) scatter_add(
     const SCALAR* __restrict__ src, const int64* __restrict__ index, SUM_TYPE* __restrict__ out, int64 total, int64 E,
     int64 K, int64 N, int64 sb, int64 se, int64 sk, int64* flag) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= total) return;
     int64 e, target;
-    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomic_add(out + target, (SUM_TYPE)load(src[i]));
+    const SCALAR v = src[i];
+    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomic_add(out + target, (SUM_TYPE)load(v));
+}
+
+// The same, four elements of K a thread, which share an index: total / 4 threads, K a multiple of 4, all aligned.
+struct __align__(sizeof(SCALAR) * 4 > 16 ? 16 : sizeof(SCALAR) * 4) Four { SCALAR v[4]; };
+
+extern "C" __global__ void __launch_bounds__(256) scatter_add_4(
+    const Four* __restrict__ src, const int64* __restrict__ index, SUM_TYPE* __restrict__ out, int64 total, int64 E,
+    int64 K, int64 N, int64 sb, int64 se, int64 sk, int64* flag) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 e, target;
+    const Four four = src[i];
+    if (!locate(i, E, K / 4, N, index, sb, se, sk, flag, e, target)) return;
+    SUM_TYPE values[4];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) values[j] = (SUM_TYPE)load(four.v[j]);
+    atomic_add_4(out + target * 4, values);
 }
 
 extern "C" __global__ void scatter_multiply(
@@ -64,13 +93,39 @@ extern "C" __global__ void scatter_multiply(
 }
 
 // How many elements each target gets: one thread an element of the index (Bi, E, Ki).
-extern "C" __global__ void scatter_count(
-    const int64* __restrict__ index, int64* __restrict__ out, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se,
+template <typename T> __device__ __forceinline__ void count_target(
+    const int64* __restrict__ index, T* __restrict__ out, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se,
     int64 sk, int64* flag) {
     const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= total) return;
     int64 e, target;
-    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomicAdd((uint64*)(out + target), 1ull);
+    if (locate(i, E, K, N, index, sb, se, sk, flag, e, target)) atomicAdd(out + target, (T)1);
+}
+
+extern "C" __global__ void __launch_bounds__(256) scatter_count(
+    const int64* __restrict__ index, uint64* __restrict__ out, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se,
+    int64 sk, int64* flag) {
+    count_target(index, out, total, E, K, N, sb, se, sk, flag);
+}
+
+// In 32 bits, for fewer than 2^31 elements: half the bytes.
+extern "C" __global__ void __launch_bounds__(256) scatter_count_short(
+    const int64* __restrict__ index, int* __restrict__ out, int64 total, int64 E, int64 K, int64 N, int64 sb, int64 se,
+    int64 sk, int64* flag) {
+    count_target(index, out, total, E, K, N, sb, se, sk, flag);
+}
+
+// Sums (B, N, K) and the counts (N,) of an index that all share → means, and the counts, at least 1.
+extern "C" __global__ void __launch_bounds__(256) scatter_mean_finish(
+    const SUM_TYPE* sums, const int* __restrict__ counts, SCALAR* means, int64* __restrict__ counts_out, int64 total,
+    int64 N, int64 K) {
+    const int64 i = (int64)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= total) return;
+    int64 b, n, k;
+    split(i, N, K, b, n, k);
+    const int count = max(counts[n], 1);
+    if (b == 0 && k == 0) counts_out[n] = count;
+    means[i] = Store<SCALAR>::from((acc_t)(sums[i] / (SUM_TYPE)count));
 }
 
 // Value and position in one word of 64 bits (values of at most 32 bits, E < 2^32 - 1): the largest word wins, of equal

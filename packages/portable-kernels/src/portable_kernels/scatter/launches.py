@@ -5,92 +5,17 @@ No view of them is made.
 
 from __future__ import annotations
 
-from functools import cache
-from math import prod
-
 import torch
 
 from portable_kernels import index_errors
-from portable_kernels.compiler import KernelModule, KernelSource, launch_grid
-from portable_kernels.scalar_types import CUDA_NAME, WORD_OF_SIZE, sum_dtype
-from portable_kernels.scatter.layout import Place, Start, as_three, resized, with_rank
+from portable_kernels.compiler import launch_grid
+from portable_kernels.scalar_types import sum_dtype
+from portable_kernels.scatter.geometry import BLOCK, block_count, lanes, vector_width
+from portable_kernels.scatter.layout import Place, Shape, Start, as_three, resized, with_rank
+from portable_kernels.scatter.sources import INDEX_TYPES, atomic_module, index_module, segment_module
 
-REDUCTIONS = {"sum": 0, "mean": 1, "mul": 2, "min": 3, "max": 4}
-BLOCK = 256
-INDEX_TYPES = (torch.int16, torch.int32, torch.int64)
-ENOUGH_THREADS = 2**18  # about what fills a large GPU: below, lanes share a segment
-GROUPING_PAYS_FROM = (
-    2**22
-)  # elements: from here on grouping by target costs less than atomics, for rows of 64 bytes
-Shape = tuple[int, ...]
-
-
-def segment_source(dtype: torch.dtype, reduction: str, vector: int) -> KernelSource:
-    """Return the source of `segment_reduce` for an element type, a reduction and elements per thread."""
-    macros = (
-        ("SCALAR", CUDA_NAME[dtype]),
-        ("REDUCTION", str(REDUCTIONS[reduction])),
-        ("VECTOR", str(vector)),
-    )
-    return KernelSource("scatter.cu", macros)
-
-
-def atomic_source(dtype: torch.dtype) -> KernelSource:
-    """Return the source of the kernels with atomics for an element type."""
-    return KernelSource(
-        "scatter_atomic.cu", (("SCALAR", CUDA_NAME[dtype]), ("SUM_TYPE", CUDA_NAME[sum_dtype(dtype)]))
-    )
-
-
-def index_source(word_size: int, index_dtype: torch.dtype = torch.int64) -> KernelSource:
-    """Return the source of the kernels that move words of some bytes by an index of some type."""
-    return KernelSource("index.cu", (("ELEMENT", WORD_OF_SIZE[word_size]), ("INDEX", CUDA_NAME[index_dtype])))
-
-
-@cache
-def _segment_module(dtype: torch.dtype, reduction: str, vector: int) -> KernelModule:
-    return KernelModule(segment_source(dtype, reduction, vector))
-
-
-@cache
-def _atomic_module(dtype: torch.dtype) -> KernelModule:
-    return KernelModule(atomic_source(dtype))
-
-
-@cache
-def _index_module(word_size: int, index_dtype: torch.dtype = torch.int64) -> KernelModule:
-    return KernelModule(index_source(word_size, index_dtype))
-
-
-def _blocks(threads: int) -> int:
-    return launch_grid(threads, BLOCK)
-
-
-def _log2_up(value: int, most: int) -> int:
-    """Return the smallest exponent whose power of two is >= value, at most `most`."""
-    return min(most, max(0, value - 1).bit_length())
-
-
-def _vector(size: int, K: int, address: int) -> int:
-    """Return how many elements of `size` bytes along K a thread may take at once: all addresses aligned.
-
-    `address`: those of all tensors, or-ed.
-    """
-    vector = 16 // size
-    while vector > 1 and (K % vector or address % (vector * size)):
-        vector //= 2
-    return vector
-
-
-def _lanes(rows: int, E: int, words: int) -> tuple[int, int, int]:
-    """Return log2 of the lanes along K and along a segment, and the chunks of K, for `words` a row.
-
-    As few lanes a segment as fill the GPU, and no more than a segment has elements on average.
-    """
-    log_x = _log2_up(words, 5)
-    chunks = -(-words >> log_x) if words else 1
-    wanted = min(-(-E // max(rows, 1)), -(-ENOUGH_THREADS // (rows * chunks << log_x)))
-    return log_x, _log2_up(wanted, 8 - log_x), chunks
+#: Elements from which grouping by target costs less than atomics, for rows of 64 bytes.
+GROUPING_PAYS_FROM = 2**22
 
 
 def _nothing(device: torch.device) -> torch.Tensor:
@@ -120,13 +45,13 @@ def segment_reduce(
     rows = B * segments
     if rows == 0 or K == 0:
         return out, arg
-    vector = min(_vector(src.dtype.itemsize, K, src.data_ptr() | out.data_ptr()), 4)
-    log_x, log_l, chunks = _lanes(rows, E * B, K // vector)
+    vector = min(vector_width(src.dtype.itemsize, K, src.data_ptr() | out.data_ptr()), 4)
+    log_x, log_l, chunks = lanes(rows, E * B, K // vector)
     blocks = launch_grid(-(-rows // (BLOCK >> (log_x + log_l))) * chunks, 1)
     index_errors.raise_reported(device.index)
     geometry = [rows, segments, E, K, pointer_stride, int(start), chunks, log_x, log_l]
     args = [src, pointers, order, out, arg, *geometry, index_errors.flag_address(device.index)]
-    _segment_module(src.dtype, reduction, vector).launch("segment_reduce", blocks, BLOCK, args, device)
+    segment_module(src.dtype, reduction, vector).launch("segment_reduce", blocks, BLOCK, args, device)
     index_errors.after_launch(device.index)
     return out, arg
 
@@ -139,7 +64,7 @@ def pointers_from_sorted(
     pointers = torch.empty((B, segments + 1), dtype=torch.int64, device=device)
     index_errors.raise_reported(device.index)
     args = [index, pointers, B, E, segments, *strides, index_errors.flag_address(device.index)]
-    _index_module(4, index.dtype).launch("pointers_from_sorted", _blocks(B * (E + 1)), BLOCK, args, device)
+    index_module(4, index.dtype).launch("pointers_from_sorted", block_count(B * (E + 1)), BLOCK, args, device)
     index_errors.after_launch(device.index)
     return pointers
 
@@ -157,7 +82,7 @@ def count_by_index(index: torch.Tensor, size: int) -> torch.Tensor:
         device = index.device
         index_errors.raise_reported(device.index)
         args = [index, count, B * E * K, E, K, size, *index.stride(), index_errors.flag_address(device.index)]
-        _atomic_module(torch.float32).launch("scatter_count", _blocks(B * E * K), BLOCK, args, device)
+        atomic_module(torch.float32).launch("scatter_count", block_count(B * E * K), BLOCK, args, device)
         index_errors.after_launch(device.index)
     return count.clamp_(min=1)
 
@@ -192,14 +117,18 @@ def _grouped(place: Place, size: int) -> tuple[torch.Tensor, torch.Tensor]:
     counts = torch.zeros(size + 1, dtype=torch.int32, device=device)
     rank = torch.empty(E, dtype=torch.int32, device=device)
     order = torch.empty(E, dtype=torch.int64, device=device)
-    module, flag = _index_module(4), index_errors.flag_address(device.index)
+    module, flag = index_module(4), index_errors.flag_address(device.index)
     index_errors.raise_reported(device.index)
     module.launch(
-        "rank_by_index", _blocks(E), BLOCK, [index, place.stride_e, counts, rank, E, size, flag], device
+        "rank_by_index", block_count(E), BLOCK, [index, place.stride_e, counts, rank, E, size, flag], device
     )
     pointers = torch.cumsum(counts, 0, dtype=torch.int64)
     module.launch(
-        "order_by_rank", _blocks(E), BLOCK, [index, place.stride_e, pointers, rank, order, E, size], device
+        "order_by_rank",
+        block_count(E),
+        BLOCK,
+        [index, place.stride_e, pointers, rank, order, E, size],
+        device,
     )
     index_errors.after_launch(device.index)
     return order, pointers[None]
@@ -274,6 +203,8 @@ def scatter_mean(
         return out, with_rank(
             counts_of(pointers)[0], len(count_shape), dim if len(count_shape) > 1 else 0
         ).expand(count_shape).contiguous()
+    if floating and not empty and place.shared and compact.dim() == 1 and place.E < 2**31:
+        return _mean_by_atomics(src, place, shape, size)
     count = count_by_index(as_three(compact, dim if compact.dim() > 1 else 0), size).view(count_shape)
     if deterministic or empty:
         out = scatter_reduce(src, place, shape, size, "sum", Start.ELEMENT)[0]
@@ -284,20 +215,38 @@ def scatter_mean(
     return out if out.dtype == src.dtype else out.to(src.dtype), count
 
 
+def _mean_by_atomics(
+    src: torch.Tensor, place: Place, shape: Shape, size: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean of floating src by a 1-D index that all of it shares → values, counts (size,) of at least 1."""
+    device = src.device
+    sums = _atomic(src, place, shape, size, "sum")
+    counts = torch.zeros(size, dtype=torch.int32, device=device)
+    module = atomic_module(src.dtype)
+    geometry = [place.E, place.E, 1, size, 0, place.stride_e, 0, index_errors.flag_address(device.index)]
+    args = [place.targets, counts, *geometry]
+    module.launch("scatter_count_short", block_count(place.E), BLOCK, args, device)
+    out = sums if sums.dtype == src.dtype else torch.empty(shape, dtype=src.dtype, device=device)
+    counts_out = torch.empty(size, dtype=torch.int64, device=device)
+    args = [sums, counts, out, counts_out, out.numel(), size, place.K]
+    module.launch("scatter_mean_finish", block_count(out.numel()), BLOCK, args, device)
+    index_errors.after_launch(device.index)
+    return out, counts_out
+
+
 def _atomic(src: torch.Tensor, place: Place, shape: Shape, size: int, reduction: str) -> torch.Tensor:
     """Sum or product, in the dtype that atomics work in."""
     device = src.device
     first = torch.ones if reduction == "mul" else torch.zeros
     out = first(shape, dtype=sum_dtype(src.dtype), device=device)
     index_errors.raise_reported(device.index)
-    geometry = [src.numel(), place.E, place.K, size, *place.strides, index_errors.flag_address(device.index)]
-    _atomic_module(src.dtype).launch(
-        "scatter_multiply" if reduction == "mul" else "scatter_add",
-        _blocks(src.numel()),
-        BLOCK,
-        [src, place.targets, out, *geometry],
-        device,
-    )
+    name, total = "scatter_multiply" if reduction == "mul" else "scatter_add", src.numel()
+    aligned = src.data_ptr() % min(16, 4 * src.dtype.itemsize) == 0
+    if reduction != "mul" and place.stride_k == 0 and place.K % 4 == 0 and aligned:
+        name, total = "scatter_add_4", total // 4
+    geometry = [total, place.E, place.K, size, *place.strides, index_errors.flag_address(device.index)]
+    args = [src, place.targets, out, *geometry]
+    atomic_module(src.dtype).launch(name, block_count(total), BLOCK, args, device)
     index_errors.after_launch(device.index)
     return out
 
@@ -311,7 +260,7 @@ def _atomic_extreme(
     out = torch.empty(shape, dtype=src.dtype, device=device)
     arg = torch.empty(shape, dtype=torch.int64, device=device)
     index_errors.raise_reported(device.index)
-    module, grid = _atomic_module(src.dtype), _blocks(src.numel())
+    module, grid = atomic_module(src.dtype), block_count(src.numel())
     flag = index_errors.flag_address(device.index)
     geometry = [src.numel(), E, K, size, *place.strides, int(largest), int(start), flag]
     if packed:
@@ -321,73 +270,6 @@ def _atomic_extreme(
         module.launch("scatter_extreme_value", grid, BLOCK, [src, index, best, *geometry], device)
         module.launch("scatter_extreme_position", grid, BLOCK, [src, index, best, arg, *geometry], device)
     args = [src, best, out, arg, out.numel(), E, K, size, int(packed)]
-    module.launch("scatter_extreme_finish", _blocks(out.numel()), BLOCK, args, device)
+    module.launch("scatter_extreme_finish", block_count(out.numel()), BLOCK, args, device)
     index_errors.after_launch(device.index)
     return out, arg
-
-
-def gather(src: torch.Tensor, place: Place, shape: Shape, size: int) -> torch.Tensor:
-    """Return out[b, e, k] = src[b, index[b, e, k], k] of `shape`; a bad index gives 0 and is reported.
-
-    src contiguous, (B, size, K); `place` has the sizes of the result.
-    """
-    device = src.device
-    out = torch.empty(shape, dtype=src.dtype, device=device)
-    if out.numel() == 0:
-        return out
-    item, K = src.dtype.itemsize, place.K
-    # A row that one index serves is moved in the widest words that fit.
-    together = K > 1 and place.stride_k == 0
-    vector = _vector(item, K, src.data_ptr() | out.data_ptr()) if together else 1
-    total = out.numel() // vector
-    index_errors.raise_reported(device.index)
-    geometry = [total, place.E, K // vector, size, *place.strides, index_errors.flag_address(device.index)]
-    _index_module(item * vector).launch(
-        "gather", _blocks(total), BLOCK, [src, place.targets, out, *geometry], device
-    )
-    index_errors.after_launch(device.index)
-    return out
-
-
-def gather_segments(
-    src: torch.Tensor,
-    sizes: tuple[int, int, int],
-    pointers: torch.Tensor,
-    pointer_stride: int,
-    shape: Shape,
-    length: int,
-) -> torch.Tensor:
-    """Return values of `shape`: contiguous src, `sizes` (B, N, K), repeated over its segments.
-
-    0 outside them all.
-    """
-    B, N, K = sizes
-    device = src.device
-    if src.numel() == 0:
-        return torch.zeros(shape, dtype=src.dtype, device=device)
-    out = torch.empty(shape, dtype=src.dtype, device=device)
-    if out.numel() == 0:
-        return out
-    item = src.dtype.itemsize
-    vector = _vector(item, K, src.data_ptr() | out.data_ptr())
-    log_x, log_l, chunks = _lanes(B * N, B * length, K // vector)
-    blocks = launch_grid(-(-B * N // (BLOCK >> (log_x + log_l))) * chunks, 1)
-    index_errors.raise_reported(device.index)
-    geometry = [B * N, N, length, K // vector, pointer_stride, chunks, log_x, log_l]
-    args = [src, pointers, out, *geometry, index_errors.flag_address(device.index)]
-    _index_module(item * vector).launch("gather_segments", blocks, BLOCK, args, device)
-    index_errors.after_launch(device.index)
-    return out
-
-
-def spread(values: torch.Tensor, arg: torch.Tensor, dim: int, length: int) -> torch.Tensor:
-    """Return zeros with out[…, arg[…, n, …], …] = values[…, n, …] along `dim`; other positions are none."""
-    shape = resized(values.shape, dim, length)
-    out = torch.zeros(shape, dtype=values.dtype, device=values.device)
-    if values.numel() and out.numel():
-        values, arg = values.contiguous(), arg.contiguous()
-        args = [values, arg, out, values.numel(), length, prod(shape[dim + 1 :]), values.shape[dim]]
-        _index_module(values.dtype.itemsize).launch(
-            "spread", _blocks(values.numel()), BLOCK, args, values.device
-        )
-    return out

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+Shape = tuple[int, ...]
+
 
 class Start(IntEnum):
     """What a minimum or maximum must beat: the kernels' `enum Start`."""

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from portable_kernels import index_errors
-from portable_kernels.scatter import launches, reference
-from portable_kernels.scatter.direct import direct_or_dispatched
+from portable_kernels.scatter import gathers, launches, reference
+from portable_kernels.scatter.direct import direct_or_dispatched, is_plain
 from portable_kernels.scatter.layout import Place, Start, as_three, place, resized, with_rank
 
 NAMESPACE = "portable_kernels"
@@ -159,6 +159,10 @@ def _reduce_by_index_backward(ctx: Any, grad: torch.Tensor | None, _: None) -> t
     if ctx.reduction != "mul":
         return gather_by_index(grad, index, ctx.dim), *(None,) * 6
     src, out = rest
+    if is_plain(grad) and not torch.is_grad_enabled():
+        product, src = (grad * out).contiguous(), src.contiguous()
+        where = place(index, src.shape, ctx.dim)
+        return gathers.multiply_backward(product, src, where, out.shape[ctx.dim]), *(None,) * 6
     gradient = gather_by_index(grad * out, index, ctx.dim).div_(src)
     # torch_scatter's convention where a factor is 0: no gradient, rather than NaN.
     return gradient.nan_to_num_(nan=0.0, posinf=inf, neginf=-inf), *(None,) * 6
@@ -182,7 +186,7 @@ def _gather_by_index_cpu(src: torch.Tensor, index: torch.Tensor, dim: int) -> to
 
 def _gather_by_index_cuda(src: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
     shape = _gathered_shape(src, index, dim)
-    return launches.gather(src.contiguous(), place(index, shape, dim), shape, src.shape[dim])
+    return gathers.gather(src.contiguous(), place(index, shape, dim), shape, src.shape[dim])
 
 
 def _gather_by_index_fake(src: torch.Tensor, index: torch.Tensor, dim: int) -> torch.Tensor:
@@ -291,7 +295,7 @@ def _gather_segments_cuda(src: torch.Tensor, indptr: torch.Tensor, length: int) 
     dim = indptr.dim() - 1
     pointers, stride = _pointers(src, indptr)
     shape = resized(src.shape, dim, length)
-    return launches.gather_segments(src.contiguous(), _sizes(src, dim), pointers, stride, shape, length)
+    return gathers.gather_segments(src.contiguous(), _sizes(src, dim), pointers, stride, shape, length)
 
 
 def _gather_segments_fake(src: torch.Tensor, indptr: torch.Tensor, length: int) -> torch.Tensor:
@@ -318,7 +322,7 @@ def _spread_cpu(values: torch.Tensor, arg: torch.Tensor, dim: int, length: int) 
 
 
 def _spread_cuda(values: torch.Tensor, arg: torch.Tensor, dim: int, length: int) -> torch.Tensor:
-    return launches.spread(values, arg, dim, length)
+    return gathers.spread(values, arg, dim, length)
 
 
 def _spread_fake(values: torch.Tensor, arg: torch.Tensor, dim: int, length: int) -> torch.Tensor:
