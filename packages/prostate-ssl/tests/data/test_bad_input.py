@@ -191,16 +191,43 @@ def test_too_many_bad_cases_stop_the_run_with_their_names(copied: Callable[[int]
         next(build_feed(dataset, SMALL, 4, 0, max_bad_share=0.3).batches())
 
 
-def test_a_case_that_turns_bad_in_the_middle_is_dropped(copied: Callable[[int], Path]) -> None:
+@pytest.mark.parametrize("damage", ["cut", "gone", "no-folder", "other-shape"])
+def test_a_case_that_turns_bad_in_the_middle_is_dropped(
+    copied: Callable[[int], Path], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was read before, was let go for want of memory, and is bad when it is read again."""
     root = copied(4)
     dataset = make_dataset(dataset_str=f"ProstateSSL:root={root}")
     feed = build_feed(dataset, SMALL, 1, 0, num_workers=1, max_bad_share=0.5)
-    for folder in root.iterdir():  # nothing has been read yet: the second case asked for is gone by then
-        if folder.name == "phantom_0003":
-            shutil.rmtree(folder)
+    feed._store._budget = 1  # of decoded cases one is kept
     stream = feed.batches()
+    assert {int(next(stream).case_index) for _ in range(8)} == {0, 1, 2, 3}
+    victim = root / "phantom_0003"
+    if damage == "cut":
+        _cut("ax_t2wi.nii.gz")(victim)
+    elif damage == "gone":
+        (victim / "ax_t2wi.nii.gz").unlink()
+    elif damage == "no-folder":
+        shutil.rmtree(victim)
+    else:
+        _change("ax_t2wi.nii.gz", lambda d: d[:, :, 0])(victim)
+    [next(stream) for _ in range(8)]  # what was made ahead, and the drop
     assert all(int(next(stream).case_index) != 2 for _ in range(12))
     assert [bad.case_id for bad in feed.dropped] == ["phantom_0003"]
+    assert "case phantom_0003 dropped, 1 of 4 so far" in caplog.text and "ax_t2wi" in caplog.text
+
+
+def test_cases_with_remarks_are_counted_after_the_first_epoch(
+    copied: Callable[[int], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = copied(4)
+    _remove("ax_adc*")(root / "phantom_0002")
+    _change("ax_t2wi.nii.gz", _with(np.nan))(root / "phantom_0004")
+    stream = build_feed(make_dataset(dataset_str=f"ProstateSSL:root={root}"), SMALL, 2, 0).batches()
+    with caplog.at_level("INFO", "prostate_ssl"):
+        [next(stream) for _ in range(4)]
+    lines = [record.getMessage() for record in caplog.records if "with remarks" in record.getMessage()]
+    assert len(lines) == 1 and "2 of 4 cases" in lines[0] and "ax_adc is missing" in lines[0]
 
 
 def test_check_reports_lists_duplicates_and_strictness(

@@ -208,7 +208,7 @@ def test_cache_rebuilds_just_what_changed(copied: Callable[[int], Path], tmp_pat
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "json", "json-key", "json-value"])
 def test_damaged_cache_files_are_rebuilt(phantoms: Path, tmp_path: Path, damage: str) -> None:
     cache, case = CaseCache(tmp_path, SEQUENCES), discover_cases(phantoms)[0]
     expected = cache.ensure(case)[0].whole()
@@ -221,8 +221,12 @@ def test_damaged_cache_files_are_rebuilt(phantoms: Path, tmp_path: Path, damage:
         array.write_bytes(bytes(content[:1000]))
     elif damage == "remove":
         array.unlink()
-    else:
+    elif damage == "json":
         meta.write_text(meta.read_text()[:100])
+    elif damage == "json-key":
+        meta.write_text(meta.read_text().replace('"key"', '"kez"'))
+    else:
+        meta.write_text(meta.read_text().replace('"has_mask": true', '"has_mask": false'))
     again, built = CaseCache(tmp_path, SEQUENCES).ensure(case)
     assert built and np.array_equal(again.whole(), expected)
 
@@ -259,6 +263,43 @@ def test_several_writers_and_kills_leave_a_whole_cache(phantoms: Path, tmp_path:
     for index, case in enumerate(discover_cases(phantoms)):
         cached, built = CaseCache(tmp_path, SEQUENCES).ensure(case)
         assert not built and np.array_equal(cached.whole(), _dataset(phantoms).prepare(index).array)
+
+
+def test_more_cached_cases_than_a_process_may_open_files(phantoms: Path, tmp_path: Path) -> None:
+    """A mapped file holds a descriptor: 60 cases train where a process may have 50."""
+    (tmp_path / "data").mkdir()
+    for number in range(60):
+        source = phantoms / f"phantom_{number % 6 + 1:04d}"
+        (tmp_path / "data" / f"case_{number:03d}").symlink_to(source.absolute())
+    program = f"""
+import resource
+from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset, store
+assert store.MOST_MAPPED <= 512
+store.MOST_MAPPED = 16
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+dataset = make_dataset(dataset_str="ProstateSSL:root={tmp_path / "data"}")
+settings = AugmentationSettings(global_crops_size=14, local_crops_size=14, local_crops_number=1)
+feed = build_feed(dataset, settings, 10, 0, cache="{tmp_path / "cache"}")
+stream = feed.batches()
+for _ in range(15):
+    next(stream)
+print(len(feed.dropped))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "0", done.stderr
+
+
+def test_what_killed_writers_left_is_swept_up(copied: Callable[[int], Path], tmp_path: Path) -> None:
+    root, folder = copied(1), tmp_path / "cache"
+    (root / "phantom_0001").rename(root / "Fall [1] ä.b")
+    case = discover_cases(root)[0]
+    cache = CaseCache(folder, SEQUENCES)
+    cache.ensure(case)
+    array = next(folder.glob("*.npy"))
+    (folder / f".{array.name}.4711.tmp").write_bytes(b"half")
+    (root / case.case_id / "ax_adc.nii.gz").unlink()
+    assert cache.ensure(case)[1]
+    assert len(list(folder.glob("*.npy"))) == 1 and not list(folder.glob(".*.tmp"))
 
 
 def test_cache_verb(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def command(
     root: Path = typer.Argument(..., help="Data folder: one folder a patient."),
-    out: Path = typer.Option(..., "--out", help="Cache folder; give it to training as train.cache."),
+    out: Path = typer.Option(..., "--out", help="Cache folder; train with train.cache_dir=CACHE."),
     split: Path | None = typer.Option(None, "--split", help="CSV list of the patients to cache."),
     sequences: str = typer.Option("ax_t2wi,ax_adc,ax_dwi", "--sequences", help="Modalities, in order."),
     workers: int = typer.Option(2, "--workers", min=1, help="Processes."),

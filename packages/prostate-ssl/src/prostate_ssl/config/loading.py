@@ -232,6 +232,7 @@ def _check_contradictions(cfg: DictConfig) -> None:
             "dino.loss_weight and ibot.loss_weight are both 0: nothing would be learned",
         ),
         (not 0 <= cfg.train.percentage_labels <= 1, "train.percentage_labels must lie in 0–1"),
+        (not 0 <= cfg.train.max_bad_share <= 1, "train.max_bad_share must lie in 0–1"),
         (not 0 <= cfg.student.drop_path_rate < 1, "student.drop_path_rate must lie in [0, 1)"),
         (
             not epoch_length_is_valid(cfg),

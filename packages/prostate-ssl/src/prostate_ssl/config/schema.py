@@ -111,6 +111,9 @@ class Train:
     cache_dir: str = key(
         "", "Ours: folder of `prostate-ssl cache`; empty: cases are decoded from their files."
     )
+    max_bad_share: float = key(
+        0.2, "Ours: unusable cases are dropped and named; more than this share of all stops the run."
+    )
     centering: str = key("centering", "Teacher centring: centering (running mean) or sinkhorn_knopp.")
     img_size: int = key(518, "Image size that fixes the number of positional encodings.")
     percentage_labels: float = key(1.0, "ProstateSSL: share of cases whose mask is shown (0–1).")

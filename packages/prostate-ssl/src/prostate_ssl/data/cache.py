@@ -7,6 +7,7 @@ plain (C, D, H, W) array makes a sagittal slice touch every one.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import zlib
@@ -101,6 +102,8 @@ class CaseCache:
         self._sequences = tuple(sequences)
         self._prefer_computed = prefer_computed_dwi
         self._settings = settings or Preparation()
+        # Arrays that were found whole, by name; they are not summed again while the file stays the same one.
+        self._whole: dict[str, tuple[int, int, int]] = {}
         try:
             (folder / ".locks").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -137,12 +140,8 @@ class CaseCache:
         meta = self._read_meta(case)
         if meta is None or meta["key"] != self._key(self._sources(case, meta)):
             return None
-        path = self.folder / meta["array"]["file"]
-        try:
-            blocks = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError):
-            return None
-        if list(blocks.shape) != meta["array"]["stored_shape"] or _checksum(blocks) != meta["array"]["crc32"]:
+        blocks = self._map(meta["array"])
+        if blocks is None:
             return None
         counts = meta["gland_counts"]
         return CachedCase(
@@ -157,6 +156,22 @@ class CaseCache:
             None if counts is None else tuple(np.array(axis, dtype=np.int64) for axis in counts),  # type: ignore[arg-type]
         )
 
+    def _map(self, described: dict[str, Any]) -> np.ndarray | None:
+        """The array as its description says it is, or None."""
+        path = self.folder / described["file"]
+        try:
+            stat = path.stat()
+            blocks: np.ndarray = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError):
+            return None
+        identity = stat.st_ino, stat.st_size, stat.st_mtime_ns
+        if list(blocks.shape) != described["stored_shape"]:
+            return None
+        if self._whole.get(path.name) != identity and _checksum(blocks) != described["crc32"]:
+            return None
+        self._whole[path.name] = identity
+        return blocks
+
     def _stem(self, case: Case) -> str:
         # Caches of other sequences may share the folder: the stem tells them apart.
         asked = hashlib.sha256("\0".join(self._sequences).encode()).hexdigest()[:8]
@@ -167,7 +182,9 @@ class CaseCache:
             meta = json.loads((self.folder / f"{self._stem(case)}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return meta if isinstance(meta, dict) and meta.get("version") == VERSION else None
+        if not isinstance(meta, dict) or meta.pop("digest", None) != _digest(meta):
+            return None
+        return meta if meta["version"] == VERSION else None
 
     def _sources(self, case: Case, meta: dict[str, Any] | None) -> list[dict[str, Any]]:
         """Chosen files with size, time and hash; a file is hashed only if size or time differ from `meta`."""
@@ -207,15 +224,22 @@ class CaseCache:
         name = f"{self._stem(case)}.{key[:16]}.npy"
         try:
             write_atomically(self.folder / name, lambda file: np.save(file, blocks))
-            write_json(self.folder / f"{self._stem(case)}.json", _meta(prepared, blocks, name, key, sources))
-            for old in self.folder.glob(f"{self._stem(case)}.*.npy"):
-                if old.name != name:
-                    old.unlink(missing_ok=True)
+            meta = _meta(prepared, blocks, name, key, sources)
+            write_json(self.folder / f"{self._stem(case)}.json", {**meta, "digest": _digest(meta)})
+            self._sweep(case, name)
         except OSError as error:
             raise ProstateError(
                 f"The cache {self.folder} cannot be written: {error}. "
                 f"A case takes {blocks.nbytes / 1e6:.0f} MB."
             ) from error
+
+    def _sweep(self, case: Case, keep: str) -> None:
+        """Remove older arrays of a case and what killed writers left; the case's lock is held."""
+        stem = glob.escape(self._stem(case))
+        for pattern in (f"{stem}.*.npy", f".{stem}.*.tmp"):
+            for old in self.folder.glob(pattern):
+                if old.name != keep:
+                    old.unlink(missing_ok=True)
 
 
 def _meta(
@@ -241,6 +265,10 @@ def _meta(
         "notes": list(prepared.notes),
         "gland_counts": None if counts is None else [axis.tolist() for axis in counts],
     }
+
+
+def _digest(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _checksum(blocks: np.ndarray) -> int:

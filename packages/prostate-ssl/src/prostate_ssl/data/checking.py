@@ -19,14 +19,13 @@ from prostate_ssl.data.layout import (
     discover_cases,
     dwi_files,
 )
-from prostate_ssl.data.reading import LEAST_OVERLAP
+from prostate_ssl.data.reading import LEAST_OVERLAP, SMALL_MASK_VOXELS
 from prostate_ssl.data.tables import PatientTable
 from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, read_volume, resample, same_grid
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 OUTLIER_RATIO = 50.0
 """A brightest voxel this many times the 99th percentile is an outlier, worth telling."""
-SMALL_MASK_VOXELS = 200
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,8 @@ def _check_sequence(case: Case, name: str, report: CaseReport) -> Volume | None:
         return None
     for note in choice.notes:
         report.say(INFO, "files", note)
+    if choice.candidates > 1:
+        report.say(INFO, "files", f"{choice.path.name} taken of {choice.candidates} diffusion files")
     if choice.b_value is not None:
         report.b_value = choice.b_value
     try:

@@ -107,6 +107,7 @@ class Feed:
             waiting: deque[Future[Order | CropBatch]] = deque()
             asked = start_step
             begun: deque[CropBatch] = deque()
+            done, epoch = 0, -(-len(self) // (self._world * self._batch))
             try:
                 while True:
                     since = time.perf_counter()
@@ -120,9 +121,20 @@ class Feed:
                     batch = self._stage.finish(begun.popleft())
                     self.waited += time.perf_counter() - since
                     yield batch
+                    done += 1
+                    if done == epoch:
+                        self._say_fallbacks()
             finally:
                 for future in waiting:
                     future.cancel()
+
+    def _say_fallbacks(self) -> None:
+        """Once every case has been seen: how many were used otherwise than as they stand, and the first."""
+        if self._store.notes:
+            some = "; ".join(
+                f"{name}: {', '.join(notes)}" for name, notes in list(self.fallbacks.items())[:5]
+            )
+            logger.info("data: %d of %d cases with remarks, as %s", len(self._store.notes), len(self), some)
 
     def _ahead(self, step: int) -> Order | CropBatch:
         """What a worker does for a step: on a GPU the order alone, without one the crops too."""

@@ -33,12 +33,14 @@ class Choice:
 
     Attributes:
         path: None where the case lacks the sequence.
-        notes: what is worth telling: which b-value was taken, which twin was passed over.
+        notes: which twin was passed over.
+        candidates: files that could have been taken: all b-values of the case.
     """
 
     path: Path | None
     notes: tuple[str, ...] = ()
     b_value: int | None = None
+    candidates: int = 1
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,7 @@ def choose_sequence(folder: Path, name: str, prefer_computed: bool = False) -> C
         chosen = choose_dwi(files, prefer_computed)
         if chosen is None:
             return Choice(None)
-        notes = _twin_note(chosen.path)
-        if len(files) > 1:
-            notes += (f"{chosen.path.name} taken of {len(files)} diffusion files",)
-        return Choice(chosen.path, notes, chosen.b_value)
+        return Choice(chosen.path, _twin_note(chosen.path), chosen.b_value, len(files))
     path = nifti_files(folder).get(name)
     return Choice(path, _twin_note(path) if path else ())
 

@@ -12,6 +12,10 @@ from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, read_volume
 
 LEAST_OVERLAP = 0.05
 """A modality that covers less of the T2 grid than this lies elsewhere, and is taken as missing."""
+WHOLE_OVERLAP = 0.9
+"""One that covers less than this is used with a remark: it is zero beyond."""
+SMALL_MASK_VOXELS = 200
+"""A gland mask of fewer voxels is used with a remark."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def _read_mask(case: Case, reference: Volume) -> tuple[np.ndarray | None, tuple[
     mask = _on_reference(volume, reference, nearest=True)[0] > 0.5
     if not mask.any():
         return None, (f"{choice.path.name} is empty on the T2 grid: the case goes on without a mask",)
-    return mask, (*choice.notes, *volume.notes)
+    small = (f"{choice.path.name} has only {mask.sum()} voxels",) if mask.sum() < SMALL_MASK_VOXELS else ()
+    return mask, (*choice.notes, *volume.notes, *small)
 
 
 def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = False) -> CaseVolumes:
@@ -101,6 +106,8 @@ def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = 
         if overlap < LEAST_OVERLAP:
             notes.append(f"{name} left out: {choice.path.name} covers {overlap:.0%} of the T2 grid")
             continue
+        if overlap < WHOLE_OVERLAP:
+            notes.append(f"{choice.path.name} covers {overlap:.0%} of the T2 grid, zero beyond")
         notes += [*choice.notes, *volume.notes]
         modalities[row], present[row] = array, True
     if not present.any():

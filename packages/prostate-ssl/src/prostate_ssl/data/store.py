@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections import OrderedDict
@@ -17,7 +18,12 @@ from prostate_ssl.data.order import CaseFacts
 from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
 
+logger = logging.getLogger("prostate_ssl")
+
 AnyCase = PreparedCase | CachedCase
+
+MOST_MAPPED = 256
+"""So many cases are mapped at a time: each holds a file descriptor, of which a process often has 1,024."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class CaseStore:
         case_ids: names, by index.
         load: index → case; raises `ProstateError` or `OSError` for a bad one.
         show_mask: (N,) bool.
-        budget: bytes of arrays that may be kept; memory-mapped ones count nothing.
+        budget: bytes of arrays that may be kept; of memory-mapped ones `MOST_MAPPED` are kept.
         max_bad_share: more bad cases than this share of all stops the run.
     """
 
@@ -102,7 +108,15 @@ class CaseStore:
             self.bad[index] = BadCase(self.case_ids[index], reason)
             kept = self._kept.pop(index, None)
             self._bytes -= _memory_of(kept.case) if kept else 0
-            share = len(self.bad) / len(self.case_ids)
+            count = len(self.bad)
+        share = count / len(self.case_ids)
+        logger.warning(
+            "data: case %s dropped, %d of %d so far: %s",
+            self.case_ids[index],
+            count,
+            len(self.case_ids),
+            reason,
+        )
         if share > self._max_bad_share:
             named = "; ".join(f"{bad.case_id} ({bad.reason})" for bad in list(self.bad.values())[:10])
             self._stop = ProstateError(
@@ -120,8 +134,11 @@ class CaseStore:
     def _read(self, index: int) -> LoadedCase | None:
         try:
             case = self._load(index)
-        except (ProstateError, OSError, MemoryError) as error:
-            self.drop(index, str(error) or type(error).__name__)
+        except ProstateError as error:
+            self.drop(index, error.message)
+            return None
+        except Exception as error:  # noqa: BLE001 - no file may end a run, whatever is wrong with it
+            self.drop(index, f"{type(error).__name__}: {error}")
             return None
         gland = case.gland_counts() if self._show_mask[index] else None
         loaded = LoadedCase(case, CaseFacts(case.shape[1:], gland))
@@ -130,7 +147,10 @@ class CaseStore:
             self._bytes += _memory_of(case)
             if case.notes:
                 self.notes[case.case_id] = case.notes
-            while self._bytes > self._budget and len(self._kept) > 1:
+            mapped = isinstance(case, CachedCase)
+            while (self._bytes > self._budget or (mapped and len(self._kept) > MOST_MAPPED)) and (
+                len(self._kept) > 1
+            ):
                 _, old = self._kept.popitem(last=False)
                 self._bytes -= _memory_of(old.case)
         return loaded

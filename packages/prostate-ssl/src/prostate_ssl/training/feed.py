@@ -115,6 +115,7 @@ def open_training_data(cfg: DictConfig, session: Session) -> TrainingData:
         world_size=session.world_size,
         num_workers=cfg.train.num_workers,
         cache=Path(cfg.train.cache_dir) if cfg.train.cache_dir and cfg.train.cache_dataset else None,
+        max_bad_share=cfg.train.max_bad_share,
     )
     return TrainingData(
         dataset,
