@@ -12,7 +12,7 @@ from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, read_volume
 
 LEAST_OVERLAP = 0.05
 """A modality that covers less of the T2 grid than this lies elsewhere, and is taken as missing."""
-WHOLE_OVERLAP = 0.9
+WHOLE_OVERLAP = 0.75
 """One that covers less than this is used with a remark: it is zero beyond."""
 SMALL_MASK_VOXELS = 200
 """A gland mask of fewer voxels is used with a remark."""
