@@ -18,8 +18,10 @@ from bringup.catalog import load
 from bringup.facts.environment import read_environment
 from bringup.plan.adapt import _attempts, make_recipe
 from bringup.plan.model import read_plan
-from bringup.plan.steps import BuildExtension
+from bringup.plan.steps import BuildExtension, Verify
 from bringup.plan.wanted import Wanted, from_environment
+from bringup.steps.target import VirtualEnvironment
+from bringup.steps.verify import _architectures
 
 COMMAND = [sys.executable, "-c", "from bringup.cli.main import main; main()"]
 COMPILED = Path(__file__).parents[1] / "binaries" / "fixtures" / "compressed-none.so"  # sm_120 and its PTX
@@ -105,6 +107,20 @@ def test_what_has_no_code_for_the_gpu_gives_way_first(broken: Path, base: Path) 
         "own-ops": ("build",),
         "git-ops": ("build",),
     }
+
+
+def test_the_proof_reads_back_what_the_plan_imports(broken: Path, base: Path) -> None:
+    library = site_of(base) / "torch" / "lib" / "libtorch_cuda.so"
+    library.parent.mkdir()
+    shutil.copyfile(COMPILED.with_name("many.so"), library)
+    step = Verify(id="verify", imports=("own_ops",), gpus=("sm_120", "sm_90"))
+    checks = _architectures(VirtualEnvironment(broken), step)
+    assert {(row.subject, row.ok) for row in checks if "own_ops" in row.subject} == {
+        ("own_ops.so on sm_120", True),
+        ("own_ops.so on sm_90", False),
+    }
+    assert not any("plain" in row.subject for row in checks)
+    assert ("git_ops.so on sm_120", True) not in {(row.subject, row.ok) for row in checks}
 
 
 def test_the_plan_builds_it_from_its_own_source(broken: Path, base: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bringup import state
 from bringup.binaries.architectures import ComputeCapability
 from bringup.binaries.report import BinaryReport
 from bringup.facts.environment import EnvironmentFacts, read_environment
-from bringup.findings.kernel_images import importance, is_torch_itself
+from bringup.findings.kernel_images import importance, is_loadable, is_torch_itself
 from bringup.plan.model import Plan
 from bringup.plan.steps import Verify
 from bringup.steps.target import Target
@@ -82,30 +82,45 @@ def _matrix_product(target: Target, gpus: Sequence[str]) -> list[Check]:
     return checks
 
 
-def _architectures(target: Target, gpus: Sequence[str]) -> list[Check]:
+def _architectures(target: Target, step: Verify) -> list[Check]:
     """Read back what torch and every extension carry, and judge it for each GPU of the plan."""
     environment = read_environment(target.root)
     reports = [report for report in environment.binaries if report.has_device_code]
-    if not gpus:
+    if not step.gpus:
         carried = sorted({name for report in reports for name in report.machine_code})
         seen = ", ".join(carried) or "no CUDA code: a CPU build"
         return [Check("architectures", "torch", True, seen)]
     if not any(is_torch_itself(report) for report in reports):
         return [Check("architectures", "torch", False, "the installed torch carries no CUDA code")]
-    return [check for gpu in gpus for check in _judge(environment, reports, ComputeCapability.parse(gpu))]
+    return [
+        check
+        for gpu in step.gpus
+        for check in _judge(environment, reports, ComputeCapability.parse(gpu), step.imports)
+    ]
 
 
 def _judge(
-    environment: EnvironmentFacts, reports: Sequence[BinaryReport], gpu: ComputeCapability
+    environment: EnvironmentFacts,
+    reports: Sequence[BinaryReport],
+    gpu: ComputeCapability,
+    imports: Sequence[str],
 ) -> Iterator[Check]:
-    """torch's main library in any case; others where the lack of an image would stop the user."""
+    """torch's main library and what the plan imports in any case; others where the lack of an image would
+    stop the user."""
     for report in reports:
         status = report.runs_on(gpu).status
-        stops = status == "no" and importance(environment, report) == "error"
-        if stops or is_torch_itself(report):
+        counts = is_loadable(report) and importance(environment, report) == "error"
+        stops = status == "no" and counts
+        if stops or is_torch_itself(report) or (counts and _is_imported(environment, report, imports)):
             images = " ".join(report.machine_code_in_all or report.machine_code)
             subject = f"{Path(report.path).name} on {gpu.sm}"
             yield Check("architectures", subject, not stops, f"{status}: {images}")
+
+
+def _is_imported(environment: EnvironmentFacts, report: BinaryReport, imports: Sequence[str]) -> bool:
+    owner = environment.owner(report.path)
+    named = {name.partition(".")[0] for name in imports}
+    return owner is not None and bool(named.intersection(owner.import_names))
 
 
 def _named_probe(target: Target, name: str, step: Verify) -> list[Check]:
@@ -144,7 +159,7 @@ def verify(target: Target, step: Verify) -> Proof:
     for name in step.probes:
         if name != "matrix_product":
             checks += _named_probe(target, name, step)
-    return Proof((*checks, *_versions(target, step.versions), *_architectures(target, step.gpus)))
+    return Proof((*checks, *_versions(target, step.versions), *_architectures(target, step)))
 
 
 def verify_step(plan: Plan) -> Verify:
