@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import time
 from typing import Any
 
 import typer
@@ -100,17 +102,25 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
     except ProstateError as error:
         if debug:
             raise
+        _let_first_rank_speak()
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
         if debug:
             raise
+        _let_first_rank_speak()
         print(
             f"error: {type(error).__name__}: {error}. This is a fault of prostate-ssl itself; "
             "the same command with --debug shows where.",
             file=sys.stderr,
         )
         return 3
+
+
+def _let_first_rank_speak() -> None:
+    """What is wrong on every rank, rank 0 says; the launcher ends the others before they repeat it."""
+    if int(os.environ.get("RANK", 0)) > 0:
+        time.sleep(5)
 
 
 def main() -> None:

@@ -61,11 +61,11 @@ def open_session(cfg: DictConfig) -> Iterator[Session]:
     if joined:
         bind = device if device.type == "cuda" else None
         dist.init_process_group("nccl" if bind else "gloo", device_id=bind)
-    try:
-        yield Session(device, rank, world_size)
-    finally:
-        if joined:
-            dist.destroy_process_group()
+    # After an error there is nothing to leave in order: other ranks may wait in a collective that this one
+    # never joins. This process ends, and the launcher ends the others.
+    yield Session(device, rank, world_size)
+    if joined:
+        dist.destroy_process_group()
 
 
 def _numeric_settings(cfg: DictConfig) -> None:
