@@ -49,6 +49,8 @@ def compile_blocks(networks: SelfDistillation) -> None:
     """Compile each block and head in place: names stay, and equal blocks share one compilation."""
     # Student global, student local, teacher, evaluation, each with and without stochastic depth.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+    # DDP's gradients leave block by block anyway; splitting a block's graph would only cost fusions.
+    torch._dynamo.config.optimize_ddp = False
     for backbone in (networks.student_backbone, networks.teacher_backbone):
         for block in backbone.blocks:
             block.compile(dynamic=False)
@@ -107,13 +109,7 @@ def replicate(module: nn.Module, session: Session) -> DistributedDataParallel:
     """DDP around one module. The networks hold the module itself, so names in state dicts stay."""
     ids = [session.device.index] if session.device.type == "cuda" else None
     called = _Features(module) if hasattr(module, "forward_features") else module
-    return DistributedDataParallel(
-        called,
-        device_ids=ids,
-        gradient_as_bucket_view=True,
-        broadcast_buffers=False,
-        find_unused_parameters=True,
-    )
+    return DistributedDataParallel(called, device_ids=ids, gradient_as_bucket_view=True)
 
 
 @contextmanager
