@@ -1,11 +1,12 @@
-"""Several GPUs of one machine: images a second, and resuming. Rows go to `benchmarks/scale.jsonl`.
+"""Several GPUs of one machine: images a second, and exactness. Rows go to `benchmarks/scale.jsonl`.
 
-    python benchmarks/scale.py --data DATA --worlds 1 2 4          # weak scaling, batch 8 a GPU
-    python benchmarks/scale.py --data DATA --worlds 1 2 --resume   # and exactness on two ranks
+    python benchmarks/scale.py --data DATA --worlds 4 2 1    # weak scaling, batch 8 a GPU
+    python benchmarks/scale.py --data DATA --worlds --exact  # several ranks train and resume as one
 
-The same processes serve every number of ranks, so that nothing is compiled twice. A row is the whole
-iteration of `benchmarks/train.py run`. `--resume` compares two uninterrupted runs of the preset `demo` on two
-ranks with one that was stopped half-way and went on, and with one on a single rank.
+A row of scaling is the whole iteration of `benchmarks/train.py run`. The same processes serve every number
+of ranks, the largest first, so that nothing is compiled twice and all compile at once. `--exact` trains the
+preset `demo` on one rank and on several in every sharding, and resumes what several ranks saved on as many,
+on two and on one; NVIDIA_TF32_OVERRIDE=0 leaves only the order of sums to differ.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import socket
 import sys
 import tempfile
@@ -31,6 +33,7 @@ from train import time_run
 
 from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
+from prostate_ssl.training.checkpoint import checkpoint_name, read_checkpoint
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.session import open_session
 from prostate_ssl.training.trainer import train
@@ -48,10 +51,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def as_rank(rank: int, world: int, port: int) -> Iterator[None]:
-    """The environment that torchrun would give."""
+    """The environment that torchrun would give to a process that sees one GPU."""
     os.environ |= {
         "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
+        "LOCAL_RANK": "0",
         "WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
@@ -97,80 +100,116 @@ def largest_difference(a: list[float], b: list[float]) -> float:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
-def resume_on_two(
-    options: argparse.Namespace, rank: int, ports: list[int], folder: Path
-) -> dict[str, Any] | None:
-    """Two uninterrupted runs, one interrupted, on two ranks; one on a single rank with the whole batch."""
-    common = [
-        *options.resume_set, "optim.epochs=5", "train.OFFICIAL_EPOCH_LENGTH=10", "train.log_every=1",
-        "train.saveckp_iterations=25", "dino.koleo_global=true", "train.compile=false",
-    ]  # fmt: skip
+def relative_differences(a: Path, b: Path, iteration: int) -> dict[str, float]:
+    """‖a − b‖ / ‖b‖ of what two runs saved after an iteration, by kind of tensor."""
+    one, two = (read_checkpoint(folder / checkpoint_name(iteration)) for folder in (a, b))
 
-    def run(name: str, world: int, port: int, **changes: Any) -> None:
-        if rank >= world:
-            return
-        cfg = configure(options, "demo", [*common, f"train.output_dir={folder / name}"])
-        if options.resume_data:
-            cfg.train.dataset_path = with_options(cfg.train.dataset_path, root=options.resume_data.absolute())
-        cfg.train.batch_size_per_gpu = 4 // world
-        cfg.train.deterministic = changes.get("deterministic", False)
-        with as_rank(rank, world, port):
+    def flat(content: dict[str, Any], kind: str) -> torch.Tensor:
+        if kind == "gradient means":
+            parts = [state["exp_avg"] for state in content["optimizer"].values()]
+        else:
+            parts = [t for n, t in content["model"].items() if n.startswith(kind) or n.endswith(kind)]
+        return torch.cat([part.flatten().double() for part in parts])
+
+    kinds = ("gradient means", "center", "student", "teacher")
+    pairs = {kind: (flat(one, kind), flat(two, kind)) for kind in kinds}
+    return {kind: float(((x - y).norm() / y.norm()).item()) for kind, (x, y) in pairs.items()}
+
+
+class Exactness:
+    """Trainings of the preset `demo` with one global batch, on any number of ranks."""
+
+    def __init__(self, options: argparse.Namespace, rank: int, ports: Iterator[int], folder: Path) -> None:
+        self.options, self.rank, self.ports, self.folder = options, rank, ports, folder
+        self.ranks = options.exact
+        self.half = options.exact_iterations // 2
+
+    def run(self, name: str, world: int, strategy: str = "SHARD_GRAD_OP", *more: str) -> Path:
+        port, out = next(self.ports), self.folder / name
+        if self.rank >= world:
+            return out
+        overrides = [
+            f"train.batch_size_per_gpu={2 * self.ranks // world}", f"optim.epochs={2 * self.half}",
+            "train.OFFICIAL_EPOCH_LENGTH=1", "train.log_every=1", f"train.saveckp_iterations={self.half}",
+            "train.centering=centering", "dino.koleo_global=true", "train.compile=false",
+            "train.attention=sdpa", f"train.output_dir={out}", *sharding(strategy), *more,
+        ]  # fmt: skip
+        cfg = configure(self.options, "demo", overrides)
+        with as_rank(self.rank, world, port):
             train(cfg)
+        return out
 
-    run("first", 2, ports[0])
-    run("second", 2, ports[1])
-    run("stopped", 2, ports[2])
-    if rank == 0:  # what a kill after the checkpoint of iteration 25 leaves
-        for newer in (folder / "stopped").glob("model_*50.rank_0.pth"):
-            newer.unlink()
-    run("stopped", 2, ports[3])
-    run("exact", 2, ports[4], deterministic=True)
-    if rank == 0:
-        for newer in (folder / "exact").glob("model_*50.rank_0.pth"):
-            kept = losses_of(folder / "exact")
-            newer.unlink()
-    run("exact", 2, ports[5], deterministic=True)
-    run("single", 1, ports[6])
-    if rank:
-        return None
-    losses = {name: losses_of(folder / name) for name in ("first", "second", "stopped", "exact", "single")}
-    return {
-        "what": "resume on two ranks, 50 iterations of the preset demo, fp32",
-        "two_uninterrupted_runs_differ_by": largest_difference(losses["first"], losses["second"]),
-        "resumed_differs_by": largest_difference(losses["first"], losses["stopped"]),
-        "deterministic_resumed_differs_by": largest_difference(kept, losses["exact"]),
-        "one_rank_differs_by": largest_difference(losses["first"], losses["single"]),
-    }
+    def resumed(self, source: Path, name: str, world: int, *more: str) -> Path:
+        """What a kill half-way leaves of `source`, trained to the end on `world` ranks."""
+        copy = self.folder / name
+        if self.rank == 0:
+            shutil.copytree(source, copy)
+            (copy / checkpoint_name(2 * self.half)).unlink()
+            (self.folder / f"{name}.copied").touch()
+        while not (self.folder / f"{name}.copied").exists():
+            time.sleep(0.02)
+        return self.run(name, world, "SHARD_GRAD_OP", *more)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """All trainings; rows come on rank 0 (elsewhere they are empty)."""
+        one, again = self.run("one", 1), self.run("again", 1)
+        yield self.row("two uninterrupted runs, one rank", again, one)
+        for strategy in ("NO_SHARD", "FULL_SHARD", "SHARD_GRAD_OP"):
+            many = self.run(strategy, self.ranks, strategy)
+            yield self.row(f"{self.ranks} ranks, {strategy}, against one", many, one)
+        for world in sorted({self.ranks, 2, 1}, reverse=True):
+            on = self.resumed(many, f"on{world}", world)
+            yield self.row(f"saved on {self.ranks} ranks, resumed on {world}", on, many)
+        exact = self.run("exact", self.ranks, "SHARD_GRAD_OP", "train.deterministic=true")
+        on = self.resumed(exact, "exact-on", self.ranks, "train.deterministic=true")
+        yield self.row(f"deterministic, saved and resumed on {self.ranks}", on, exact)
+
+    def row(self, what: str, run: Path, reference: Path) -> dict[str, Any]:
+        if self.rank:
+            return {}
+        return {
+            "what": what,
+            "losses_differ_by": largest_difference(losses_of(run), losses_of(reference)),
+            "iterations": 2 * self.half,
+            "relative": relative_differences(run, reference, 2 * self.half),
+        }
 
 
 def worker(rank: int, options: argparse.Namespace, ports: list[int], folder: str) -> None:
-    if options.resume:  # read when CUDA's libraries start, so before any run
+    # Read when CUDA starts: before anything asks for it. With one visible GPU all ranks share compiled code.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = visible[rank] if rank < len(visible) and visible[0] else str(rank)
+    if options.exact:
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(options.worlds)))
-    remaining = iter(ports)
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_of(options)))
+    begun, remaining = time.perf_counter(), iter(ports)
     for precision in options.precisions:
         for strategy in options.sharding:
             for world in options.worlds:
                 port = next(remaining)
                 if rank >= world or (world == 1 and strategy != options.sharding[0]):
                     continue
-                begun = time.perf_counter()
+                since = time.perf_counter()
+                if since - begun > options.stop_after:
+                    return
                 with as_rank(rank, world, port):
                     row = measure(options, precision, strategy, world)
                 if rank == 0:
-                    write(options, row | {"seconds": round(time.perf_counter() - begun, 1)})
-    if options.resume:
-        row = resume_on_two(options, rank, list(remaining), Path(folder))
-        if row:
-            write(options, row)
+                    write(options, row | {"seconds": round(time.perf_counter() - since, 1)})
+    if options.exact:
+        for row in Exactness(options, rank, remaining, Path(folder)).rows():
+            if row:
+                write(options, row | {"seconds": round(time.perf_counter() - begun, 1)})
+
+
+def ranks_of(options: argparse.Namespace) -> int:
+    return max(*options.worlds, options.exact, 1)
 
 
 def write(options: argparse.Namespace, row: dict[str, Any]) -> None:
     row |= {
         "command": " ".join(["python", "benchmarks/scale.py", *sys.argv[1:]]),
-        "machine": f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}"
-        if torch.cuda.is_available()
-        else platform.machine() + " CPU",
+        "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU",
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
@@ -185,22 +224,21 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="folder of cases")
     parser.add_argument("--config", default="prostate_vitb14_mm-dino")
-    parser.add_argument("--worlds", nargs="*", type=int, default=[1, 2, 4])
+    parser.add_argument("--worlds", nargs="*", type=int, default=[4, 2, 1])
     parser.add_argument("--precisions", nargs="*", default=["bf16", "fp32"])
-    parser.add_argument("--sharding", nargs="*", default=["SHARD_GRAD_OP", "NO_SHARD"])
+    parser.add_argument("--sharding", nargs="*", default=["NO_SHARD", "SHARD_GRAD_OP"])
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value")
     parser.add_argument("--warmup", type=int, default=15)
     parser.add_argument("--count", type=int, default=40)
-    parser.add_argument("--resume", action="store_true")
-    parser.add_argument("--resume-data", type=Path, help="other cases for --resume")
-    parser.add_argument("--resume-set", nargs="*", default=[], metavar="key=value")
+    parser.add_argument("--stop-after", type=float, default=float("inf"), help="seconds: begin no row later")
+    parser.add_argument("--exact", type=int, nargs="?", const=4, default=0, metavar="RANKS")
+    parser.add_argument("--exact-iterations", type=int, default=50)
     parser.add_argument("--rows", type=Path, default=Path(__file__).with_name("scale.jsonl"))
     options = parser.parse_args()
     options.data = options.data.absolute()
     jobs = len(options.precisions) * len(options.sharding) * len(options.worlds)
-    ranks = max(*options.worlds, 2 if options.resume else 1)
     with tempfile.TemporaryDirectory() as folder:
-        mp.spawn(worker, (options, free_ports(jobs + 7), folder), nprocs=ranks)
+        mp.spawn(worker, (options, free_ports(jobs + 16), folder), nprocs=ranks_of(options))
 
 
 if __name__ == "__main__":
