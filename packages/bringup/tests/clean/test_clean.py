@@ -13,6 +13,8 @@ import jsonschema
 import pytest
 from filelock import FileLock
 
+from bringup.facts.interpreters import find_interpreters
+from bringup.plan.resolve import Resolver
 from bringup.steps.clean.items import Item, delete, item_of, size_of
 from bringup.steps.clean.manual import FINAL, INTERMEDIATE, manual_items
 from bringup.steps.clean.own import held, own_items
@@ -229,6 +231,21 @@ def test_a_build_that_is_under_way_is_left_alone(
         assert not free
     with held(item) as free:
         assert free
+
+
+def test_a_plan_goes_on_when_its_resolver_was_cleaned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRINGUP_HOME", str(tmp_path))
+    interpreter = next(row for row in find_interpreters() if row.makes_environments and row.minor >= (3, 10))
+    resolver = Resolver(interpreter, offline=True)
+    resolver.prepare()
+    [item] = own_items()
+    assert item.path is not None and item.path.parent.name == "resolvers"
+    with held(item) as free:
+        assert free
+        delete(item)
+    assert resolver.versions("idna") == [] and item.path.is_dir()
 
 
 def test_nothing_to_do(tmp_path: Path) -> None:

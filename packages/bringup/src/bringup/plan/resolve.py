@@ -117,6 +117,7 @@ class Resolver:
         self._overlay = tuple(overlay)
         self._find_links = tuple(find_links)
         self._offline = offline
+        self._ready = False
         version = interpreter.version.replace(".", "_")
         mark = zlib.crc32("\n".join([interpreter.path, *overlay]).encode())
         self._folder = state.cache() / "resolvers" / f"python-{version}-{mark:08x}"
@@ -134,6 +135,13 @@ class Resolver:
         return options
 
     def _pip(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """pip's answer. The folder is held meanwhile, and made again where `bringup clean` took it away."""
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{self._folder}.lock"):
+            self._make()
+            return self._ask(*arguments)
+
+    def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self._python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
         # pip's messages are read here: they must be English.
         environment = os.environ | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PIP_RETRIES": "2"}
@@ -141,7 +149,7 @@ class Resolver:
 
     def _pip_version(self) -> Version | None:
         try:
-            answer = self._pip("--version")
+            answer = self._ask("--version")
             return Version(answer.stdout.split()[1]) if answer.returncode == 0 else None
         except (OSError, IndexError, InvalidVersion):
             return None
@@ -152,20 +160,27 @@ class Resolver:
         Raises:
             BringupError: the environment cannot be made, or no pip that is new enough is reachable.
         """
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self._folder}.lock"):
-            if not self._python.exists():
-                command = [self.interpreter.path, "-m", "venv", "--clear", str(self._folder)]
-                made = subprocess.run(command, capture_output=True, text=True, errors="replace")
-                if made.returncode:
-                    raise explain_environment_failure(made.stdout + made.stderr, self.interpreter)
-                show_through(self._folder, self._overlay)
-            version = self._pip_version()
-            if version is None or version < _OLDEST_PIP:
-                options = self._source_options(None)
-                upgraded = self._pip("install", "--quiet", "--upgrade", *options, f"pip>={_OLDEST_PIP}")
-                if upgraded.returncode and not self._offline:
-                    raise explain_installer_failure(upgraded.stdout + upgraded.stderr, "pip")
+        self._pip("--version")
+
+    def _make(self) -> None:
+        if self._ready and self._python.exists():
+            return
+        if not self._python.exists():
+            command = [self.interpreter.path, "-m", "venv", "--clear", str(self._folder)]
+            made = subprocess.run(command, capture_output=True, text=True, errors="replace")
+            if made.returncode:
+                raise explain_environment_failure(made.stdout + made.stderr, self.interpreter)
+            show_through(self._folder, self._overlay)
+        if not self._is_new_enough():
+            options = self._source_options(None)
+            upgraded = self._ask("install", "--quiet", "--upgrade", *options, f"pip>={_OLDEST_PIP}")
+            if upgraded.returncode and not self._offline:
+                raise explain_installer_failure(upgraded.stdout + upgraded.stderr, "pip")
+        self._ready = True
+
+    def _is_new_enough(self) -> bool:
+        version = self._pip_version()
+        return version is not None and version >= _OLDEST_PIP
 
     def versions(self, name: str, index: str | None = None, only_index: str | None = None) -> list[Version]:
         """All versions (with local labels) that fit the interpreter, newest first; [] if there are none.
