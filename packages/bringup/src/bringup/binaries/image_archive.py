@@ -60,7 +60,7 @@ class ImageArchive:
     """One image.
 
     Attributes:
-        layers: first to last.
+        layers: first to last. missing: those that the manifest names and the archive lacks.
         configuration: names its environment variables and entry point.
         name: its first tag, where it has one.
         others: the further images of the same archive (`docker save one two`).
@@ -70,6 +70,7 @@ class ImageArchive:
     configuration: dict[str, Any]
     name: str = ""
     others: tuple[ImageArchive, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -84,11 +85,19 @@ def open_image(path: str | Path) -> Iterator[ImageArchive]:
         opened = stack.enter_context(decompressed(source))
         if isinstance(opened, ForwardSource):
             opened = stack.enter_context(_spilled_whole(opened))
-        files = {}
-        for row in islice(tar.members(opened), _MOST_PARTS):
+        yield _archive(opened, *_parts(opened))
+
+
+def _parts(source: Source) -> tuple[dict[str, tar.TarMember], Damaged | None]:
+    """The archive's files by path, and what ended the list before its end."""
+    files: dict[str, tar.TarMember] = {}
+    try:
+        for row in islice(tar.members(source), _MOST_PARTS):
             if row.kind in ("file", "link", "hard-link"):
                 files[row.path] = row
-        yield _archive(opened, files)
+    except Damaged as damage:
+        return files, damage
+    return files, None
 
 
 @contextmanager
@@ -119,7 +128,8 @@ class _Contents:
     source: Source
     files: dict[str, tar.TarMember] = field(default_factory=dict)
 
-    def part(self, path: str) -> Source:
+    def find(self, path: str) -> Source | None:
+        """One file's bytes; None where the archive lacks it."""
         row = self.files.get(tar.clean_path(path))
         seen = 0
         # Old docker archives link equal layers to one another.
@@ -127,12 +137,12 @@ class _Contents:
             base = row.path.rsplit("/", 1)[0] if row.kind == "link" and "/" in row.path else ""
             row = self.files.get(tar.clean_path(f"{base}/{row.target}"))
             seen += 1
-        if row is None or row.kind != "file":
-            raise Damaged(f"{path} is missing from the archive")
-        return SliceSource(self.source, row.offset, row.size)
+        return SliceSource(self.source, row.offset, row.size) if row and row.kind == "file" else None
 
     def json(self, path: str) -> Any:
-        part = self.part(path)
+        part = self.find(path)
+        if part is None:
+            raise Damaged(f"{path} is missing from the archive")
         if part.size > _LARGEST_DOCUMENT:
             raise Damaged(f"{path} has {part.size} bytes")
         try:
@@ -141,7 +151,8 @@ class _Contents:
             raise Damaged(f"{path} is no JSON: {error}") from error
 
 
-def _archive(source: Source, files: dict[str, tar.TarMember]) -> ImageArchive:
+def _archive(source: Source, files: dict[str, tar.TarMember], damage: Damaged | None) -> ImageArchive:
+    """The image that the manifest describes: an archive that is cut off has a part of its layers."""
     contents = _Contents(source, files)
     try:
         if "manifest.json" in files:
@@ -151,13 +162,20 @@ def _archive(source: Source, files: dict[str, tar.TarMember]) -> ImageArchive:
             return _oci(contents, contents.json("index.json"), depth=0)
     except (LookupError, TypeError, AttributeError) as error:
         raise Damaged(f"its manifest lacks {error}") from error
-    raise Damaged("no image archive: neither manifest.json nor index.json is in it")
+    raise damage or Damaged("no image archive: neither manifest.json nor index.json is in it")
 
 
 def _docker(contents: _Contents, row: dict[str, Any]) -> ImageArchive:
-    layers = tuple(contents.part(str(name)) for name in row["Layers"])
     tags = row.get("RepoTags") or [""]
-    return ImageArchive(layers, _configuration(contents, str(row.get("Config", ""))), str(tags[0]))
+    names = [str(name) for name in row["Layers"]]
+    return _image(contents, names, str(row.get("Config", "")), str(tags[0]))
+
+
+def _image(contents: _Contents, names: list[str], configuration: str, tag: str = "") -> ImageArchive:
+    found = [(name, contents.find(name)) for name in names]
+    layers = tuple(source for _, source in found if source)
+    missing = tuple(name for name, source in found if source is None)
+    return ImageArchive(layers, _configuration(contents, configuration), tag, missing=missing)
 
 
 def _configuration(contents: _Contents, path: str) -> dict[str, Any]:
@@ -183,8 +201,8 @@ def _oci(contents: _Contents, index: dict[str, Any], depth: int) -> ImageArchive
         document = contents.json(_blob(str(row["digest"])))
         if "manifests" in document:
             return _oci(contents, document, depth + 1)
-        layers = tuple(contents.part(_blob(str(layer["digest"]))) for layer in document["layers"])
-        return ImageArchive(layers, _configuration(contents, _blob(str(document["config"]["digest"]))))
+        names = [_blob(str(layer["digest"])) for layer in document["layers"]]
+        return _image(contents, names, _blob(str(document["config"]["digest"])))
     raise Damaged("its index names no image")
 
 
@@ -217,8 +235,9 @@ def surviving_files(image: ImageArchive, unreadable: list[Unreadable]) -> Iterat
     """Every file and link that a container would see, each once, later layers first.
 
     Args:
-        unreadable: filled with the layers that could not be read to their end.
+        unreadable: filled with the layers that are missing or could not be read to their end.
     """
+    unreadable += (Unreadable(name, "missing from the archive: cut off?") for name in image.missing)
     hidden = _Hidden()
     for number in range(len(image.layers) - 1, -1, -1):
         here = _Hidden(keeps=number > 0)

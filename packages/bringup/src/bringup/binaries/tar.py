@@ -94,7 +94,7 @@ def members(source: Source) -> Iterator[TarMember]:
     """The members in order. The source is read forward only, as long as the caller reads in order too.
 
     Raises:
-        Damaged: the archive is none, or is cut off.
+        Damaged: the archive is none, or is cut off, be it exactly between two members.
     """
     at = end = 0
     pax: dict[str, str] = {}
@@ -105,6 +105,8 @@ def members(source: Source) -> Iterator[TarMember]:
                 raise Damaged("empty")
             if end > source.size:
                 raise Damaged(f"cut off: its last member ends at byte {end}, the archive at {source.size}")
+            if not block:
+                raise Damaged(f"cut off: it ends at byte {at} without an archive's last block")
             return
         if len(block) < _BLOCK or not _checksum_holds(block):
             raise Damaged(f"no tar archive, or cut off, at byte {at}")
