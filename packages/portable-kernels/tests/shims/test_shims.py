@@ -101,6 +101,9 @@ def test_install_import_pins_and_removal(clean: Path) -> None:
         "-c",
         "import torch, torch_scatter, importlib.metadata as m;"
         "from torch_scatter import scatter_mean, scatter_max;"
+        "assert torch_scatter.utils.broadcast and torch_scatter.composite.std.scatter_std;"
+        "import torch_scatter.scatter, torch_scatter.segment_csr;"  # modules named as functions are
+        "torch_scatter.scatter(torch.ones(2), torch.tensor([0, 1])); assert callable(torch_scatter.segment_csr);"
         "from torch_scatter.composite import scatter_softmax;"
         "torch.ops.torch_scatter.scatter_max(torch.ones(2), torch.tensor([0, 1]), 0, None, None);"
         "print(m.version('torch_scatter'), torch_scatter.__version__, scatter_mean(torch.tensor([1., 3.]), torch.tensor([0, 0])))",

@@ -4,6 +4,9 @@ from portable_kernels.scatter import torch_scatter_ops
 
 torch_scatter_ops.register("torch_scatter")
 
+# Every module first, so that a later `import torch_scatter.scatter` does not put the module where the
+# function of that name belongs.
+from torch_scatter import composite, scatter, segment_coo, segment_csr, utils  # noqa: E402, F401, I001
 from portable_kernels.scatter import *  # noqa: E402, F403
 from portable_kernels.scatter import __all__ as _names  # noqa: E402
 
