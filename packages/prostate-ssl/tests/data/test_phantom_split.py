@@ -141,3 +141,55 @@ def test_evaluation_looks_at_the_gland(phantoms: Path) -> None:
     assert sample.slice_index == int((dataset.prepared(0).array[3] > 0.5).sum(axis=(1, 2)).argmax())
     hidden = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:percentage_labels=0").sample(0)
     assert hidden.slice_index == 5 and not hidden.mask.any()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"patient_id,label\r\n007,1\r\n08,0\r\n",
+        b"\xef\xbb\xbfpatient_id;label\r\n007;1\r\n08;0\r\n",
+        b'"patient_id","label"\n"007","1"\n"08","0"\n',
+        b'"label";"patient_id"\r\n"1";"007"\r\n"0";"08"',
+        b"patient_id\tlabel\n007\t1\n08\t0\n",
+        b"\n\npatient_id , label \n 007 , 1 \n,\n\n08,0,surplus\n",
+        b"age,patient_id,label\r50,007,1\r60,08,0\r",
+    ],
+    ids=["windows", "bom-semicolons", "quoted", "quoted-semicolons", "tabs", "blanks", "old-mac"],
+)
+def test_lists_as_spreadsheets_write_them(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "Liste ä.csv"
+    path.write_bytes(text)
+    table = read_patient_table(path)
+    assert table.ids == ("007", "08") and table.labels == ("1", "0") and not table.warnings
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"", "no patients"),
+        (b"\n\n \n", "no patients"),
+        (b"patient_id\n", "no patients"),
+        (b"patient_id,label\n,1\n,0\n", "is empty"),
+        (b"patient_id,patient_id\na,b\n", "two columns"),
+        ("patient_id\nP1\n".encode("utf-16"), "UTF-8"),
+        (b"patient_id\n\x00\x01\xff\xfe\n", "UTF-8"),
+        (b"patient_id\n" + b'"' + b"x" * 200000, "no CSV"),
+    ],
+    ids=["empty", "blank", "header", "no-ids", "twice", "utf-16", "binary", "huge-field"],
+)
+def test_lists_that_cannot_be_read_are_refused_by_name(
+    phantoms: Path, tmp_path: Path, text: bytes, said: str
+) -> None:
+    path = tmp_path / "list.csv"
+    path.write_bytes(text)
+    with pytest.raises(ProstateError, match=said) as refused:
+        make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={path}")
+    assert "list.csv" in refused.value.message
+
+
+def test_a_patient_that_is_listed_twice_is_used_once_and_said(phantoms: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("patient_id\nphantom_0002\nphantom_0001\nphantom_0002\n")
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={path}")
+    assert dataset.case_ids == ["phantom_0002", "phantom_0001"]
+    assert any("listed twice" in warning for warning in dataset.warnings)

@@ -30,29 +30,55 @@ class PatientTable:
     warnings: tuple[str, ...]
 
 
-def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientTable:
-    """Read a UTF-8 CSV with a header; a byte-order mark and ; or tab separators are accepted.
+def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a UTF-8 CSV with a header; a byte-order mark, ; or tab separators and any line ends are accepted.
+
+    Returns:
+        Column names, and a column → text for every line that is not blank; nothing is guessed from the text.
 
     Raises:
-        ProstateError: the file is missing, empty, not UTF-8, or has no row.
+        ProstateError: the file is missing, not UTF-8, not CSV, or names a column twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ProstateError(
-            f"The list {path} does not exist. `prostate-ssl split DATA --out DIR` writes lists."
-        ) from None
+        raise ProstateError(f"The list {path} does not exist.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ProstateError(f"The list {path} cannot be read as UTF-8 text: {error}.") from error
-    header_line = text.splitlines()[0] if text.strip() else ""
-    delimiter = max(",;\t", key=header_line.count)
-    rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
-    columns = [column.strip() for column in header_line.split(delimiter)] if header_line else []
-    if not rows or not columns:
+    text = text.lstrip("\n")
+    header = text.split("\n", 1)[0]
+    delimiter = max(",;\t", key=header.count)
+    try:
+        lines = [
+            line
+            for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            if any(map(str.strip, line))
+        ]
+    except csv.Error as error:
+        raise ProstateError(f"The list {path} is no CSV file: {error}.") from error
+    columns = [name.strip() for name in lines[0]] if lines else []
+    named = [name for name in columns if name]
+    if len(set(named)) != len(named):
+        raise ProstateError(f"The list {path} has two columns of one name: {', '.join(columns)}.")
+    rows = [dict(zip(columns, (cell.strip() for cell in line), strict=False)) for line in lines[1:]]
+    return columns, rows
+
+
+def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientTable:
+    """Read a list of patients, see `read_rows`.
+
+    Raises:
+        ProstateError: as `read_rows`, or there is no line with an ID.
+    """
+    if not path.is_file():
+        raise ProstateError(
+            f"The list {path} does not exist. `prostate-ssl split DATA --out DIR` writes lists."
+        )
+    columns, rows = read_rows(path)
+    if not rows:
         raise ProstateError(
             f"The list {path} has no patients: a header line and one line a patient are needed."
         )
-    rows = [{(key or "").strip(): (value or "") for key, value in row.items() if key} for row in rows]
     warnings = []
     column = next((name for name in ID_COLUMNS if name in columns), columns[0])
     if column not in ID_COLUMNS:
@@ -61,13 +87,15 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
         )
     kept: dict[str, str] = {}
     for row in rows:
-        name = row.get(column, "").strip()
+        name = row.get(column, "")
         if not name:
             warnings.append(f"{path.name}: a row without an ID is passed over")
         elif name in kept:
             warnings.append(f"{path.name}: {name} is listed twice")
         else:
-            kept[name] = row.get(label_column, "").strip()
+            kept[name] = row.get(label_column, "")
+    if not kept:
+        raise ProstateError(f"The list {path} has no patients: the column '{column}' is empty.")
     labels = tuple(kept.values()) if label_column in columns else None
     return PatientTable(path, tuple(kept), labels, tuple(warnings))
 

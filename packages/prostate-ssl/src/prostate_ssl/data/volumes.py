@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
+import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,13 @@ from prostate_ssl.errors import ProstateError
 
 GRID_TOLERANCE_MM = 1e-2
 """Two grids whose corners lie closer than this are one grid."""
+LEAST_SPACING_MM, LARGEST_SPACING_MM = 1e-3, 1e3
+LARGEST_PLACE_MM = 1e5
+LARGEST_INTENSITY = 1e18
+MOST_VOXELS = 1 << 30
+
+# It writes what it mends in damaged headers to the terminal; what matters becomes a remark or a refusal.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
 
 
 class UnreadableVolumeError(ProstateError):
@@ -73,7 +80,8 @@ def _three_dimensional(data: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[
 
 
 def _finite(array: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    finite = np.isfinite(array)
+    # Squares of larger numbers overflow; no image has them.
+    finite = np.abs(array) < LARGEST_INTENSITY
     if finite.all():
         return array, ()
     bad = int(array.size - finite.sum())
@@ -81,6 +89,46 @@ def _finite(array: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]
         raise UnreadableVolumeError(f"{path}: no finite voxel.")
     array = np.where(finite, array, np.float32(0))
     return array, (f"{path.name}: {bad} NaN or infinite voxels set to 0",)
+
+
+def check_voxels(shape: tuple[int, ...], dtype: np.dtype, path: Path) -> None:
+    """Refuse what a header announces before it is read: no intensities, no size, or far too many voxels.
+
+    Raises:
+        UnreadableVolumeError: complex or RGB voxels, a side of 0 or less, more than `MOST_VOXELS`.
+    """
+    if dtype.kind not in "iufb":
+        raise UnreadableVolumeError(f"{path}: voxels of type {dtype} are not intensities.")
+    if min(shape, default=0) < 1 or math.prod(shape) > MOST_VOXELS:
+        size = "×".join(str(side) for side in shape)
+        raise UnreadableVolumeError(f"{path}: {size} voxels are no MRI: a wrong header?")
+
+
+def volume_of(data: np.ndarray, affine: np.ndarray, path: Path) -> Volume:
+    """Voxels and matrix as a file gives them → a volume in left, back, head order.
+
+    Args:
+        data: (i, j, k) or (i, j, k, n) float32; of several volumes the last is used.
+        affine: (4, 4) index → RAS millimetres.
+        path: for messages.
+
+    Raises:
+        UnreadableVolumeError: not 3-D, without a usable orientation, without one finite voxel.
+    """
+    affine = np.asarray(affine, dtype=np.float64)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0) if np.isfinite(affine).all() else np.zeros(3)
+    if not ((spacing > LEAST_SPACING_MM) & (spacing < LARGEST_SPACING_MM)).all():
+        raise UnreadableVolumeError(f"{path}: its voxels have no usable size ({_millimetres(spacing)}).")
+    if abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3 or np.abs(affine).max() > LARGEST_PLACE_MM:
+        raise UnreadableVolumeError(f"{path}: its orientation matrix is singular or lies far away.")
+    data, notes = _three_dimensional(data, path)
+    data, mended = _finite(data, path)
+    ordered, ordered_affine = to_lps_order(data, affine)
+    return Volume(np.ascontiguousarray(ordered), ordered_affine, notes + mended)
+
+
+def _millimetres(spacing: np.ndarray) -> str:
+    return " × ".join(f"{value:.3g}" for value in spacing) + " mm"
 
 
 def read_volume(path: Path) -> Volume:
@@ -93,28 +141,29 @@ def read_volume(path: Path) -> Volume:
         UnreadableVolumeError: missing, empty, truncated, not NIfTI, complex or RGB, without a usable
             orientation, or without one finite voxel.
     """
+    data, affine = read_nifti(path)
+    return volume_of(data, affine, path)
+
+
+def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of any number of dimensions, float32, and the matrix, as they stand in the file.
+
+    Raises:
+        UnreadableVolumeError: as `read_volume`, as far as reading goes.
+    """
     try:
         if path.stat().st_size == 0:
             raise UnreadableVolumeError(f"{path}: the file is empty (0 bytes).")
         image: Any = nibabel.load(path)
-        if np.dtype(image.get_data_dtype()).kind not in "iufb":
-            raise UnreadableVolumeError(
-                f"{path}: voxels of type {image.get_data_dtype()} are not intensities."
-            )
-        data = np.asarray(image.dataobj, dtype=np.float32)
+        check_voxels(image.shape, np.dtype(image.get_data_dtype()), path)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
     except UnreadableVolumeError:
         raise
     except (ImageFileError, HeaderDataError) as error:
         raise UnreadableVolumeError(f"{path}: not a readable NIfTI file ({error}).") from error
-    except (OSError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, MemoryError) as error:
+    except Exception as error:  # damaged headers and streams raise many kinds
         raise UnreadableVolumeError(f"{path}: truncated or damaged ({error}).") from error
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UnreadableVolumeError(f"{path}: its orientation matrix is singular or not finite.")
-    data, notes = _three_dimensional(data, path)
-    data, mended = _finite(data, path)
-    ordered, ordered_affine = to_lps_order(data, affine)
-    return Volume(np.ascontiguousarray(ordered), ordered_affine, notes + mended)
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, dtype: type = np.float32) -> None:

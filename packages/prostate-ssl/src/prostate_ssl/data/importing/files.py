@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
 
@@ -29,7 +27,15 @@ from prostate_ssl.data.importing.outcome import (
 )
 from prostate_ssl.data.importing.parallel import parallel_map
 from prostate_ssl.data.layout import MASK_NAME, REFERENCE_SEQUENCE
-from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, read_volume, to_lps_order
+from prostate_ssl.data.tables import read_rows
+from prostate_ssl.data.volumes import (
+    UnreadableVolumeError,
+    Volume,
+    check_voxels,
+    read_nifti,
+    read_volume,
+    volume_of,
+)
 from prostate_ssl.errors import ProstateError
 
 _SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd")
@@ -189,19 +195,17 @@ def find_mapped(source: Path, mapping: Path) -> list[SourcePatient]:
         ProstateError: the mapping is missing, lacks a column, names a missing file or
             a sequence twice.
     """
-    try:
-        with mapping.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProstateError(f"The mapping {mapping} cannot be read: {error}.") from error
+    columns, rows = read_rows(mapping)
     wanted = ("patient_id", "file", "sequence")
-    if not rows or any(column not in rows[0] for column in wanted):
+    if not rows or any(column not in columns for column in wanted):
         raise ProstateError(
             f"The mapping {mapping} needs a header with {', '.join(wanted)} and a line a file."
         )
     patients: dict[str, list[SourceFile]] = {}
     for number, row in enumerate(rows, start=2):
-        patient, name, stem = ((row[column] or "").strip() for column in wanted)
+        patient, name, stem = (row.get(column, "") for column in wanted)
+        if not patient:
+            raise ProstateError(f"{mapping}, line {number}: patient_id is empty.")
         path = source / name
         if not path.is_file():
             raise ProstateError(f"{mapping}, line {number}: {path} does not exist.")
@@ -309,42 +313,43 @@ def _lies(volume: Volume) -> str:
 
 def _read_itk(path: Path) -> Volume:
     """Read .mha or .mhd; of the header nothing but geometry is kept."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        reader.ReadImageInformation()
+        size = tuple(int(side) for side in reader.GetSize())
+        scalar = reader.GetNumberOfComponents() == 1 and "complex" not in sitk.GetPixelIDValueAsString(
+            reader.GetPixelID()
+        )
+        check_voxels(size, np.dtype(np.float32 if scalar else np.void), path)
+        image = reader.Execute()
+    except (RuntimeError, OverflowError, UnicodeDecodeError) as error:
         raise UnreadableVolumeError(
             f"{path}: not readable ({str(error).strip().splitlines()[-1]})."
         ) from error
+    if image.GetDimension() != 3:
+        raise UnreadableVolumeError(f"{path}: expected a 3-D image, found {image.GetDimension()} dimensions.")
     data = sitk.GetArrayFromImage(image).astype(np.float32)
-    if data.ndim != 3:
-        raise UnreadableVolumeError(f"{path}: expected a 3-D image, found shape {data.shape}.")
     affine = np.eye(4)
     affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
-    if not np.isfinite(data).any():
-        raise UnreadableVolumeError(f"{path}: no finite voxel.")
-    data = np.nan_to_num(data, nan=0.0, posinf=0.0, neginf=0.0)
-    ordered, ordered_affine = to_lps_order(data.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
-    return Volume(np.ascontiguousarray(ordered), ordered_affine)
+    return volume_of(data.transpose(2, 1, 0), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine, path)
 
 
 def _split_by_b_value(path: Path, b_values: Sequence[float]) -> list[tuple[float, Volume]]:
     """A 4-D diffusion file as one volume a b-value: the mean over its directions and repetitions."""
-    try:
-        image = nibabel.load(path)
-        data = np.asarray(image.dataobj, dtype=np.float32)  # type: ignore[attr-defined]
-    except Exception as error:
-        raise UnreadableVolumeError(f"{path}: truncated or damaged ({error}).") from error
+    data, affine = read_nifti(path)
     if data.ndim == 3:
         data = data[..., None]
-    if data.shape[-1] != len(b_values):
+    if data.ndim != 4 or data.shape[-1] != len(b_values):
         raise UnreadableVolumeError(
             f"{path}: {data.shape[-1]} volumes, but {len(b_values)} b-values in its .bval file."
         )
     volumes = []
     for value in sorted(set(b_values)):
         members = [row for row, b in enumerate(b_values) if b == value]
-        ordered, affine = to_lps_order(data[..., members].mean(axis=-1), np.asarray(image.affine))  # type: ignore[attr-defined]
-        notes = (f"mean of {len(members)} volumes",) if len(members) > 1 else ()
-        volumes.append((value, Volume(np.ascontiguousarray(ordered), affine, notes)))
+        volume = volume_of(data[..., members].mean(axis=-1), affine, path)
+        if len(members) > 1:
+            volume = replace(volume, notes=(*volume.notes, f"mean of {len(members)} volumes"))
+        volumes.append((value, volume))
     return volumes
