@@ -15,6 +15,8 @@ from bringup.findings.model import Examined, Finding, NamedGpu
 from bringup.findings.rules import find
 from bringup.report.doctor import sentence
 
+from .commands import assert_can_be_typed
+
 RTX_5090 = NamedGpu("GeForce RTX 5090", ComputeCapability(12, 0))
 H200 = NamedGpu("H200", ComputeCapability(9, 0))
 A100 = NamedGpu("A100", ComputeCapability(8, 0))
@@ -29,7 +31,7 @@ def examine(
     project: Path | None = None,
     bare_system: bool = False,
 ) -> list[Finding]:
-    """All findings; each must have evidence, a fix and words.
+    """All findings; each must have evidence, a command that can be typed, and words.
 
     Args:
         bare_system: the loader finds nothing in this machine's folders (it may have what a test does without).
@@ -48,7 +50,7 @@ def examine(
     findings = find(examined)
     for finding in findings:
         assert finding.evidence, f"{finding.id} has no evidence"
-        assert finding.fix
+        assert_can_be_typed(finding.fix)
         assert sentence(finding)
     return findings
 

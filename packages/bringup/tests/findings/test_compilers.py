@@ -16,6 +16,7 @@ from bringup.facts.toolchains import CudaToolkit, HostCompiler, find_host_compil
 from bringup.findings.model import Examined, NamedGpu
 from bringup.findings.rules import find
 
+from .commands import assert_can_be_typed
 from .conftest import Broken
 from .examining import RTX_5090
 
@@ -63,7 +64,9 @@ def found(
         compilers=compilers,
     )
     rows = find(examined)
-    assert all(row.evidence and row.fix for row in rows)
+    for row in rows:
+        assert row.evidence
+        assert_can_be_typed(row.fix)
     return {row.id: row.fix for row in rows if row.id.startswith(("nvcc-", "gcc-", "wsl-"))}
 
 

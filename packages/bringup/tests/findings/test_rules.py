@@ -277,7 +277,7 @@ def test_an_extension_that_nobody_imports(tmp_path: Path, machine: MachineFacts)
     assert (finding.id, finding.subject, finding.fix) == (
         "unused-extension",
         "torch-sparse",
-        "python -m pip uninstall torch-sparse",
+        "python -m pip uninstall -y torch-sparse",
     )
 
 
@@ -298,3 +298,44 @@ def test_a_pickled_model_of_unknown_classes(broken: Broken, tmp_path: Path, mach
     found = examine(machine, broken.root, project=project)
     assert ids(found) == ["unimportable-checkpoint"]
     assert "gatunet_model" in found[0].error_text
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("bitsandbytes", "-m pip install --upgrade --force-reinstall --no-deps bitsandbytes"),
+        ("somebodys-thing", "-m pip install --upgrade --force-reinstall --no-deps somebodys-thing"),
+        (
+            "gsplat",
+            "git clone --recursive https://github.com/nerfstudio-project/gsplat gsplat && bringup build ",
+        ),
+        ("tinycudann", "bringup build ./tinycudann/bindings/torch --gpu sm_120 --env "),
+        ("pyg-lib", "-f https://data.pyg.org/whl/torch-2.9.0+cu128.html"),
+        ("fused-ssim", "portable-kernels install --shim fused_ssim --env "),
+    ],
+)
+def test_the_command_that_mends_an_extension(
+    broken: Broken, machine: MachineFacts, name: str, fix: str
+) -> None:
+    broken.torch("2.9.1+cu128", "12.8", FIXTURES / "many.so")
+    broken.distribution(name, "1.0", {f"{name.replace('-', '_')}/_C.so": FIXTURES / "optional-unit.so"})
+    found = [row for row in examine(machine, broken.root, RTX_5090) if row.id == "no-kernel-image"]
+    assert [row.subject for row in found] == [name]
+    assert fix in found[0].fix
+
+
+def test_what_hangs_on_another_torch_is_made_anew_with_it(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch("2.0.1+cu117", "11.7", FIXTURES / "optional-unit.so")
+    broken.distribution("gsplat", "1.0", {"gsplat/_C.so": FIXTURES / "optional-unit.so"})
+    fixes = {row.subject: row.fix for row in examine(machine, broken.root, RTX_5090)}
+    assert fixes["gsplat"].startswith(f'bringup plan --env "{broken.root}" --gpu sm_120')
+
+
+def test_no_torch_for_this_python_but_for_another(broken: Broken, machine: MachineFacts) -> None:
+    broken.torch("2.0.1+cu117", "11.7", FIXTURES / "optional-unit.so")
+    broken.site.parent.rename(broken.site.parent.with_name("python3.8"))
+    for program in (broken.root / "bin").glob("python*"):
+        program.unlink()
+    (broken.root / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.8.18\n")
+    (finding,) = examine(machine, broken.root, RTX_5090)
+    assert finding.fix.startswith(f'bringup plan --env "{broken.root}" --gpu sm_120')

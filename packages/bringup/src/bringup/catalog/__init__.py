@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -81,12 +82,16 @@ class Catalog:
         ptx = [Architecture.parse(name) for name in build.ptx]
         return carries(code, ptx, capability)
 
-    def recommended_torch(self, capability: ComputeCapability | None) -> TorchBuild | None:
-        """The newest build that serves a chip, one whose binary was read before one that was not."""
+    def recommended_torch(
+        self, capability: ComputeCapability | None, python: str | None = None
+    ) -> TorchBuild | None:
+        """The newest build that serves a chip and a Python; one whose binary was read before one that was not."""
         serving = [
             build
             for build in self.torch_builds
-            if build.cuda and (capability is None or self.torch_runs_on(build, capability))
+            if build.cuda
+            and (capability is None or self.torch_runs_on(build, capability))
+            and (python is None or SpecifierSet(build.python).contains(python))
         ]
         return max(serving, key=lambda build: (build.verified, Version(build.version)), default=None)
 

@@ -116,7 +116,10 @@ def system_too_old(examined: Examined) -> Iterator[Finding]:
         )
         error = f"{need.library}: version `{wanted}' not found (required by {report.path})"
         parameters = {"file": Path(report.path).name, "wanted": wanted, "offered": has}
-        fix = "bringup image RECIPE (a newer base), or a wheel for an older manylinux"
+        # pip takes only wheels that this system's C library serves.
+        fix = f"{pip(examined)} install --force-reinstall --no-deps --only-binary :all: {subject}"
+        if examined.catalog.extension(subject):
+            fix = extension_fix(examined, subject)
         if wanted.startswith("GLIBCXX_") and environment.kind == "conda":
             fix = f'conda install -p "{environment.root}" -c conda-forge libstdcxx-ng'
         once = tuple(dict.fromkeys(evidence))

@@ -179,5 +179,5 @@ def xformers_recorded_build(examined: Examined) -> Iterator[Finding]:
     evidence = (Evidence(str(path), "version.torch", built), recorded_cuda, _evidence(torch))
     parameters = {"name": "xFormers", "built": f"torch {built}", "torch": torch.version}
     error = "xFormers can't load C++/CUDA extensions"
-    fix = f"{pip(examined)} uninstall xformers"
+    fix = f"{pip(examined)} uninstall -y xformers"
     yield Finding("built-for-another-torch", "error", "xformers", evidence, error, fix, parameters)

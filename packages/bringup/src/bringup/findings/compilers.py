@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from bringup.binaries.compatibility import machine_code_runs
 from bringup.facts.toolchains import CudaToolkit, HostCompiler
 from bringup.findings.model import Evidence, Examined, Finding
-from bringup.findings.repairs import environment_root
 
 # A build of torchmcubes under WSL2 wants 10 to 15 GB, as its users report.
 _WANTED_UNDER_WSL = 15_000_000_000
@@ -39,7 +38,8 @@ def _use(toolkit: CudaToolkit | None, cuda: str, examined: Examined) -> str:
     """The command that has a fitting toolkit used."""
     if toolkit is not None:
         return f'export CUDA_HOME="{toolkit.root}"'
-    return f'bringup toolkit install {cuda} --into "{environment_root(examined)}"'
+    into = f' --into "{examined.environment.root}"' if examined.environment else ""
+    return f"bringup toolkit install {cuda}{into}"
 
 
 def nvcc_missing(examined: Examined) -> Iterator[Finding]:
@@ -51,7 +51,7 @@ def nvcc_missing(examined: Examined) -> Iterator[Finding]:
     cuda = torch.cuda if torch and torch.cuda else "13.0"
     seen = Evidence("this machine", "nvcc", "neither under CUDA_HOME, nor on PATH, nor in /usr/local/cuda")
     text = "OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root."
-    fix = f"{_use(None, cuda, examined)}; or a plan without a compiler: bringup plan --project DIR"
+    fix = _use(None, cuda, examined)
     yield Finding("nvcc-not-found", "warning", "nvcc", (build, seen), text, fix, {})
 
 

@@ -7,15 +7,11 @@ from collections.abc import Iterator
 from packaging.version import Version
 
 from bringup.findings.model import Evidence, Examined, Finding
+from bringup.findings.repairs import driver_fix
 
 # The first driver branch that knows Blackwell (compute capability 10.0 and later): R570.
 _BLACKWELL_MAJOR = 10
 _BLACKWELL_DRIVER = Version("570")
-
-
-def _fix(examined: Examined, needed: str) -> str:
-    where = "Windows (never inside WSL2)" if examined.windows_driver else "this machine"
-    return f"update the NVIDIA driver of {where} to {needed} or newer"
 
 
 def driver_too_old(examined: Examined) -> Iterator[Finding]:
@@ -33,7 +29,9 @@ def driver_too_old(examined: Examined) -> Iterator[Finding]:
         found = driver.cuda[0] * 1000 + driver.cuda[1] * 10
         text = f"The NVIDIA driver on your system is too old (found version {found})."
         parameters = {"cuda": torch.cuda, "needed": needed, "driver": driver.version}
-        yield Finding("driver-too-old", "error", "driver", evidence, text, _fix(examined, needed), parameters)
+        yield Finding(
+            "driver-too-old", "error", "driver", evidence, text, driver_fix(examined, needed), parameters
+        )
 
 
 def chip_newer_than_driver(examined: Examined) -> Iterator[Finding]:
@@ -50,7 +48,13 @@ def chip_newer_than_driver(examined: Examined) -> Iterator[Finding]:
             parameters = {"gpu": gpu.name, "needed": "570", "driver": examined.driver.version}
             text = "No CUDA GPUs are available"
             yield Finding(
-                "chip-newer-than-driver", "error", gpu.name, evidence, text, _fix(examined, "570"), parameters
+                "chip-newer-than-driver",
+                "error",
+                gpu.name,
+                evidence,
+                text,
+                driver_fix(examined, "570"),
+                parameters,
             )
 
 
@@ -68,5 +72,11 @@ def other_vendors(examined: Examined) -> Iterator[Finding]:
     for vendor in examined.machine.gpus.others:
         evidence = (Evidence("this machine", "GPU", vendor),)
         yield Finding(
-            "not-an-nvidia-gpu", "info", vendor, evidence, "", "bringup up RECIPE --cpu", {"vendor": vendor}
+            "not-an-nvidia-gpu",
+            "info",
+            vendor,
+            evidence,
+            "",
+            "bringup up prostate-ssl --demo --cpu",
+            {"vendor": vendor},
         )

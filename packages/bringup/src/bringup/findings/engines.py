@@ -18,7 +18,7 @@ from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_engines import EngineFacts, cupy_distributions, read_engines
 from bringup.findings.kernel_images import is_loadable, is_nvidia_library
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu
-from bringup.findings.repairs import pip
+from bringup.findings.repairs import driver_fix, pip
 
 _WITHOUT_LIBRARIES = {
     "TensorFlow": "Cannot dlopen some GPU libraries. Skipping registering GPU devices...",
@@ -85,8 +85,10 @@ def _jit_fix(examined: Examined, engine: EngineFacts, gpu: NamedGpu) -> str:
     if build and _version(build.version) != _version(engine.version):
         return f"{pip(examined)} install {engine.distribution}=={build.version}"
     # No published wheel has machine code for the chip; hiding the GPU keeps that program on the CPU.
-    hide = "set CUDA_VISIBLE_DEVICES=-1 &&" if "\\" in pip(examined) else "CUDA_VISIBLE_DEVICES=-1"
-    return f"{hide} python …"
+    windows = (
+        (examined.environment.python.platform or "").startswith("win") if examined.environment else False
+    )
+    return f"{'set' if windows else 'export'} CUDA_VISIBLE_DEVICES=-1"
 
 
 def _version(text: str) -> Version | None:
@@ -140,8 +142,7 @@ def engine_driver(examined: Examined) -> Iterator[Finding]:
             Evidence("NVML", "driver version", driver.version),
         )
         parameters = {"name": engine.name, "cuda": engine.cuda, "needed": needed, "driver": driver.version}
-        where = "Windows (never inside WSL2)" if examined.windows_driver else "this machine"
-        fix = f"update the NVIDIA driver of {where} to {needed} or newer"
+        fix = driver_fix(examined, needed)
         text = "CUDA driver version is insufficient for CUDA runtime version"
         yield Finding("engine-driver-too-old", "error", engine.distribution, evidence, text, fix, parameters)
 
@@ -209,6 +210,12 @@ def several_cupy(examined: Examined) -> Iterator[Finding]:
     evidence = tuple(Evidence(row.location, "Version", row.version or "") for row in rows)
     names = ", ".join(row.name for row in rows)
     text = "CuPy may not function correctly because multiple CuPy packages are installed"
-    uninstall = " ".join(row.name for row in rows)
-    fix = f"{pip(examined)} uninstall {uninstall}, then install the one of your CUDA"
+    torch = environment.torch if environment else None
+    kept = next(
+        (row.name for row in rows if torch and torch.cuda and f"cuda{torch.cuda[:2]}" in row.name), ""
+    )
+    kept = kept or max(row.name for row in rows)
+    fix = (
+        f"{pip(examined)} uninstall -y {' '.join(row.name for row in rows)} && {pip(examined)} install {kept}"
+    )
     yield Finding("several-cupy", "warning", "cupy", evidence, text, fix, {"names": names})

@@ -11,11 +11,10 @@ from bringup.binaries.report import BinaryReport
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_engines import read_engines
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Severity
-from bringup.findings.repairs import extension_fix, torch_fix
+from bringup.findings.repairs import TORCH_LIBRARIES, driver_fix, extension_fix, torch_fix
 
 NO_IMAGE = "CUDA error: no kernel image is available for execution on the device"
 PTX_TOO_NEW = "CUDA error: the provided PTX was compiled with an unsupported toolchain."
-_TORCH_ITSELF = ("libtorch_cuda.so", "torch_cuda.dll", "libtorch_cuda_cu.so", "libtorch_cuda_cpp.so")
 _LIBRARY = re.compile(r"\.(?:so(?:\.[\w.+-]+)?|pyd|dll)$", re.IGNORECASE)
 # NVIDIA's own libraries, wherever they are bundled (wheels of the +cu118 builds carry them in torch/lib).
 _NVIDIA_LIBRARY = re.compile(
@@ -43,7 +42,7 @@ def is_nvidia_library(subject: str, report: BinaryReport) -> bool:
 
 def is_torch_itself(report: BinaryReport) -> bool:
     """Whether the file is torch's main CUDA library."""
-    return Path(report.path).name in _TORCH_ITSELF
+    return Path(report.path).name in TORCH_LIBRARIES
 
 
 def importance(environment: EnvironmentFacts, report: BinaryReport) -> Severity:
@@ -140,8 +139,7 @@ def _finding(examined: Examined, id: str, subject: str, gpu: NamedGpu, rows: Jud
             Evidence(report.path, "PTX ISA", ".".join(map(str, newest))),
             Evidence("NVML", "driver version", f"{examined.driver.version} (CUDA {parameters['cuda']})"),
         )
-        where = "Windows (never inside WSL2)" if examined.windows_driver else "this machine"
-        fix = f"update the NVIDIA driver of {where}, or {fix}"
+        fix = driver_fix(examined, "0")
     text = _error_text(id, subject, severity, gpu, report)
     return Finding(id, severity, subject, evidence, text, fix, parameters)
 

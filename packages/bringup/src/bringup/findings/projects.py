@@ -16,6 +16,7 @@ from bringup.facts.environment import EnvironmentFacts
 from bringup.findings.model import Evidence, Examined, Finding
 from bringup.findings.repairs import pip
 
+_MOST_CHECKPOINTS = 8
 _WEIGHTS_ONLY_DEFAULT = Version("2.6")  # PyTorch 2.6 release notes, «backwards incompatible changes».
 
 
@@ -32,7 +33,14 @@ def torch_load_calls(examined: Examined) -> Iterator[Finding]:
             fix = f'bringup rewrite "{project.root}"'
             yield Finding("torch-load-call", "warning", parameters["place"], evidence, error, fix, parameters)
         elif call.weights_only == "false":
-            fix = "bringup convert CHECKPOINT -o DIR"
+            files = " ".join(
+                f'"{Path(project.root) / file}"' for file in project.checkpoints[:_MOST_CHECKPOINTS]
+            )
+            fix = (
+                f"bringup convert {files} -o converted"
+                if files
+                else f'bringup rewrite "{project.root}" --diff'
+            )
             yield Finding(
                 "torch-load-runs-pickles", "info", parameters["place"], evidence, "", fix, parameters
             )
@@ -103,7 +111,7 @@ def unused_extension(examined: Examined) -> Iterator[Finding]:
         extension = examined.catalog.extension(name)
         if extension and not any(module in project.imports for module in extension.imports):
             proof = Evidence(project.root, "imports of " + ", ".join(extension.imports), "0")
-            fix = f"{pip(examined)} uninstall {name}"
+            fix = f"{pip(examined)} uninstall -y {name}"
             yield Finding("unused-extension", "info", name, (evidence, proof), "", fix, {"name": name})
 
 
@@ -151,7 +159,7 @@ def build_resources(examined: Examined) -> Iterator[Finding]:
     # WSL2's allotment has a rule of its own.
     if host.memory_total < 2 * job and host.wsl is None:
         seen = Evidence("this machine", "memory", f"{host.memory_total / 1e9:.1f} GB")
-        fix = "bringup build SRC --jobs 1"
+        fix = f'bringup build "{(Path(project.root) / project.extension_builds[0]).parent}" --jobs 1'
         error = "c++: fatal error: Killed signal terminated program cc1plus"
         parameters = {"memory": f"{host.memory_total / 1e9:.1f}", "needed": f"{2 * job / 1e9:.0f}"}
         yield Finding("little-memory-for-build", "warning", "memory", (build, seen), error, fix, parameters)
