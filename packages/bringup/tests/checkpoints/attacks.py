@@ -163,6 +163,24 @@ def _calls() -> dict[str, bytes]:
         "magic_number_by_a_call": called(named("builtins", "int"), text("119547037146038801333356"))
         + b"." + pickle.dumps(1001, 2) + pickle.dumps({}, 2) + run + b".",
         "second_pickle": pickle.dumps(0x1950A86A20F9469CFC6C, 0) + b"K\x01." + run + b".",
+        "load_from_bytes_of_encoded_text": called(
+            named("torch.storage", "_load_from_bytes"),
+            called(named("_codecs", "encode"), text(f"cos\nsystem\n(V{TOUCH}\ntR."), text("utf-8"))) + b".",
+        "rebuilt_by_a_function_of_others": called(
+            named("torch._tensor", "_rebuild_from_type_v2"), named("some_package.module", "helper"),
+            named("torch", "Tensor"), b"(" + text(TOUCH) + b"t", b"}") + b".",
+        "rebuilt_by_a_rebuilder": called(
+            named("torch._tensor", "_rebuild_from_type_v2"), named("torch._tensor", "_rebuild_from_type_v2"),
+            named("torch", "Tensor"), b")", b"}") + b".",
+        "generator_made_by_a_function_of_others": called(
+            named("numpy.random._pickle", "__randomstate_ctor"), text(TOUCH),
+            named("some_package.module", "helper")) + b".",
+        "class_lent_by_a_module": called(named("some_package.module", "Popen"), text(TOUCH)) + b".",
+        "class_through_a_module": b"\x80\x04" + called(
+            stacked("some_package.module", "subprocess.Popen"), text(TOUCH)) + b".",
+        "module_as_an_object": called(called(
+            named("builtins", "getattr"), named("torch.serialization", "os"), text("system")), text(TOUCH)) + b".",
+        "any_name": called(called(named("pkgutil", "resolve_name"), text("os:system")), text(TOUCH)) + b".",
         "deep_in_a_state": b"}" + text("state_dict") + b"}" + text("w") + run + b"ss.",
         "as_a_key": b"}" + run + b"K\x01s.",
         "in_a_persistent_id": run + b"Q.",
@@ -221,6 +239,32 @@ DAMAGED: dict[str, bytes] = {
     "doubling_key": b"\x80\x02}" + b")" + b"2\x86" * 40 + b"Ns.",
     "obj_without_class": b"\x80\x02(o.",
 }
+
+
+_ADVISORIES = """
+    uuid._get_command_stdout imaplib.IMAP4_stream _osx_support._read_output _aix_support._read_cmd_output
+    _pyrepl.pager.pipe_pager _posixsubprocess.fork_exec multiprocessing.util.spawnv_passfds _interpreters.run_string
+    _xxsubinterpreters.run_string imp.load_source pipes.Template profile.Profile.run cProfile.runctx trace.Trace.run
+    pdb.run bdb.Bdb.run linecache.getline zipimport.zipimporter shelve.open sqlite3.connect tempfile.mkstemp
+    http.client.HTTPSConnection smtplib.SMTP ftplib.FTP xmlrpc.client.ServerProxy tkinter.Tcl readline.read_init_file
+    faulthandler._sigsegv gc.get_objects weakref.finalize contextlib.ExitStack.callback types.CodeType marshal.loads
+    idlelib.pyshell.ModifiedInterpreter.runcode idlelib.autocomplete.AutoComplete.get_entity
+    idlelib.calltip.get_entity idlelib.debugobj.ObjectTreeItem.SetText lib2to3.pgen2.grammar.Grammar.loads
+    importlib.machinery.SourceFileLoader importlib._bootstrap._load importlib.reload _io.open_code nturl2path.open
+    asyncio.base_subprocess.BaseSubprocessTransport concurrent.futures.ProcessPoolExecutor
+    torch.jit._script.RecursiveScriptModule._construct torch.utils._config_module.load_config
+    torch.utils.data.datapipes.utils.decoder.basichandlers torch.distributed.run.main torch.from_file
+    torch.package.package_importer.PackageImporter torch.ops.load_library torch._C._jit_pass_inline
+    torch.UntypedStorage.from_file torch.serialization.add_safe_globals torch.utils.model_zoo.load_url
+    numpy.fromfile numpy.memmap numpy.testing.rundocs numpy.f2py.crackfortran._eval_length
+    numpy.f2py.crackfortran.param_eval numpy.ctypeslib.load_library numpy.distutils.exec_command.exec_command
+    pandas.io.parsers.readers.read_csv pandas.eval mlflow.projects.backend.local._run_entry_point
+    sklearn.utils._testing.check_docstring_parameters cloudpickle.loads dill.loads joblib.load yaml.unsafe_load
+    keras.utils.get_file transformers.dynamic_module_utils.get_class_from_dynamic_module
+    matplotlib.os.system
+"""
+GADGETS = _ADVISORIES.split()
+"""Functions that advisories on scanners name as ways around them."""
 
 
 def write_all(folder: Path) -> list[Path]:

@@ -113,6 +113,29 @@ def test_damaged_pickles_are_refused(name: str, tmp_path: Path, watched: list[st
     assert watched == []
 
 
+@pytest.mark.parametrize("gadget", attacks.GADGETS)
+def test_published_gadgets(gadget: str, tmp_path: Path, watched: list[str]) -> None:
+    """By GLOBAL with the module that Python would import, and by getattr on what stands before the last dot."""
+    module, _, name = gadget.rpartition(".")
+    path = tmp_path / "evil.pkl"
+    for maker in (
+        attacks.stacked(module, name),
+        attacks.stacked(module.split(".")[0], gadget.partition(".")[2]),
+        attacks.called(
+            attacks.named("builtins", "getattr"), attacks.named(*_split(module)), attacks.text(name)
+        ),
+    ):
+        path.write_bytes(b"\x80\x04" + attacks.called(maker, attacks.text("x")) + b".")
+        with open_checkpoint(path) as checkpoint:
+            assert checkpoint.verdict == "unneeded-calls", [str(use) for use in checkpoint.globals]
+    assert watched == []
+
+
+def _split(dotted: str) -> tuple[str, str]:
+    module, _, name = dotted.rpartition(".")
+    return (module, name) if module else ("importlib", dotted)
+
+
 class _Loud:
     """A class with every hook that unpickling would call."""
 

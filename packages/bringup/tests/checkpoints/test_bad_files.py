@@ -115,6 +115,20 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path, save: Callable[.
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("folder", ["model.pt", "model.pt/inside", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written(folder: str, tmp_path: Path, save: Callable[..., Path]) -> None:
+    with pytest.raises(BringupError) as caught:
+        convert(save({"w": torch.ones(3)}), tmp_path / folder)
+    assert caught.value.id == "checkpoint-unwritable"
+    assert caught.value.parameters["folder"] == str(tmp_path / folder)
+
+
+def test_a_name_that_is_too_long(tmp_path: Path, save: Callable[..., Path]) -> None:
+    with pytest.raises(BringupError, match="checkpoint-unwritable"):
+        convert(save({"w": torch.ones(3)}, name="x" * 250 + ".pt"), tmp_path / "out")
+    assert not any((tmp_path / "out").iterdir())
+
+
 def test_a_batch_goes_on_after_a_bad_file(tmp_path: Path, save: Callable[..., Path]) -> None:
     good = save({"w": torch.ones(3)}, name="good.pt")
     bad = tmp_path / "bad.pt"

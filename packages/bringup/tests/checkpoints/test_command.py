@@ -132,3 +132,12 @@ def test_neither_torch_nor_numpy_is_imported(save: Callable[..., Path], tmp_path
 def test_usage_errors() -> None:
     assert run(["convert"]) == 2
     assert run(["convert", "x.pt", "--unknown"]) == 2
+
+
+@pytest.mark.parametrize("extra", [[], ["--json"], ["--inspect"], ["--inspect", "--json"]])
+def test_names_that_are_no_text_are_shown(extra: list[str], tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "a\udcff.pkl"
+    path.write_bytes(b"\x80\x04}\x8c\x03\xed\xa0\x80K\x01s.")
+    assert run(["convert", str(path), "-o", str(tmp_path / "out"), *extra]) == 0
+    output = capsys.readouterr().out
+    assert output.encode("utf-8", "surrogateescape") and ("--json" not in extra or json.loads(output))

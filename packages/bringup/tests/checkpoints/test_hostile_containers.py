@@ -77,6 +77,7 @@ def _ambiguous() -> dict[str, bytes]:
         "more_entries_than_there_are": _patched(archive(one), END, 8, struct.pack("<2H", 5, 5)),
         "directory_elsewhere": _patched(archive(one), END, 16, struct.pack("<L", 3)),
         "bytes_before": b"PK\x03\x04junk" + bytes(archive(one)),
+        "two_ends": _two_ends(),
         "bytes_behind": bytes(archive(one)) + b"junk",
         "pickle_before_zip": EVIL + bytes(archive(one)),
         "legacy_before_zip": pickle.dumps(0x1950A86A20F9469CFC6C, 2) + bytes(archive(one)),
@@ -88,6 +89,24 @@ def _ambiguous() -> dict[str, bytes]:
         ),
         "byte_order_of_neither_kind": bytes(archive(one, ("a/byteorder", b"middle"))),
     }
+
+
+def _two_ends() -> bytes:
+    """A good archive whose comment holds the end of an evil one: readers take the last end, whatever it says."""
+
+    def directory(start: int, data: bytearray) -> bytes:
+        body = bytearray(data[data.find(CENTRAL) : data.find(END)])
+        body[42:46] = struct.pack("<L", start)
+        return bytes(body)
+
+    evil, good = archive(("a/data.pkl", EVIL)), archive(("a/data.pkl", GOOD))
+    bodies = bytes(evil[: evil.find(CENTRAL)]), bytes(good[: good.find(CENTRAL)])
+    directories = directory(0, evil), directory(len(bodies[0]), good)
+    first = sum(map(len, bodies))
+    inner = struct.pack("<4s4H2LH", END, 0, 0, 1, 1, len(directories[0]), first, 0) + b"x"
+    second = first + len(directories[0])
+    outer = struct.pack("<4s4H2LH", END, 0, 0, 1, 1, len(directories[1]), second, len(inner))
+    return b"".join([*bodies, *directories, outer, inner])
 
 
 def _patched_array(data: bytearray, magic: bytes, field: int, value: bytes = b"\x63\0") -> bytearray:
@@ -232,3 +251,73 @@ def test_every_truncation_is_named(container: str, tmp_path: Path, save: Callabl
         ), size
     path.write_bytes(whole[: len(whole) // 2])
     assert refused(path).id == "checkpoint-truncated"
+
+
+def tar_member(name: bytes, data: bytes, kind: bytes = b"0", off: int = 0, **fields: bytes) -> bytes:
+    """A header and its body. `off`: how far from the truth the checksum is."""
+    header = bytearray(512)
+    header[: len(name)] = name
+    header[124:136] = fields.get("size", b"%011o\0" % len(data))
+    header[156:157] = kind
+    header[345 : 345 + len(fields.get("prefix", b""))] = fields.get("prefix", b"")
+    header[257:263] = b"ustar\0"
+    header[148:156] = b" " * 8
+    total = sum(header) - (256 * sum(byte > 127 for byte in header) if fields.get("signed") else 0)
+    header[148:156] = b"%06o\0 " % (total + off)
+    return bytes(header) + data + bytes(-len(data) % 512)
+
+
+TAR_HEAD = tar_member(b"storages", pickle.dumps(0, 2) + pickle.dumps([], 2)) + tar_member(
+    b"tensors", pickle.dumps(0, 2)
+)
+GOOD_TAR = TAR_HEAD + tar_member(b"pickle", GOOD)
+RENAME = b"15 path=pickle\n"
+HIDDEN_RENAME = b"12 uname=a15 path=pickle\n"
+TARS: dict[str, tuple[str, bytes]] = {
+    "good": ("tensors-and-containers", GOOD_TAR + bytes(1024)),
+    "times_in_an_extended_header": (
+        "tensors-and-containers",
+        tar_member(b"PaxHeader", b"20 mtime=1480000000.5\n", b"x") + GOOD_TAR,
+    ),
+    "evil": ("unneeded-calls", TAR_HEAD + tar_member(b"pickle", EVIL)),
+    "pickle_with_the_magic_of_a_tar": ("unneeded-calls", tar_member(EVIL, b"", off=1) + GOOD_TAR),
+    "pickle_with_the_checksum_of_a_tar": ("checkpoint-ambiguous", tar_member(EVIL, b"") + GOOD_TAR),
+    "pickle_with_a_signed_checksum": ("checkpoint-ambiguous", tar_member(EVIL, b"", signed=b"1") + GOOD_TAR),
+    "renamed_by_an_extended_header": (
+        "checkpoint-ambiguous",
+        GOOD_TAR + tar_member(b"PaxHeader", RENAME, b"x") + tar_member(b"foo", EVIL),
+    ),
+    "renamed_inside_a_value": (
+        "checkpoint-ambiguous",
+        GOOD_TAR + tar_member(b"PaxHeader", HIDDEN_RENAME, b"x") + tar_member(b"foo", EVIL),
+    ),
+    "renamed_for_all": ("checkpoint-ambiguous", tar_member(b"PaxHeader", RENAME, b"g") + GOOD_TAR),
+    "long_name": (
+        "checkpoint-ambiguous",
+        GOOD_TAR + tar_member(b"L", b"pickle\0", b"L") + tar_member(b"f", EVIL),
+    ),
+    "a_link": ("checkpoint-ambiguous", GOOD_TAR + tar_member(b"pickle", b"", b"2")),
+    "twice": ("checkpoint-ambiguous", GOOD_TAR + tar_member(b"pickle", EVIL)),
+    "a_prefix": ("checkpoint-ambiguous", GOOD_TAR + tar_member(b"pickle", EVIL, prefix=b"a")),
+    "a_damaged_header": ("checkpoint-malformed", GOOD_TAR + tar_member(b"other", b"", off=1)),
+    "size_that_is_no_number": (
+        "checkpoint-malformed",
+        GOOD_TAR + tar_member(b"x", b"", size=b"0x000000000\0"),
+    ),
+    "negative_size": ("checkpoint-malformed", GOOD_TAR + tar_member(b"x", b"", size=b"\xff" * 12)),
+    "size_beyond_the_end": ("checkpoint-truncated", GOOD_TAR + tar_member(b"x", b"", size=b"77777777777\0")),
+}
+
+
+@pytest.mark.parametrize("name", TARS)
+def test_tar_archives_are_read_as_python_reads_them(name: str, tmp_path: Path) -> None:
+    """`torch.load` asks `tarfile` before it reads a pickle."""
+    wanted, data = TARS[name]
+    path = tmp_path / "x.pt"
+    path.write_bytes(data)
+    try:
+        with open_checkpoint(path) as checkpoint:
+            found = checkpoint.verdict
+    except BringupError as error:
+        found = error.id
+    assert found == wanted

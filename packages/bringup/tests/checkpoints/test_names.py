@@ -255,3 +255,22 @@ def test_common_objects_are_no_calls_that_nobody_needs(container: str, save: Cal
     ]
     with open_checkpoint(save(module, container)) as checkpoint:
         assert checkpoint.verdict == "unknown-classes", checkpoint.globals[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["__metadata__", "half a pair \ud800", "", "a.b", "x" * 1000, 7, b"bytes", None]
+)
+def test_names_that_no_file_can_have(name: Any, save: Callable[..., Path], tmp_path: Path) -> None:
+    """A key that safetensors or JSON cannot hold: the tensor is there under a name of its own."""
+    document = described(save({"first": torch.zeros(1), name: torch.ones(2)}), tmp_path / "out")
+    found = load_file(tmp_path / "out" / document["files"][0])
+    assert sorted(found) == sorted(document["stored"])
+    assert [tensor.tolist() for key, tensor in found.items() if key != "first"] == [[1, 1]]
+    assert name not in ("a.b", "x" * 1000) or name in found
+
+
+def test_a_file_whose_name_is_no_text(save: Callable[..., Path], tmp_path: Path) -> None:
+    document = described(save({"w": torch.ones(2)}, name="a\udcff.pt"), tmp_path / "out")
+    assert document["files"] == ["a\udcff.safetensors"]
+    (tmp_path / "out" / document["files"][0]).rename(tmp_path / "a.safetensors")  # which safetensors can open
+    assert load_file(tmp_path / "a.safetensors")["w"].tolist() == [1, 1]

@@ -7,9 +7,9 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-from bringup.checkpoints import formats, limits, rebuilders
+from bringup.checkpoints import formats, limits, rebuilders, tarfiles
 from bringup.checkpoints.machine import Machine
-from bringup.checkpoints.records import Global
+from bringup.checkpoints.records import Global, text_of
 from bringup.checkpoints.source import ByteReader, Bytes, FileSlice, Literal
 from bringup.checkpoints.tensors import ELEMENT_TYPES, STORAGE_TYPES, Storage, Tensor, check_sizes, refuse
 from bringup.checkpoints.torch_calls import TorchResolver
@@ -116,9 +116,9 @@ class ContainerReader:
         if not isinstance(keys, list):
             raise BringupError("checkpoint-malformed", at=reader.position, reason="no list of storages")
         for key in keys:
-            storage = resolver.storages.get(key if isinstance(key, str) else str(key)[:100])
+            storage = resolver.storages.get(text_of(key))
             if storage is None:
-                raise refuse(f"storage {str(key)[:100]!r} is not used by the pickle")
+                raise refuse(f"storage {text_of(key)[:100]!r} is not used by the pickle")
             _take_storage(reader, storage)
         _require_data(resolver)
         return Contents(
@@ -155,7 +155,7 @@ class ContainerReader:
 
     def _read_tar(self, data: Region) -> Contents:
         """`torch.save` before 0.1.10: members `storages`, `tensors` and `pickle`."""
-        members = _tar_members(data)
+        members = tarfiles.read_members(data)
         if not {"storages", "tensors", "pickle"} <= set(members):
             raise BringupError("checkpoint-other-archive", kind="a tar archive")
         resolver = TorchResolver(lambda key, size: (None, False), self._nested)
@@ -170,26 +170,26 @@ class ContainerReader:
             dtype = STORAGE_TYPES.get(kind.name) if isinstance(kind, Global) else None
             if dtype is None:
                 raise refuse("a storage of an unknown type")
-            storage = Storage(str(key)[:100], dtype, 0, str(location)[:100])
+            storage = Storage(text_of(key), dtype, 0, text_of(location))
             storage.count = _count(struct.unpack("<q", reader.read(8))[0])
             storage.data = reader.take(storage.nbytes)
-            resolver.by_reference[str(key)] = storage
+            resolver.by_reference[text_of(key)] = storage
         for view in _listed(self._run(reader, resolver)):
             if not isinstance(view, tuple) or len(view) != 4:
                 raise refuse("a storage view is not described by name, root, offset and size")
             target, root_key, offset, count = view
-            root = resolver.by_reference.get(str(root_key))
+            root = resolver.by_reference.get(text_of(root_key))
             if not isinstance(root, Storage) or _count(offset) + _count(count) > root.count:
                 raise refuse("a view reaches beyond its storage")
             start = root.start + offset * ELEMENT_TYPES[root.dtype].size
-            resolver.by_reference[str(target)] = Storage(
-                str(target)[:100], root.dtype, count, root.location, start=start, root=root.base
+            resolver.by_reference[text_of(target)] = Storage(
+                text_of(target), root.dtype, count, root.location, start=start, root=root.base
             )
 
     def _read_tar_tensors(self, reader: ByteReader, resolver: TorchResolver) -> None:
         for _ in range(_count(self._run(reader, resolver))):
             key, storage_key, _kind = _triple(self._run(reader, resolver))
-            storage = resolver.by_reference.get(str(storage_key))
+            storage = resolver.by_reference.get(text_of(storage_key))
             (dimensions,) = struct.unpack("<i4x", reader.read(8))
             if not isinstance(storage, Storage) or not 0 <= dimensions <= limits.MAX_DIMENSIONS:
                 raise refuse("a tensor has no storage")
@@ -198,7 +198,7 @@ class ContainerReader:
             (offset,) = struct.unpack("<q", reader.read(8))
             if offset < 0:
                 raise refuse("a tensor begins before its storage")
-            resolver.by_reference[str(key)] = Tensor(
+            resolver.by_reference[text_of(key)] = Tensor(
                 storage.dtype, check_sizes(sizes, "shape"), storage, offset, check_sizes(strides, "strides")
             )
 
@@ -287,28 +287,3 @@ def _listed(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise BringupError("checkpoint-malformed", at=0, reason="a list is expected")
     return value
-
-
-def _tar_members(data: Region) -> dict[str, Region]:
-    """Regular files of a tar archive by name; read where they are, never unpacked."""
-    members: dict[str, Region] = {}
-    position = 0
-    while position + 512 <= data.size:
-        header = data.part(position, 512).read()
-        if not any(header):
-            break
-        try:
-            size = int(header[124:136].strip(b"\0 ") or b"0", 8)
-        except ValueError:
-            raise BringupError(
-                "checkpoint-malformed", at=position, reason="a tar header is damaged"
-            ) from None
-        name = header[:100].split(b"\0", 1)[0].decode("latin-1").removeprefix("./")
-        if header[156:157] in (b"0", b"\0"):
-            if name in members:
-                raise ambiguous(f"'{name}' stands in it twice")
-            members[name] = data.part(position + 512, size)
-        position += 512 + (size + 511) // 512 * 512
-        if len(members) > 1000:
-            raise limits.exceeded("tar-members", 1000)
-    return members

@@ -68,11 +68,7 @@ def convert(
             raise BringupError(
                 "checkpoint-unneeded-calls", names=", ".join(calls[:5])[:500], count=len(calls)
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        _check_disk(checkpoint, folder)
-        with tempfile.TemporaryDirectory(prefix=f".{name[:40]}.", suffix=".partial", dir=folder) as partial:
-            written = _write_files(checkpoint, Path(partial), name, advance)
-            files = _publish(Path(partial), folder, name, written)
+        files = _convert_into(checkpoint, folder, name, advance)
     return Conversion(
         path,
         folder / f"{name}.json",
@@ -82,6 +78,17 @@ def convert(
         sum(file.stat().st_size for file in files),
         time.monotonic() - began,
     )
+
+
+def _convert_into(checkpoint: Checkpoint, folder: Path, name: str, advance: Advance) -> tuple[Path, ...]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_disk(checkpoint, folder)
+        with tempfile.TemporaryDirectory(prefix=f".{name[:40]}.", suffix=".partial", dir=folder) as partial:
+            written = _write_files(checkpoint, Path(partial), name, advance)
+            return _publish(Path(partial), folder, name, written)
+    except OSError as error:
+        raise BringupError("checkpoint-unwritable", folder=folder, text=error.strerror or error) from error
 
 
 def convert_all(
@@ -157,8 +164,10 @@ def _write_files(checkpoint: Checkpoint, partial: Path, name: str, advance: Adva
         raise BringupError("checkpoint-changed")
     document = _document(checkpoint, table, source_hash, files)
     description = partial / f"{name}.json"
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    description.write_text(text + "\n", encoding="utf-8")
+    # Half of a surrogate pair has no UTF-8; with this error handler it becomes JSON's escape for it.
+    with description.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as stream:
+        json.dump(document, stream, indent=1, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
     return [*files, description]
 
 
@@ -171,7 +180,8 @@ def _write_tensors(
     path: Path, entries: list[StoredTensor], name: str, spilled: dict[int, FileSlice], advance: Advance
 ) -> dict[str, str]:
     by_name = {entry.name: entry for entry in entries}
-    metadata = {"format": "pt", "bringup": f"{name}.json"}
+    shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    metadata = {"format": "pt", "bringup": f"{shown}.json"}
     # In the order of the source, its pieces are read once for both hashes.
     in_order = sorted(entries, key=lambda entry: entry.view.start_in_file)
     rows: list[safetensors.Entry] = list(in_order)

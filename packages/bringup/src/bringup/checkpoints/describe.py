@@ -21,6 +21,7 @@ from bringup.checkpoints.records import (
     PersistentId,
     PickledDict,
     dotted_name,
+    text_of,
 )
 from bringup.checkpoints.source import DeflatedSlice, FileSlice, Literal
 from bringup.checkpoints.tensors import Storage, Tensor
@@ -37,6 +38,7 @@ class Describer:
         for entry in named:
             self._names.setdefault(id(entry.tensor), entry.name)
         self._paths: dict[int, str] = {}
+        self._budget = limits.Budget()
 
     def describe(self, value: Any, path: str = "", depth: int = 0) -> Any:
         """JSON for a value.
@@ -46,18 +48,27 @@ class Describer:
         """
         if depth > limits.MAX_DEPTH:
             raise limits.exceeded("depth", limits.MAX_DEPTH)
+        self._budget.step()
         value = finished(value)
         plain = _plain(value)
         if plain is not _NOT_PLAIN:
+            # Written out wherever it is referred to: a text of a megabyte may be, a million times.
+            self._budget.hold(_length(plain))
             return plain
         if isinstance(value, Tensor):
             name = self._names.get(id(value))
-            return {"$tensor": name} if name is not None else {"$tensor": None, "shape": list(value.shape)}
+            return {"$tensor": self._counted(name)} if name else {"$tensor": None, "shape": list(value.shape)}
         if isinstance(value, (list, dict, tuple, set, frozenset, Instance)) and value:
+            self._budget.hold(len(path))
             if id(value) in self._paths:
                 return {"$same_as": self._paths[id(value)]}
             self._paths[id(value)] = path or "/"
         return self._compound(value, path, depth + 1)
+
+    def _counted(self, text: str) -> str:
+        """A name or key. It may stand in memory once and in the description a million times."""
+        self._budget.hold(len(text))
+        return text
 
     def _compound(self, value: Any, path: str, depth: int) -> Any:
         if isinstance(value, list):
@@ -81,7 +92,8 @@ class Describer:
     def _dict(self, value: dict[Any, Any], path: str, depth: int) -> Any:
         if all(isinstance(key, str) and not key.startswith("$") for key in value):
             text: Any = {
-                key: self.describe(part, f"{path}/{key[:100]}", depth) for key, part in value.items()
+                self._counted(key): self.describe(part, f"{path}/{key[:100]}", depth)
+                for key, part in value.items()
             }
         else:
             pairs = enumerate(value.items())
@@ -93,26 +105,26 @@ class Describer:
 
     def _module(self, value: Instance, path: str, depth: int) -> dict[str, Any]:
         fields = attributes_of(value)
-        text: dict[str, Any] = {"$module": value.class_name}
+        text: dict[str, Any] = {"$module": self._counted(value.class_name)}
         text["attributes"] = {
-            key: self.describe(part, f"{path}/{key[:100]}", depth)
+            self._counted(key): self.describe(part, f"{path}/{key[:100]}", depth)
             for key, part in fields.items()
             if key not in _INTERNAL
         }
         hidden = fields.get("_non_persistent_buffers_set")
         if isinstance(hidden, (set, frozenset, list, tuple)) and hidden:
-            text["non_persistent_buffers"] = sorted(str(name) for name in hidden)
+            text["non_persistent_buffers"] = sorted(self._counted(text_of(name)) for name in hidden)
         for key in ("_parameters", "_buffers", "_modules"):
             part = fields.get(key)
             if isinstance(part, dict) and part:
                 text[key.lstrip("_")] = {
-                    str(name): self.describe(inner, f"{path}/{str(name)[:100]}", depth)
+                    self._counted(text_of(name)): self.describe(inner, f"{path}/{text_of(name)[:100]}", depth)
                     for name, inner in part.items()
                 }
         return text
 
     def _object(self, value: Instance, path: str, depth: int) -> dict[str, Any]:
-        text: dict[str, Any] = {"$object": value.class_name}
+        text: dict[str, Any] = {"$object": self._counted(value.class_name)}
         parts = {
             "arguments": list(value.arguments),
             "keywords": value.keywords,
@@ -129,6 +141,13 @@ class Describer:
 
 
 _NOT_PLAIN = object()
+
+
+def _length(plain: Any) -> int:
+    """About as many characters as the JSON of a plain value has."""
+    if isinstance(plain, dict):
+        plain = next(iter(plain.values()))
+    return 8 + (len(plain) if isinstance(plain, str) else 0)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from bringup.checkpoints.source import FileSlice, Literal
+from bringup.checkpoints.tarfiles import is_tar
 from bringup.checkpoints.zipfiles import find_end
 from bringup.errors import BringupError
 
@@ -76,7 +77,7 @@ def recognise(data: FileSlice | Literal) -> str:
 
 
 def _pickle_kind(head: bytes) -> str | None:
-    if head[257:262] == b"ustar" or _is_old_tar(head):
+    if is_tar(head):
         return TAR
     if _LEGACY_MAGIC.match(head) or head.startswith((_LEGACY_TEXT, b"\x80\x02" + _LEGACY_TEXT)):
         return LEGACY
@@ -90,17 +91,6 @@ def _is_text(head: bytes) -> bool:
     line = head.split(b"\n", 1)[0]
     printable = all(32 <= byte < 127 or byte in b"\t\r" for byte in line)
     return printable and re.match(rb"[A-Za-z]{3,}[ :,;]", line) is not None
-
-
-def _is_old_tar(head: bytes) -> bool:
-    """A version 7 header: a name, and a checksum that fits."""
-    if len(head) < 512 or not head[0]:
-        return False
-    try:
-        claimed = int(head[148:156].strip(b"\0 "), 8)
-    except ValueError:
-        return False
-    return claimed == sum(head[:148]) + 8 * 32 + sum(head[156:512])
 
 
 def _refuse_other_formats(head: bytes, size: int) -> None:

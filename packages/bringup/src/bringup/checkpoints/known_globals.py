@@ -99,6 +99,29 @@ CALLS_OF_OBJECTS: frozenset[str] = OBJECTS - frozenset(
     f"builtins.{name}" for name in _MADE_BY_CALLS["builtins"].split()
 )
 
+LOADS_BYTES = "torch.storage._load_from_bytes"
+"""Runs `torch.load` on its argument."""
+REBUILDS_SUBCLASSES = frozenset(
+    [
+        "torch._tensor._rebuild_from_type",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch.tensor._rebuild_from_type",
+    ]
+)
+"""`(function, class, arguments, state)`: call the function with the arguments."""
+MAKES_GENERATORS = frozenset(
+    f"numpy.random._pickle.{name}"
+    for name in ("__randomstate_ctor", "__generator_ctor", "__bit_generator_ctor")
+)
+"""Call what they are given as constructor of a bit generator."""
+_LENT = """
+    Popen CDLL PyDLL WinDLL OleDLL FunctionType CodeType LambdaType MethodType InteractiveConsole
+    InteractiveInterpreter SubprocessProtocol FileIO SourceFileLoader ExtensionFileLoader
+    SourcelessFileLoader FileFinder Pdb Bdb
+"""
+CLASSES_THAT_REACH_OUT = frozenset(_LENT.split())
+"""Classes of the standard library that other modules import, and so lend under names of their own."""
+
 _REACHES_OUT = """
     torch.hub torch.load torch.package torch.jit.load torch.jit.frontend torch.jit.unsupported
     torch.serialization.load torch.utils.cpp_extension torch.utils.bottleneck torch.utils.collect_env

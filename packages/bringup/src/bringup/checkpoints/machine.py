@@ -17,6 +17,9 @@ from bringup.checkpoints.source import ByteReader
 from bringup.checkpoints.verdicts import GlobalLog, judge_name, modern_name
 from bringup.errors import BringupError
 
+_INSTANCE = 384
+"""Bytes of a record with its empty lists."""
+
 
 class Resolver(Protocol):
     """Gives meaning to persistent references and to the calls that only rebuild data."""
@@ -59,11 +62,7 @@ class Machine:
         budget, read = self.budget, self.reader.read
         while True:
             code = read(1)[0]
-            budget.opcodes -= 1
-            if budget.opcodes & 0xFFF == 0:
-                if budget.opcodes <= 0:
-                    raise limits.exceeded("opcodes", limits.MAX_OPCODES)
-                budget.check_time()
+            budget.step()
             if code == 0x2E:
                 return self.pop()
             handler = OPCODES[code]
@@ -137,16 +136,30 @@ class Machine:
                 return Attribute(*arguments)
             if str(maker).startswith("copyreg.") and arguments:
                 return self.instantiate(*_copyreg_arguments(str(maker), arguments))
-        return self.resolver.call(maker, arguments)
+        made = self._resolve(maker, arguments)
+        self.budget.hold(_INSTANCE if isinstance(made, Instance) else 0)
+        return made
+
+    def _resolve(self, maker: Any, arguments: tuple[Any, ...]) -> Any:
+        """The resolver's value. What a call copies counts, or one list could be copied without end."""
+        made = self.resolver.call(maker, arguments)
+        items = made.items if isinstance(made, Instance) else made
+        if isinstance(items, (list, tuple, set, frozenset, dict)):
+            self.budget.hold(16 * len(items))
+        elif isinstance(items, (bytes, str)):
+            self.budget.hold(len(items))
+        self.budget.check_time()
+        return made
 
     def instantiate(self, maker: Any, arguments: Any, keywords: Any = None) -> Any:
         if not isinstance(arguments, tuple) or not isinstance(keywords or {}, dict):
             raise self.fault("the arguments of a new object are no tuple")
         self.log.note_call(maker, arguments, "instantiated")
         if isinstance(maker, Global):
-            made = self.resolver.call(maker, arguments)
+            made = self._resolve(maker, arguments)
             if not isinstance(made, Instance):
                 return made
+        self.budget.hold(_INSTANCE)
         return Instance(maker, arguments, keywords or {})
 
     def set_items(self, target: Any, flat: list[Any]) -> None:
@@ -162,6 +175,14 @@ class Machine:
                 target[self.key(key)] = value
         else:
             raise self.fault("items are set on something that is no mapping")
+
+    def add(self, target: set[Any], items: list[Any]) -> set[Any]:
+        """Add items to a set. Integers of equal hash make that quadratic, so the clock is watched."""
+        for count, item in enumerate(items):
+            if count & 0xFF == 0xFF:
+                self.budget.check_time()
+            target.add(self.key(item))
+        return target
 
     def extend(self, target: Any, items: list[Any]) -> None:
         if isinstance(target, Instance):

@@ -10,7 +10,7 @@ from typing import Any
 from bringup.checkpoints import limits
 from bringup.checkpoints.containers import Contents
 from bringup.checkpoints.rebuilders import finished
-from bringup.checkpoints.records import Global, Instance, PickledDict
+from bringup.checkpoints.records import Global, Instance, PickledDict, text_of
 from bringup.checkpoints.tensors import Tensor
 
 # Where programs keep the weights; earlier wins. Lightning, timm, nnU-Net and most training scripts.
@@ -122,9 +122,8 @@ class Namer:
         self.model = find_model(contents.root)
         self.script = script_fields(contents.script_code)
         self._seen: set[int] = set()
-        self._names: set[str] = set()
-        self._steps = 0
-        self._module_walk = False
+        self._names = {"__metadata__"}  # which safetensors keeps for itself
+        self._budget = limits.Budget()
 
     def run(self) -> list[NamedTensor]:
         """All tensors: the model's in the order of its state dict, then the others.
@@ -142,11 +141,11 @@ class Namer:
     def _walk(
         self, value: Any, name: str, path: tuple[str, ...], in_model: bool, depth: int
     ) -> Iterator[NamedTensor]:
-        self._steps += 1
         if depth > limits.MAX_DEPTH:
             raise limits.exceeded("depth", limits.MAX_DEPTH)
-        if self._steps > limits.MAX_OPCODES or len(self._names) > limits.MAX_TENSORS:
+        if len(self._names) > limits.MAX_TENSORS:
             raise limits.exceeded("tensors", limits.MAX_TENSORS)
+        self._budget.step()
         value = finished(value)
         if isinstance(value, Tensor):
             yield NamedTensor(self._unique(name or "tensor"), value, path, in_model)
@@ -170,7 +169,7 @@ class Namer:
     def _children(self, value: Any) -> Iterator[tuple[str, Any, bool]]:
         """Name, value and whether it belongs to the state dict, for each part of a container or object."""
         if isinstance(value, dict):
-            yield from ((str(key)[:200], part, True) for key, part in value.items() if _is_plain_key(key))
+            yield from ((text_of(key), part, True) for key, part in value.items() if _is_plain_key(key))
             if isinstance(value, PickledDict) and value.state:
                 yield "attributes", value.state, False
         elif isinstance(value, (list, tuple)):
@@ -184,12 +183,15 @@ class Namer:
 
     def _script_children(self, value: Instance) -> Iterator[tuple[str, Any, bool]]:
         fields = self.script.get(value.class_name)
-        parts = [(str(key)[:200], part) for key, part in value.state.items()]
+        parts = [(text_of(key), part) for key, part in value.state.items()]
         own = fields.parameters | fields.buffers if fields else frozenset()
         yield from ((key, part, key in own or fields is None) for key, part in parts if _holds_tensor(part))
         yield from ((key, part, is_script_module(part)) for key, part in parts if not _holds_tensor(part))
 
     def _unique(self, name: str) -> str:
+        # Half of a surrogate pair is text to Python, and to no JSON reader.
+        name = name.encode("utf-8", "backslashreplace").decode("utf-8")
+        self._budget.hold(64 + len(name))
         unique, number = name, 1
         while unique in self._names:
             number += 1
@@ -213,11 +215,11 @@ def _module_children(module: Instance) -> Iterator[tuple[str, Any, bool]]:
     hidden = hidden if isinstance(hidden, (set, frozenset)) else set()
     buffers = fields.get("_buffers")
     for key, part in fields["_parameters"].items():
-        yield str(key), part, True
+        yield text_of(key), part, True
     for key, part in (buffers if isinstance(buffers, dict) else {}).items():
-        yield str(key), part, key not in hidden
+        yield text_of(key), part, key not in hidden
     for key, part in fields["_modules"].items():
-        yield str(key), part, True
+        yield text_of(key), part, True
     for key, part in fields.items():
         if key not in _TORCH_FIELDS:
             yield key, part, False
@@ -230,7 +232,7 @@ def _object_children(value: Instance) -> Iterator[tuple[str, Any, bool]]:
         yield "state", value.state, True
     yield from ((f"arguments.{index}", part, True) for index, part in enumerate(value.arguments))
     yield from ((str(index), part, True) for index, part in enumerate(value.items))
-    yield from ((str(key)[:200], part, True) for key, part in value.pairs if _is_plain_key(key))
+    yield from ((text_of(key), part, True) for key, part in value.pairs if _is_plain_key(key))
 
 
 _SCRIPT_CLASS = re.compile(

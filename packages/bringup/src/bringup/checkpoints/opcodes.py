@@ -62,8 +62,9 @@ def _dup(m: Machine) -> None:
 
 
 def _put(m: Machine, index: int) -> None:
-    if index < 0:
-        raise m.fault("a memo number is negative")
+    # A dict of larger integers could be made quadratic; no pickler numbers so far.
+    if not 0 <= index < 2**32:
+        raise m.fault("a memo number is negative or over 32 bits")
     m.budget.hold(64)
     m.memo[index] = m.top()
 
@@ -206,7 +207,7 @@ _opcode(b"}")(lambda m: m.push({}))
 _opcode(b"\x8f")(lambda m: m.push(set(), 216))
 _opcode(b"t")(lambda m: m.push(tuple(m.pop_to_mark())))
 _opcode(b"l")(lambda m: m.push(m.pop_to_mark()))
-_opcode(b"\x91")(lambda m: m.push(frozenset(m.key(item) for item in m.pop_to_mark()), 216))
+_opcode(b"\x91")(lambda m: m.push(frozenset(m.add(set(), m.pop_to_mark())), 216))
 
 
 @_opcode(b"d")
@@ -263,10 +264,7 @@ def _additems(m: Machine) -> None:
     if isinstance(target, Instance):
         target.items += items
     elif isinstance(target, set):
-        for count, item in enumerate(items):
-            if count & 0xFF == 0xFF:
-                m.budget.check_time()
-            target.add(m.key(item))
+        m.add(target, items)
     else:
         raise m.fault("something is added to what is no set")
 

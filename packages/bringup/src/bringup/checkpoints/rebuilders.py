@@ -6,12 +6,14 @@ those that a pickler writes (the call then stays an inert record).
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from bringup.checkpoints import limits
 from bringup.checkpoints.records import Global, Instance, PickledDict
 from bringup.checkpoints.source import DeflatedSlice, FileSlice, Literal
 from bringup.checkpoints.tensors import (
@@ -61,11 +63,21 @@ _STRUCT_FORMS = {
 
 
 def hashable_items(values: Any) -> list[Any] | None:
-    """The items of a list that may go into a set without deep hashing."""
+    """The items of a list that may go into a set without deep hashing.
+
+    Raises:
+        BringupError: `checkpoint-limit` for integers chosen to have one hash.
+    """
     if not isinstance(values, (list, tuple, set, frozenset)):
         return None
     simple = (str, bytes, int, float, bool, type(None))
-    return list(values) if all(isinstance(value, simple) for value in values) else None
+    if not all(isinstance(value, simple) for value in values):
+        return None
+    if len(values) > limits.MAX_EQUAL_HASHES:
+        groups = itertools.groupby(sorted(map(hash, values)))
+        if any(sum(1 for _ in group) > limits.MAX_EQUAL_HASHES for _, group in groups):
+            raise limits.exceeded("equal-hashes", limits.MAX_EQUAL_HASHES)
+    return list(values)
 
 
 def _set(arguments: Arguments) -> Any:
@@ -102,10 +114,11 @@ def _mapping(kind: str) -> Callable[[Arguments], Any]:
             return made
         if not isinstance(pairs, (list, tuple)):
             return None
-        for pair in pairs:
-            if not isinstance(pair, (list, tuple)) or len(pair) != 2 or hashable_items([pair[0]]) is None:
-                return None
-            made[pair[0]] = pair[1]
+        if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
+            return None
+        if hashable_items([key for key, _ in pairs]) is None:
+            return None
+        made.update(pairs)
         return made
 
     return rebuild

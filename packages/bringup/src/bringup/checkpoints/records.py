@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+_LONGEST_TEXT = 4096
+
 
 @dataclass(frozen=True)
 class Global:
@@ -35,7 +37,7 @@ class Extension:
     code: int
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Instance:
     """An object that the pickle would have built.
 
@@ -74,6 +76,15 @@ class PersistentId:
     """A reference that only the writing program could resolve."""
 
     value: Any
+
+
+def text_of(value: Any) -> str:
+    """A key or name as text. `str` of a container or record could be endless: its type's name instead."""
+    if isinstance(value, str):
+        return value[:_LONGEST_TEXT]
+    if value is None or isinstance(value, (bool, int, float, bytes, Global)):
+        return str(value)[:_LONGEST_TEXT]
+    return f"<{type(value).__name__}>"
 
 
 def dotted_name(maker: Any) -> str:

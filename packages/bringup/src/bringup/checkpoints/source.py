@@ -48,11 +48,14 @@ class SourceFile:
             done += count
 
     def _read_some(self, position: int, target: memoryview) -> int:
-        if sys.platform != "win32":
-            return os.preadv(self._stream.fileno(), [target], position)
-        with self._lock:
-            self._stream.seek(position)
-            return self._stream.readinto(target) or 0
+        try:
+            if sys.platform != "win32":
+                return os.preadv(self._stream.fileno(), [target], position)
+            with self._lock:
+                self._stream.seek(position)
+                return self._stream.readinto(target) or 0
+        except OSError as error:
+            raise BringupError("checkpoint-unreadable", text=error.strerror or error) from error
 
     def close(self) -> None:
         self._stream.close()

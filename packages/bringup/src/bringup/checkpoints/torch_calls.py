@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bringup.checkpoints import rebuilders
-from bringup.checkpoints.records import Attribute, Global, Instance, PersistentId, dotted_name
+from bringup.checkpoints.known_globals import REBUILDS_SUBCLASSES
+from bringup.checkpoints.records import Attribute, Global, Instance, PersistentId, dotted_name, text_of
 from bringup.checkpoints.source import Bytes, FileSlice, Literal
 from bringup.checkpoints.tensors import (
     DTYPE_ALIASES,
@@ -161,6 +162,8 @@ class TorchResolver:
         """A tensor subclass: `(function, class, arguments, state)`."""
         if len(arguments) != 4 or not isinstance(arguments[2], tuple) or not isinstance(arguments[0], Global):
             return None
+        if str(arguments[0]) in REBUILDS_SUBCLASSES:
+            return None
         made = self.call(arguments[0], arguments[2])
         if isinstance(made, Tensor) and isinstance(arguments[1], (Global, Attribute)):
             made.class_name = dotted_name(arguments[1])
@@ -183,7 +186,7 @@ def _storage_view(root: Storage, view: Any) -> Storage:
     if offset + count > root.count:
         raise refuse(f"a view reaches beyond storage {root.key!r}")
     start = root.start + offset * ELEMENT_TYPES[root.dtype].size
-    return Storage(str(key)[:100], root.dtype, count, root.location, None, root.big_endian, start, root.base)
+    return Storage(text_of(key), root.dtype, count, root.location, None, root.big_endian, start, root.base)
 
 
 def _view(

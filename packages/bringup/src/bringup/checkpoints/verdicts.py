@@ -12,6 +12,7 @@ An allow-list decides; the deny-list only makes a mere mention of such a name co
 
 from __future__ import annotations
 
+import functools
 import sys
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from dataclasses import dataclass, field
@@ -19,14 +20,19 @@ from typing import Any
 
 from bringup.checkpoints.known_globals import (
     CALLS_OF_OBJECTS,
+    CLASSES_THAT_REACH_OUT,
     HARMLESS,
     HARMLESS_TYPE_CALLS,
+    LOADS_BYTES,
+    MAKES_GENERATORS,
     MENTION_IS_ENOUGH,
     OBJECTS,
+    REBUILDS_SUBCLASSES,
     TYPE_MODULES,
     TYPE_NAMES_REFUSED,
 )
-from bringup.checkpoints.records import Attribute, Extension, Global, Instance, dotted_name
+from bringup.checkpoints.records import Attribute, Extension, Global, Instance, dotted_name, text_of
+from bringup.checkpoints.source import FileSlice, Literal
 
 KNOWN = "tensors-and-containers"
 UNKNOWN = "unknown-classes"
@@ -52,7 +58,12 @@ class GlobalUse:
 
     @property
     def verdict(self) -> str:
-        return {"known": KNOWN, "class": UNKNOWN, "function": UNKNOWN}.get(self.reason, UNNEEDED)
+        return verdict_of(self.reason)
+
+
+def verdict_of(reason: str) -> str:
+    """The verdict that a reason gives; see `GlobalUse.reason`."""
+    return {"known": KNOWN, "class": UNKNOWN, "function": UNKNOWN}.get(reason, UNNEEDED)
 
 
 def modern_name(module: str, name: str) -> Global:
@@ -74,6 +85,7 @@ def _is_below(dotted: str, prefix: str) -> bool:
     return dotted == prefix or dotted.startswith(prefix + ".")
 
 
+@functools.lru_cache(4096)
 def judge_name(named: Global) -> str:
     """Reason for a global that is only named; see `GlobalUse.reason`."""
     dotted = str(named)
@@ -87,12 +99,18 @@ def judge_name(named: Global) -> str:
         return "class"
     if _is_exception(named):
         return "class"
-    if any(_is_below(dotted, prefix) for prefix in MENTION_IS_ENOUGH):
+    if any(_is_below(dotted, prefix) for prefix in MENTION_IS_ENOUGH) or _is_found_elsewhere(named.name):
         return "reaches-out"
     root = named.module.split(".")[0]
     if root in sys.stdlib_module_names and root != "__main__":
         return "standard-library"
     return "class" if _looks_like_class(named.name) else "function"
+
+
+def _is_found_elsewhere(name: str) -> bool:
+    """A class of the system under a module that imports it, or a way through one: `subprocess.Popen`."""
+    *owners, last = name.split(".")
+    return last in CLASSES_THAT_REACH_OUT or not all(_looks_like_class(owner) for owner in owners)
 
 
 def _is_exception(named: Global) -> bool:
@@ -112,6 +130,8 @@ def judge_call(maker: Any, arguments: tuple[Any, ...]) -> str:
         return judge_attribute(arguments)
     if dotted in ("operator.getitem", "_operator.getitem"):
         return "class" if arguments and _is_type_like(arguments[0]) else "call"
+    if not _hides_no_call(dotted, arguments):
+        return "call"
     reason = judge_name(maker)
     if reason == "known":
         return reason if dotted != "builtins.type" or len(arguments) == 1 else "call"
@@ -121,6 +141,24 @@ def judge_call(maker: Any, arguments: tuple[Any, ...]) -> str:
         free = maker.module not in TYPE_MODULES or dotted in HARMLESS_TYPE_CALLS
         return "class" if free and _looks_like_class(maker.name) else "call"
     return "call" if reason == "function" else reason
+
+
+def _hides_no_call(dotted: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether a function that would call or read its arguments has some that are understood here."""
+    if dotted == LOADS_BYTES:
+        return len(arguments) == 1 and isinstance(arguments[0], (bytes, FileSlice, Literal))
+    if dotted in REBUILDS_SUBCLASSES:
+        return (
+            bool(arguments)
+            and text_of(arguments[0]) not in REBUILDS_SUBCLASSES
+            and (judge_call(arguments[0], arguments[2] if len(arguments) == 4 else ()) == "known")
+        )
+    if dotted in MAKES_GENERATORS:
+        return all(
+            isinstance(part, (str, int, type(None))) or dotted_name(part).startswith("numpy.random.")
+            for part in arguments
+        )
+    return True
 
 
 def judge_attribute(arguments: tuple[Any, ...]) -> str:
@@ -161,15 +199,15 @@ class GlobalLog:
         entry = self.uses.setdefault(named, GlobalUse(named.module, named.name))
         entry.uses.add(use)
         entry.count += use == "named"
-        worse = GlobalUse(named.module, named.name, reason=reason)
-        if VERDICTS.index(worse.verdict) > VERDICTS.index(entry.verdict) or entry.reason == "known":
+        worse = VERDICTS.index(verdict_of(reason)) > VERDICTS.index(entry.verdict)
+        if worse or entry.reason == "known":
             entry.reason = reason
 
     def note_call(self, maker: Any, arguments: tuple[Any, ...], use: str) -> None:
         """Count a call or instantiation under the name that it goes by."""
         reason = judge_call(maker, arguments) if use == "called" else self._judge_new(maker)
         if isinstance(maker, Global) and str(maker) == "builtins.getattr" and len(arguments) == 2:
-            self.note(Global(dotted_name(arguments[0]), str(arguments[1])[:200]), "attribute", reason)
+            self.note(Global(dotted_name(arguments[0]), text_of(arguments[1])[:200]), "attribute", reason)
             reason = reason if reason != "class" else "known"
         self.note(maker if isinstance(maker, Global) else Global("", dotted_name(maker)), use, reason)
 

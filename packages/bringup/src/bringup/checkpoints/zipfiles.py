@@ -78,11 +78,10 @@ class ZipArchive:
         """Start and end of the central directory, and its number of entries."""
         found = find_end(self._data)
         if found is None:
-            tail = min(self._data.size, _END.size + 0xFFFF)
-            if b"PK\x05\x06" in self._data.part(self._data.size - tail, tail).read():
-                raise ambiguous("something follows its end")
             raise BringupError("checkpoint-truncated", at=self._data.size)
-        end, (_, disk, start_disk, here, count, size, start, _) = found
+        end, (_, disk, start_disk, here, count, size, start, comment) = found
+        if end + _END.size + comment != self._data.size:
+            raise ambiguous("something follows its end")
         wide = self._read_end64(end)
         if wide is not None:
             narrow = zip(
@@ -182,16 +181,11 @@ def ambiguous(reason: str) -> BringupError:
 
 
 def find_end(data: FileSlice | Literal) -> tuple[int, tuple[bytes, int, int, int, int, int, int, int]] | None:
-    """Position and fields of the end record, whose comment must reach exactly to the end of the file."""
+    """Position and fields of the last end record, which PyTorch's reader and Python's `zipfile` take."""
     size = min(data.size, _END.size + 0xFFFF)
     tail = data.part(data.size - size, size).read()
-    place = len(tail)
-    while (place := tail.rfind(b"PK\x05\x06", 0, place)) >= 0:
-        if place + _END.size <= len(tail):
-            row = _END.unpack_from(tail, place)
-            if place + _END.size + row[7] == len(tail):
-                return data.size - size + place, row
-    return None
+    place = tail.rfind(b"PK\x05\x06", 0, max(0, len(tail) - _END.size + 4))
+    return (data.size - size + place, _END.unpack_from(tail, place)) if place >= 0 else None
 
 
 def _wide_sizes(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:

@@ -74,8 +74,9 @@ def rebuilt_json(rebuilt: Rebuilt) -> dict[str, Any]:
 
 def rebuilt_line(rebuilt: Rebuilt) -> str:
     """One line for a person."""
-    facts = {"file": rebuilt.description.name, "tensors": rebuilt.tensors, "layout": rebuilt.layout}
-    return say("checkpoints.rebuilt", output=rebuilt.output, **facts)
+    file, output = printable(rebuilt.description.name), printable(str(rebuilt.output))
+    facts = {"tensors": rebuilt.tensors, "layout": rebuilt.layout}
+    return say("checkpoints.rebuilt", file=file, output=output, **facts)
 
 
 def keys_table(error: KeysDiffer) -> Table:
@@ -94,17 +95,17 @@ def conversion_line(conversion: Conversion) -> str:
     """One line for a person."""
     return say(
         "checkpoints.converted",
-        file=conversion.source.name,
+        file=printable(conversion.source.name),
         tensors=conversion.tensors,
         size=size(conversion.bytes),
         seconds=duration(conversion.seconds),
-        description=conversion.description,
+        description=printable(str(conversion.description)),
     )
 
 
 def print_inspection(checkpoint: Checkpoint, console: Console) -> None:
     """Tree, globals, verdict."""
-    console.print(str(checkpoint.path), style="bold", markup=False)
+    console.print(printable(str(checkpoint.path)), style="bold", markup=False)
     console.print(say("checkpoints.format", format=checkpoint.format), markup=False)
     for line in tree_lines(checkpoint):
         console.print(line, markup=False, no_wrap=True, overflow="ignore", crop=False)

@@ -21,4 +21,6 @@ def remarks() -> Console:
 
 def print_json(document: dict[str, Any]) -> None:
     """One JSON document on standard output, readable by a program and by a person."""
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    # Names of files and keys may hold half of a surrogate pair, which has no UTF-8: as JSON's escape.
+    sys.stdout.write(text.encode("utf-8", "backslashreplace").decode("utf-8") + "\n")
