@@ -120,7 +120,7 @@ def test_a_folder_that_cannot_be_written(folder: str, tmp_path: Path, save: Call
     with pytest.raises(BringupError) as caught:
         convert(save({"w": torch.ones(3)}), tmp_path / folder)
     assert caught.value.id == "checkpoint-unwritable"
-    assert caught.value.parameters["folder"] == str(tmp_path / folder)
+    assert str(caught.value.parameters["folder"]) == str(tmp_path / folder)
 
 
 def test_a_name_that_is_too_long(tmp_path: Path, save: Callable[..., Path]) -> None:
