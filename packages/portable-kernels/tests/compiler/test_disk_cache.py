@@ -83,6 +83,23 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
     assert file.read_bytes() == b""
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX users")
+def test_a_user_without_a_home_compiles_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    _compiled()  # loads the compiler, which the other user may not be able to read
+    for name in ("PORTABLE_KERNELS_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setuid(54321)  # as `docker run --user 54321`
+            os._exit(0 if _compiled().startswith(b"\x7fELF") and cache.folder() is None else 1)
+        except BaseException:  # noqa: BLE001 - nothing of the test runner may run twice
+            os._exit(2)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == 0
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
 def test_a_read_only_folder_costs_only_time(folder: Path) -> None:
     _compiled()  # loads the compiler, which the other user may not be able to read

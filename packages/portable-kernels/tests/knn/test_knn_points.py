@@ -292,3 +292,25 @@ def test_more_than_two_to_the_31_elements() -> None:
     got = knn_points(torch.full((1, 2, 8), 0.9, device="cuda"), p2, K=3)
     assert got.idx[0].tolist() == [[2**28 + 2, 2**28 + 3, 2**28 + 4]] * 2
     assert torch.allclose(got.dists, torch.full_like(got.dists, 0.08), rtol=1e-4)
+
+
+@pytest.mark.gpu
+def test_gathering_more_than_two_to_the_31_elements() -> None:
+    x = torch.arange(1000, device="cuda").remainder(251).to(torch.uint8)[None, :, None].expand(1, 1000, 128)
+    idx = torch.arange(2**24 + 4, device="cuda").remainder(1000).view(1, -1, 4)
+    got = knn_gather(x.contiguous(), idx)
+    assert got.numel() > 2**31
+    assert torch.equal(got[..., 0], got[..., 127])
+    assert torch.equal(got[..., 5].long(), idx.remainder(251))
+
+
+@pytest.mark.gpu
+def test_more_than_two_to_the_31_distances() -> None:
+    p1 = torch.rand(1, 2**28 + 1, 1, device="cuda")
+    p2 = torch.linspace(0, 1, 8, device="cuda").view(1, 8, 1)
+    got = knn_points(p1, p2, K=8)
+    assert got.dists.numel() > 2**31
+    for query in (0, 2**28 - 1, 2**28):
+        expected = (p1[0, query] - p2[0]).square().sum(1).sort()
+        assert torch.equal(got.idx[0, query], expected.indices)
+        torch.testing.assert_close(got.dists[0, query], expected.values)

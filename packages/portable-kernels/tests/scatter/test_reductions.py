@@ -305,6 +305,48 @@ def test_more_than_two_to_the_31_elements() -> None:
 
 
 @pytest.mark.gpu
+def test_more_than_two_to_the_31_elements_by_atomics() -> None:
+    """Rows too narrow for grouping, in fours and one by one; counts beyond 32 bits' worth of elements."""
+    length, targets = 2**28 + 3, 4096
+    index = torch.arange(length, device="cuda") % targets
+    rows = torch.ones((length, 8), dtype=torch.uint8, device="cuda")
+    assert rows.numel() > 2**31
+    counts = torch.bincount(index, minlength=targets)
+    assert torch.equal(
+        ps.scatter_sum(rows, index, 0, dim_size=targets),
+        (counts % 256).to(torch.uint8)[:, None].expand(-1, 8),
+    )
+    assert bool((ps.scatter_mul(rows, index, 0, dim_size=targets) == 1).all())
+    del rows, index
+    flat = torch.ones(2**31 + 7, dtype=torch.float16, device="cuda")
+    index = torch.arange(flat.numel(), device="cuda") % targets
+    assert bool((ps.scatter_mean(flat, index, dim_size=targets) == 1).all())
+    check_indices()
+
+
+@pytest.mark.gpu
+def test_more_than_two_to_the_31_elements_in_sorted_segments() -> None:
+    length = 2**31 + 9
+    src = torch.ones(length, dtype=torch.uint8, device="cuda")
+    src[-1] = 7
+    index = torch.arange(length, device="cuda") // 2**20
+    segments = 2**11 + 1
+    values, positions = ps.segment_max_coo(src, index)
+    assert values.shape == (segments,)
+    assert (values[-1].item(), positions[-1].item()) == (7, length - 1)
+    assert positions[:3].tolist() == [0, 2**20, 2**21]
+    assert bool((ps.segment_coo(src, index, reduce="mean") == 1).all())
+    gathered = ps.gather_coo(values, index)
+    assert gathered.shape == src.shape
+    assert gathered[-9:].tolist() == [7] * 9
+    assert bool((gathered[:-9] == 1).all())
+    indptr = torch.tensor([*range(0, 2**31 + 1, 2**20), length], device="cuda")
+    spread = ps.gather_csr(values, indptr)
+    assert torch.equal(spread, gathered)
+    check_indices()
+
+
+@pytest.mark.gpu
 def test_deterministic_mode_gives_the_same_bits() -> None:
     src = torch.randn(200_000, device="cuda")
     index = torch.randint(0, 50, (200_000,), device="cuda")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import portable_kernels
 from portable_kernels.compiler import CodeFormat, compile_source
 from portable_kernels.ssim import fused_ssim
 from portable_kernels.ssim.launches import SOURCE
@@ -59,6 +62,15 @@ def test_agrees_with_the_formula(shape: tuple[int, ...], padding: str) -> None:
 def test_gradient_by_differences(padding: str) -> None:
     first, second = _images(2, 2, 13, 12)
     assert torch.autograd.gradcheck(lambda x: fused_ssim(x, second, padding), first.requires_grad_())
+
+
+def test_the_shim_says_what_it_leaves_to_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(portable_kernels.__file__).parent / "dropins" / "fused_ssim"))
+    shim = importlib.import_module("fused_ssim")
+    assert shim.fused_ssim is fused_ssim
+    with pytest.raises(ImportError, match="shim of portable-kernels"):
+        exec("from fused_ssim import fused_ssim3d")
+    assert not hasattr(shim, "something_else")
 
 
 def test_an_image_is_most_similar_to_itself() -> None:

@@ -20,25 +20,35 @@ from portable_kernels.compiler.source import KernelSource
 _DIGEST_BYTES = 32
 
 
-def folder() -> Path:
-    """Return the cache's folder: `$PORTABLE_KERNELS_CACHE`, else the user's cache folder."""
+def folder() -> Path | None:
+    """Return the cache's folder: `$PORTABLE_KERNELS_CACHE`, else the user's cache folder.
+
+    None for a user without a home, such as a number given to a container.
+    """
     chosen = os.environ.get("PORTABLE_KERNELS_CACHE")
     if chosen:
         return Path(chosen)
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "portable-kernels"
+    windows = sys.platform == "win32"
+    base = os.environ.get("LOCALAPPDATA" if windows else "XDG_CACHE_HOME")
+    if base:
+        return Path(base) / "portable-kernels"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    return home / ("AppData/Local" if windows else ".cache") / "portable-kernels"
 
 
-def path_for(source: KernelSource, target: str, code_format: CodeFormat) -> Path:
-    """Return the file that holds `source` compiled for `target`."""
+def path_for(source: KernelSource, target: str, code_format: CodeFormat) -> Path | None:
+    """Return the file that holds `source` compiled for `target`, None where there is no folder for it."""
+    place = folder()
+    if place is None:
+        return None
     decisive = "\0".join(
         [source.digest, target, code_format.value, *OPTIONS, *source.options, "{}.{}".format(*version())]
     )
     name = hashlib.sha256(decisive.encode()).hexdigest()[:32]
-    return folder() / target / f"{source.file_name.removesuffix('.cu')}-{name}.{code_format.value}"
+    return place / target / f"{source.file_name.removesuffix('.cu')}-{name}.{code_format.value}"
 
 
 def _read(path: Path) -> bytes | None:
@@ -69,8 +79,9 @@ def _write(path: Path, payload: bytes) -> None:
 def compiled(source: KernelSource, target: str, code_format: CodeFormat) -> bytes:
     """Return `source` compiled for `target`, from the cache or by compiling it now."""
     path = path_for(source, target, code_format)
-    payload = _read(path)
+    payload = _read(path) if path else None
     if payload is None:
         payload = compile_source(source, target, code_format)
-        _write(path, payload)
+        if path:
+            _write(path, payload)
     return payload
