@@ -13,8 +13,9 @@ import pydicom
 import pytest
 
 from prostate_ssl.cli.main import run
+from prostate_ssl.data.importing.b_values import b_value_of
 from prostate_ssl.data.importing.dicom import import_dicom
-from prostate_ssl.data.layout import discover_cases
+from prostate_ssl.data.layout import choose_sequence, discover_cases
 from prostate_ssl.data.reading import read_case
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -51,6 +52,76 @@ def test_b_values_of_every_vendor(tmp_path: Path, vendor: str) -> None:
     volumes = read_case(discover_cases(tmp_path / "out")[0], ("ax_t2wi", "ax_adc", "ax_dwi"))
     assert volumes.modalities.shape == (3, 8, 32, 32) and volumes.present.all()
     assert volumes.modalities[0, 3].mean() == 130 and abs(volumes.modalities[2, 3, 16, 16] - 830) < 1
+
+
+def test_one_series_a_b_value(tmp_path: Path) -> None:
+    """Every b-value is imported once, whatever the order of the series, a repeat instead of the first."""
+    shared = study()
+    write_series(tmp_path / "in", shared, 4, "t2_tse_tra")
+    for number, b_value, value in ((5, 1400, 900), (6, 50, 300), (7, 400, 500), (8, 50, 310)):
+        write_series(
+            tmp_path / "in",
+            shared,
+            number,
+            f"ep2d_diff_b{b_value}",
+            b_value=b_value,
+            sequence="EP",
+            value=value,
+        )
+    for number, value in ((9, 700), (10, 710)):
+        write_series(
+            tmp_path / "in", shared, number, "diff_calc_b2000", b_value=2000, sequence="EP", value=value
+        )
+    outcome = import_dicom(tmp_path / "in", tmp_path / "out", workers=1).outcomes[0]
+    assert _stems(tmp_path / "out") == {
+        "ax_t2wi", "ax_dwi_b50", "ax_dwi_b400", "ax_dwi_b1400", "ax_dwi_b2000_calc",
+    }  # fmt: skip
+    assert {line.number for line in outcome.series if not line.taken} == {6, 9}
+    for stem, value in (("ax_dwi_b50", 310), ("ax_dwi_b1400", 900), ("ax_dwi_b2000_calc", 710)):
+        image = nibabel.load(tmp_path / "out" / "case_0001" / f"{stem}.nii.gz")
+        assert np.asarray(image.dataobj)[0, 0, 0] == value
+    assert choose_sequence(tmp_path / "out" / "case_0001", "ax_dwi").b_value == 1400
+
+
+@pytest.mark.parametrize(
+    ("group", "creator", "element", "vr", "value"),
+    [
+        (0x0019, "SIEMENS MR HEADER", 0x0C, "UN", b"800 "),
+        (0x0019, "SIEMENS MR HEADER", 0x0C, "DS", "800"),
+        (0x0043, "GEMS_PARM_01", 0x39, "UN", b"1000000800\\8\\0\\0 "),
+        (0x0043, "GEMS_PARM_01", 0x39, "IS", ["800", "0", "0", "0"]),
+        (0x2001, "Philips Imaging DD 001", 0x03, "UN", b"\x00\x00\x48\x44"),
+        (0x0065, "Image Private Header", 0x09, "UN", b"\x00\x00\x00\x00\x00\x00\x89\x40"),
+    ],
+)
+@pytest.mark.parametrize("taken_blocks", [0, 2])
+def test_private_b_values_in_any_block_and_as_raw_bytes(
+    tmp_path: Path, group: int, creator: str, element: int, vr: str, value: object, taken_blocks: int
+) -> None:
+    """A vendor's block may lie behind other creators' blocks; archives turn unknown VRs into raw bytes."""
+    image = pydicom.Dataset()
+    for number in range(taken_blocks):
+        image.private_block(group, f"SOMEBODY {number}", create=True).add_new(element, "LO", "77")
+    image.private_block(group, creator, create=True).add_new(element, vr, value)
+    image.file_meta = pydicom.dataset.FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    pydicom.dcmwrite(tmp_path / "a.dcm", image, enforce_file_format=False)
+    assert b_value_of(pydicom.dcmread(tmp_path / "a.dcm", force=True)) == 800
+
+
+def test_files_without_preamble_or_echo_time_are_read(tmp_path: Path) -> None:
+    """As old archives and anonymisers leave them."""
+    write_series(tmp_path / "in", study(), 4, "t2_tse_tra", echo=0)
+    for path in list((tmp_path / "in").iterdir()):
+        image = pydicom.dcmread(path)
+        del image.EchoTime
+        del image.file_meta
+        image.preamble = None
+        image.save_as(path.with_suffix(""), implicit_vr=True, little_endian=True, enforce_file_format=False)
+        path.unlink()
+        assert path.with_suffix("").read_bytes()[:2] == b"\x08\x00"
+    import_dicom(tmp_path / "in", tmp_path / "out", workers=1)
+    assert _stems(tmp_path / "out") == {"ax_t2wi"}
 
 
 def test_enhanced_multi_frame(tmp_path: Path) -> None:

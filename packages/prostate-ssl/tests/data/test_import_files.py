@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from pathlib import Path
 
 import nibabel
@@ -138,3 +140,120 @@ def test_a_damaged_mha_is_named_and_the_others_are_imported(
     assert "1_10_t2w.mha" in capsys.readouterr().err
     assert len(discover_cases(tmp_path / "out")) == 1
     assert "1_10_t2w" not in (tmp_path / "out" / "import_report.json").read_text()
+
+
+def _everything_written(out: Path) -> bytes:
+    seen = b""
+    for path in out.rglob("*"):
+        seen += path.name.encode()
+        if path.is_file():
+            content = path.read_bytes()
+            seen += gzip.decompress(content) if path.name.endswith(".gz") else content
+    return seen
+
+
+def test_names_of_files_do_not_reach_the_outputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither in notes (NaN, 4-D) nor in reasons; texts of the NIfTI header neither."""
+    source = tmp_path / "in" / "Erika Müller"
+    data = np.random.default_rng(0).random((32, 32, 6))
+    data[3] = np.nan
+    _nifti(source / "Musterfrau_T2.nii", data)
+    image = nibabel.Nifti1Image(np.stack([data, data], axis=-1).astype(np.float32), AFFINE)
+    image.header["descrip"], image.header["db_name"] = b"Musterfrau^Erika", b"HOSP-4711"
+    image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Musterfrau^Erika"))
+    nibabel.save(image, source / "Musterfrau_ADC.nii")
+    (source / "Musterfrau_kaputt.nii").write_bytes(b"hello")
+    mapping = tmp_path / "map.csv"
+    mapping.write_text(
+        "patient_id;file;sequence\r\nMusterfrau;Erika Müller/Musterfrau_T2.nii;ax_t2wi\r\n"
+        "Musterfrau;Erika Müller/Musterfrau_ADC.nii;ax_adc\r\n"
+        "HOSP-4711;Erika Müller/Musterfrau_kaputt.nii;ax_t2wi\r\n",
+        encoding="utf-8-sig",
+    )
+    command = [
+        "import",
+        "nifti",
+        str(tmp_path / "in"),
+        "--mapping",
+        str(mapping),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert run([*command, "--workers", "1"]) == 1 and "Musterfrau_kaputt.nii" in capsys.readouterr().err
+    seen = _everything_written(tmp_path / "out")
+    for name in ("Musterfrau", "Erika", "Müller", "HOSP-4711", str(tmp_path)):
+        assert name.encode() not in seen, name
+    assert b"NaN" in seen and b"4-D" in seen
+    report = json.loads((tmp_path / "out" / "import_report.json").read_text())
+    assert report["counts"] == {"imported": 1, "unchanged": 0, "failed": 1}
+
+
+def test_picai_gland_masks_come_from_the_labels(tmp_path: Path) -> None:
+    for kind in ("t2w", "adc", "hbv"):
+        _mha(tmp_path / "in" / "images" / "10001" / f"10001_1000001_{kind}.mha", 5)
+    labels = tmp_path / "in" / "picai_labels"
+    gland, lesion, affine = np.zeros((32, 32, 6)), np.zeros((32, 32, 6)), AFFINE.copy()
+    affine[:2, 3] = 80
+    gland[10:20, 10:20], lesion[1:3] = 1, 1
+    _nifti(
+        labels / "anatomical_delineations" / "whole_gland" / "AI" / "Bosma22b" / "10001_1000001.nii.gz",
+        gland,
+        affine,
+    )
+    _nifti(labels / "csPCa_lesion_delineations" / "human_expert" / "10001_1000001.nii.gz", lesion, affine)
+    out = tmp_path / "out"
+    assert run(["import", "mha", str(tmp_path / "in"), "--out", str(out), "--workers", "1"]) == 0
+    assert _stems(out) == {"ax_t2wi", "ax_adc", "ax_dwi", "roi_Prostate"}
+    mask = np.asarray(nibabel.load(out / "case_0001" / "roi_Prostate.nii.gz").dataobj)
+    assert mask.sum() == gland.sum()
+
+
+def test_bids_raw_images_before_derived_ones_and_b_values_once(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).random((32, 32, 6))
+    _nifti(tmp_path / "in" / "derivatives" / "x" / "sub-01" / "anat" / "sub-01_desc-n4_T2w.nii.gz", data + 7)
+    _nifti(tmp_path / "in" / "sub-01" / "anat" / "sub-01_T2w.nii.gz", data)
+    for run_, values in (("1", "50 800"), ("2", "800 1400"), ("3", "x y")):
+        stem = tmp_path / "in" / "sub-01" / "dwi" / f"sub-01_run-{run_}_dwi.nii.gz"
+        _nifti(stem, np.stack([data + int(run_), data + 10 * int(run_)], axis=-1))
+        stem.with_name(f"sub-01_run-{run_}_dwi.bval").write_text(values)
+    out = tmp_path / "out"
+    assert run(["import", "bids", str(tmp_path / "in"), "--out", str(out), "--workers", "1"]) == 0
+    assert _stems(out) == {"ax_t2wi", "ax_dwi_b50", "ax_dwi_b800", "ax_dwi_b1400"}
+    for stem, add in (("ax_t2wi", 0), ("ax_dwi_b800", 10), ("ax_dwi_b1400", 20)):
+        found = np.asarray(nibabel.load(out / "case_0001" / f"{stem}.nii.gz").dataobj)
+        assert np.allclose(found, data + add, atol=1e-4)
+    assert "holds no b-values" in (out / "import_report.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"DimSize": "30000 30000 30000"}, "no MRI"),
+        ({"DimSize": "32 32 -6"}, ""),
+        ({"ElementSpacing": "0 0 0"}, ""),
+        ({"ElementSpacing": "nan 5 4"}, ""),
+        ({"Offset": "1e300 0 0"}, "far away"),
+        ({"TransformMatrix": "0 0 0 0 0 0 0 0 0"}, ""),
+        ({"ElementNumberOfChannels": "3"}, "not intensities"),
+        ({"ElementDataFile": "/etc/passwd"}, ""),
+        ({"NDims": "2", "DimSize": "32 192"}, ""),
+    ],
+)
+def test_mha_headers_that_lie(
+    tmp_path: Path, change: dict[str, str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refused by name; the other patient is imported."""
+    for patient in ("1", "2"):
+        _mha(tmp_path / "in" / f"{patient}_10_t2w.mha", 1)
+    victim = tmp_path / "in" / "1_10_t2w.mha"
+    head, voxels = victim.read_bytes().split(b"ElementDataFile = LOCAL\n")
+    lines = dict(line.split(" = ", 1) for line in head.decode().splitlines())
+    lines |= {"ElementNumberOfChannels": "1", "CompressedData": "False", "ElementDataFile": "LOCAL"} | change
+    last = lines.pop("ElementDataFile")
+    text = "".join(f"{key} = {value}\n" for key, value in lines.items()) + f"ElementDataFile = {last}\n"
+    victim.write_bytes(text.encode() + voxels)
+    out = tmp_path / "out"
+    assert run(["import", "mha", str(tmp_path / "in"), "--out", str(out), "--workers", "1"]) == 1
+    error = capsys.readouterr().err
+    assert "1_10_t2w.mha" in error and said in error and "fault of prostate-ssl" not in error
+    assert len(discover_cases(out)) == 1

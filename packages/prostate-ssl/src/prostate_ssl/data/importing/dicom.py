@@ -27,6 +27,7 @@ from prostate_ssl.data.importing.dicom_series import (
     choose,
     computed_b_value,
     judge,
+    ranked,
 )
 from prostate_ssl.data.importing.dicom_volumes import read_stack, stack_frames
 from prostate_ssl.data.importing.outcome import (
@@ -185,6 +186,7 @@ def import_study(study: _Study, out: Path) -> CaseOutcome:
     if (out / study.case_id).exists():
         outcome.status = "failed"
         outcome.reason = f"{out / study.case_id} is there already and holds something else; remove it first"
+        outcome.public_reason = "its folder holds something else"
         return outcome
     try:
         images = _read_images(study.judgements, outcome)
@@ -192,6 +194,9 @@ def import_study(study: _Study, out: Path) -> CaseOutcome:
     except ProstateError as error:
         outcome.status, outcome.reason = "failed", error.message
         outcome.public_reason = _without_paths(error.message, study, out)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one patient, the others are imported
+        outcome.status, outcome.reason = "failed", f"{type(error).__name__}: {error}"
+        outcome.public_reason = f"could not be read ({type(error).__name__})"
     return outcome
 
 
@@ -204,45 +209,70 @@ def _without_paths(text: str, study: _Study, out: Path) -> str:
 
 
 def _read_images(judgements: Sequence[Judgement], outcome: CaseOutcome) -> list[NamedImage]:
-    chosen: dict[str, Series] = {}
+    reasons = {id(j.series): j.reason for j in judgements}
     left: list[tuple[Series, str, str]] = [
         (j.series, j.kind, j.reason) for j in judgements if j.kind == OTHER
     ]
-    reasons = {id(j.series): j.reason for j in judgements}
-    for kind in (T2, ADC, DWI):
+    taken: list[_Taken] = []
+    reference: Series | None = None
+    for kind in (T2, ADC):
         candidates = [j.series for j in judgements if j.kind == kind]
-        if not candidates:
-            continue
-        best, others = choose(candidates, kind, chosen.get(T2))
-        chosen[kind] = best
-        left += [(series, kind, reason) for series, reason in others]
-    computed = [j.series for j in judgements if j.kind == COMPUTED]
-    for series in computed:
-        chosen[f"{COMPUTED}-{computed_b_value(series):g}"] = series
-    if T2 not in chosen:
+        if candidates:
+            best, others = choose(candidates, kind, reference)
+            reference = best if kind == T2 else reference
+            taken.append(_Taken(best, kind, {_STEMS[kind]: best.frames}))
+            left += [(series, kind, reason) for series, reason in others]
+    if reference is None:
         kinds = sorted({j.kind for j in judgements} - {OTHER}) or ["nothing of use"]
         raise UnreadableVolumeError(
             f"no axial T2 series (found: {', '.join(kinds)}), and every case needs one"
         )
-    images = []
-    for kind, series in chosen.items():
-        images += _images_of(kind, series)
-    _say_series(outcome, chosen, left, reasons, images)
+    for kind in (DWI, COMPUTED):
+        more, passed = _by_b_value([j.series for j in judgements if j.kind == kind], kind, reference)
+        taken += more
+        left += [(series, kind, "another series of these b-values was preferred") for series in passed]
+    images = [
+        _image(stem, frames, one.series.facts.number) for one in taken for stem, frames in one.images.items()
+    ]
+    _say_series(outcome, taken, left, reasons, images)
     return images
 
 
-def _images_of(kind: str, series: Series) -> list[NamedImage]:
-    number = series.facts.number
-    if kind in (T2, ADC) or kind.startswith(COMPUTED):
-        stem = {T2: "ax_t2wi", ADC: "ax_adc"}.get(kind) or f"ax_dwi_b{kind.rsplit('-', 1)[1]}_calc"
-        return [_image(stem, series.frames, number)]
-    values = sorted({frame.b_value for frame in series.frames if frame.b_value is not None})
-    return [
-        _image(
-            f"ax_dwi_b{round(value)}", [frame for frame in series.frames if frame.b_value == value], number
-        )
-        for value in values
-    ]
+_STEMS = {T2: "ax_t2wi", ADC: "ax_adc"}
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A series that becomes outputs: stem → frames."""
+
+    series: Series
+    kind: str
+    images: dict[str, Sequence[Frame]]
+
+
+def _by_b_value(
+    candidates: Sequence[Series], kind: str, reference: Series
+) -> tuple[list[_Taken], list[Series]]:
+    """Every b-value once, each from the best series that has it: some scanners write one series a b-value."""
+    taken: list[_Taken] = []
+    passed: list[Series] = []
+    have: set[int] = set()
+    for series in ranked(candidates, kind, reference):
+        if kind == COMPUTED:
+            frames = {round(computed_b_value(series) or 0): list(series.frames)}
+        else:
+            frames = {}
+            for frame in series.frames:
+                if frame.b_value is not None:
+                    frames.setdefault(round(frame.b_value), []).append(frame)
+        ending = "_calc" if kind == COMPUTED else ""
+        images = {f"ax_dwi_b{value}{ending}": frames[value] for value in sorted(frames) if value not in have}
+        have |= set(frames)
+        if images:
+            taken.append(_Taken(series, kind, dict(images)))
+        else:
+            passed.append(series)
+    return taken, passed
 
 
 def _image(stem: str, frames: Sequence[Frame], number: int) -> NamedImage:
@@ -253,17 +283,16 @@ def _image(stem: str, frames: Sequence[Frame], number: int) -> NamedImage:
 
 def _say_series(
     outcome: CaseOutcome,
-    chosen: dict[str, Series],
+    taken: Sequence[_Taken],
     left: Sequence[tuple[Series, str, str]],
     reasons: dict[int, str],
     images: Sequence[NamedImage],
 ) -> None:
-    for kind, series in chosen.items():
-        notes = tuple(
-            note for image in images if image.number == series.facts.number for note in image.volume.notes
+    for one in taken:
+        notes = tuple(note for image in images if image.stem in one.images for note in image.volume.notes)
+        outcome.series.append(
+            _line(one.series, one.kind, True, reasons[id(one.series)], tuple(dict.fromkeys(notes)))
         )
-        plain = COMPUTED if kind.startswith(COMPUTED) else kind
-        outcome.series.append(_line(series, plain, True, reasons[id(series)], tuple(dict.fromkeys(notes))))
     outcome.series += [_line(series, kind, False, reason) for series, kind, reason in left]
     outcome.series.sort(key=lambda line: line.number)
 

@@ -93,9 +93,12 @@ def list_files(root: Path) -> Iterator[Path]:
 def _looks_like_dicom(file: Path) -> bool:
     try:
         with file.open("rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
+            head = handle.read(132)
     except OSError:
         return True
+    # Old archives write no preamble: such a file begins with an element of group 0002 or 0008.
+    bare = len(head) > 8 and head[0] in (2, 8) and head[1] == 0 and head[3] == 0
+    return head[128:] == b"DICM" or bare
 
 
 def read_headers(file: Path) -> HeaderResult:

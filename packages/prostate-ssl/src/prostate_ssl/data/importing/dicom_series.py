@@ -124,6 +124,8 @@ def _judge_t2(series: Series) -> Judgement:
     gradient = "GR" in facts.scanning_sequence and "SE" not in facts.scanning_sequence
     if gradient:
         return Judgement(series, OTHER, "a gradient echo, not a T2 spin echo")
+    if not facts.echo_time and "t2" in facts.description:
+        return Judgement(series, T2, "axial, T2 by its description (no echo time)")
     if facts.echo_time < LEAST_ECHO_TIME or 0 < facts.repetition_time < LEAST_REPETITION_TIME:
         times = f"TE {facts.echo_time:g} ms, TR {facts.repetition_time:g} ms"
         return Judgement(series, OTHER, f"not T2-weighted ({times})")
@@ -159,16 +161,12 @@ def rank_t2(series: Series) -> tuple[float, ...]:
     )
 
 
-def choose(
-    candidates: Sequence[Series], kind: str, near: Series | None
-) -> tuple[Series, list[tuple[Series, str]]]:
-    """Choose one of several series of a kind.
+def ranked(candidates: Sequence[Series], kind: str, near: Series | None) -> list[Series]:
+    """Series of a kind, best first.
 
-    Of T2: see `rank_t2`. Of the others: those in the T2 image's frame of reference first, then the one with
-    most slices and b-values, then the later one (a repeat is made because the first went wrong).
-
-    Returns:
-        The chosen, and the others with the reason for leaving them.
+    Of T2: see `rank_t2`. Of the others: those in the T2 image's frame of reference first, then those with
+    trace images, with most b-values, with most slices, then the later one (a repeat is made because the first
+    went wrong).
     """
 
     def rank(series: Series) -> tuple[float, ...]:
@@ -185,7 +183,13 @@ def choose(
             series.facts.number,
         )
 
-    ordered = sorted(candidates, key=rank)
-    best = ordered[-1]
+    return sorted(candidates, key=rank, reverse=True)
+
+
+def choose(
+    candidates: Sequence[Series], kind: str, near: Series | None
+) -> tuple[Series, list[tuple[Series, str]]]:
+    """The best series of a kind, and the others with the reason for leaving them."""
+    best, *others = ranked(candidates, kind, near)
     reason = f"series {best.facts.number} was preferred for {kind}"
-    return best, [(series, reason) for series in ordered[:-1]]
+    return best, [(series, reason) for series in others]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from prostate_ssl.data.importing.b_values import HIGHEST
 from prostate_ssl.data.importing.dicom_headers import list_files
 from prostate_ssl.data.importing.outcome import (
     CaseOutcome,
@@ -39,8 +40,8 @@ from prostate_ssl.data.volumes import (
 from prostate_ssl.errors import ProstateError
 
 _SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd")
-_PICAI = re.compile(r"(?P<patient>\d+)_(?P<study>\d+)_(?P<kind>[a-z0-9]+)", re.IGNORECASE)
-_PICAI_STEMS = {"t2w": REFERENCE_SEQUENCE, "adc": "ax_adc", "hbv": "ax_dwi"}
+_PICAI = re.compile(r"(?P<patient>\d+)_(?P<study>\d+)(?:_(?P<kind>[a-z0-9]+))?", re.IGNORECASE)
+_PICAI_STEMS = {"t2w": REFERENCE_SEQUENCE, "adc": "ax_adc", "hbv": "ax_dwi", "gland": MASK_NAME}
 _STEM = re.compile(rf"{REFERENCE_SEQUENCE}|ax_adc|{MASK_NAME}|(?:ax_)?dwi(?:_b?\d+)?(?:_calc)?|[a-z]\w*")
 
 
@@ -51,13 +52,15 @@ class SourceFile:
     Attributes:
         stem: name of the output without suffix; "" for a file that is left.
         b_values: of a 4-D diffusion file, s/mm², one a volume; it becomes one output for each distinct value.
-        reason: why it was taken or left.
+        reason: why it was taken or left; no part of its name, which can be a person's.
+        have: b-values that another file of the patient gives already.
     """
 
     path: Path
     stem: str
     reason: str
     b_values: tuple[float, ...] = ()
+    have: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,14 +92,15 @@ def find_picai(source: Path) -> list[SourcePatient]:
     """Patients of a PI-CAI / grand-challenge folder: `<patient>_<study>_{t2w,adc,hbv,sag,cor}.mha`.
 
     Of several studies the latest (the highest number) that has a T2 image is taken. The high-b image may be
-    acquired or computed, its b-value is not in the name: it becomes `ax_dwi`.
+    acquired or computed, its b-value is not in the name: it becomes `ax_dwi`. Gland masks are the files
+    `<patient>_<study>.nii.gz` in a folder `whole_gland`, as the challenge's labels have them.
     """
     studies: dict[str, dict[str, list[tuple[str, Path]]]] = {}
     for path in _images(source):
         match = _PICAI.fullmatch(_stem(path))
-        if match:
+        if match and (match["kind"] or "whole_gland" in path.parts):
             kinds = studies.setdefault(match["patient"], {}).setdefault(match["study"], [])
-            kinds.append((match["kind"].lower(), path))
+            kinds.append(((match["kind"] or "gland").lower(), path))
     patients = []
     for patient, found in sorted(studies.items()):
         with_t2 = [study for study, files in found.items() if any(kind == "t2w" for kind, _ in files)]
@@ -106,6 +110,11 @@ def find_picai(source: Path) -> list[SourcePatient]:
             for study, members in sorted(found.items())
             for kind, path in sorted(members)
         ]
+        seen: set[str] = set()
+        for row, file in enumerate(files):
+            if file.stem and file.stem in seen:
+                files[row] = SourceFile(file.path, "", f"a second {file.stem}")
+            seen.add(file.stem)
         patients.append(SourcePatient(patient, tuple(files)))
     return patients
 
@@ -114,7 +123,7 @@ def _picai_file(kind: str, path: Path) -> SourceFile:
     stem = _PICAI_STEMS.get(kind, "")
     if stem:
         return SourceFile(path, stem, f"'{kind}' by name")
-    return SourceFile(path, "", {"sag": "sagittal", "cor": "coronal"}.get(kind, f"'{kind}' is not used"))
+    return SourceFile(path, "", {"sag": "sagittal", "cor": "coronal"}.get(kind, "not used"))
 
 
 def find_bids(source: Path) -> list[SourcePatient]:
@@ -140,14 +149,20 @@ def _bids_files(paths: Sequence[Path]) -> list[SourceFile]:
     session = with_t2[-1] if with_t2 else ""
     files = []
     taken: set[str] = set()
-    for path in sorted(paths):
+    have: set[int] = set()
+    # Raw images before those that somebody derived from them.
+    for path in sorted(paths, key=lambda path: ("derivatives" in path.parts, path)):
         if _session(path) != session:
             files.append(SourceFile(path, "", "another session was taken"))
             continue
         file = _bids_file(path)
-        if file.stem and file.stem in taken and not file.b_values:
+        values = {round(value) for value in file.b_values}
+        if (file.stem in taken and not values) or (values and values <= have):
             file = SourceFile(path, "", f"a second {file.stem}")
-        taken.add(file.stem)
+        elif values:
+            file = replace(file, have=tuple(have))
+        have |= values
+        taken |= {file.stem} - {""}
         files.append(file)
     return files
 
@@ -166,6 +181,8 @@ def _bids_file(path: Path) -> SourceFile:
         return SourceFile(path, "ax_adc", "an ADC map")
     if suffix == "dwi":
         values = _b_values_beside(path)
+        if values is None:
+            return SourceFile(path, "", "its .bval file holds no b-values")
         if not values:
             return SourceFile(path, "ax_dwi", "diffusion without a .bval file")
         return SourceFile(
@@ -173,17 +190,19 @@ def _bids_file(path: Path) -> SourceFile:
         )
     if suffix in ("mask", "dseg") and re.search("prostate|gland", stem, re.IGNORECASE):
         return SourceFile(path, MASK_NAME, "a gland mask")
-    return SourceFile(path, "", f"'{suffix}' is not used")
+    return SourceFile(path, "", "not used")
 
 
-def _b_values_beside(path: Path) -> tuple[float, ...]:
+def _b_values_beside(path: Path) -> tuple[float, ...] | None:
+    """b-values of the .bval file, () without one, None where it holds no numbers."""
     file = path.with_name(_stem(path) + ".bval")
     if not file.is_file():
         return ()
     try:
-        return tuple(float(word) for word in file.read_text(encoding="utf-8").split())
-    except (ValueError, OSError) as error:
-        raise ProstateError(f"{file} should hold b-values, numbers with spaces between: {error}.") from error
+        values = tuple(float(word) for word in file.read_text(encoding="utf-8").split())
+    except (ValueError, OSError):
+        return None
+    return values if values and all(0 <= value <= HIGHEST for value in values) else None
 
 
 def find_mapped(source: Path, mapping: Path) -> list[SourcePatient]:
@@ -269,6 +288,7 @@ def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
             "failed",
             f"{out / patient.case_id} holds something else; remove it first",
         )
+        outcome.public_reason = "its folder holds something else"
         return outcome
     try:
         images = [
@@ -284,8 +304,16 @@ def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
         outcome.status, outcome.reason = "failed", error.message
         outcome.public_reason = error.message.replace(str(out), "the data folder")
         for number, file in enumerate(patient.files, start=1):
-            outcome.public_reason = outcome.public_reason.replace(str(file.path), f"file {number}")
+            outcome.public_reason = _impersonal(outcome.public_reason, file.path, number)
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with one patient, the others are imported
+        outcome.status, outcome.reason = "failed", f"{type(error).__name__}: {error}"
+        outcome.public_reason = f"could not be read ({type(error).__name__})"
     return outcome
+
+
+def _impersonal(text: str, path: Path, number: int) -> str:
+    """A sentence as a manifest may say it: names of files can be names of people."""
+    return text.replace(str(path), f"file {number}").replace(path.name, f"file {number}")
 
 
 def _read(file: SourceFile, number: int) -> list[NamedImage]:
@@ -294,12 +322,14 @@ def _read(file: SourceFile, number: int) -> list[NamedImage]:
         return [
             NamedImage(f"ax_dwi_b{round(value)}", volume, number, source)
             for value, volume in _split_by_b_value(file.path, file.b_values)
+            if round(value) not in file.have
         ]
     volume = _read_itk(file.path) if file.path.suffix.lower() in (".mha", ".mhd") else read_volume(file.path)
     if file.stem == REFERENCE_SEQUENCE and _lies(volume) != "axial":
         raise UnreadableVolumeError(
             f"{file.path}: its slices lie {_lies(volume)}, an axial T2 image is needed."
         )
+    volume = replace(volume, notes=tuple(_impersonal(note, file.path, number) for note in volume.notes))
     return [NamedImage(file.stem, volume, number, source, is_mask=file.stem == MASK_NAME)]
 
 
