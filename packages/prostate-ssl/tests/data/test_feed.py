@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -351,3 +352,23 @@ def test_windows_drive_letters_survive() -> None:
     )
     assert str(spec.root) == r"C:\data\mri" and spec.split_csv == "D:/lists/val.csv"
     assert spec.split == "VAL" and spec.mri_sequences == ("a", "b")
+
+
+def test_contact_sheet_shows_crops_masks_and_the_gland(
+    copied: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = copied(2), tmp_path / "new" / "sheet.png"
+    command = [
+        "crops",
+        f"ProstateSSL:root={root}:random_slices=True",
+        "--out",
+        str(out),
+        "--case",
+        "phantom_0002",
+    ]
+    assert run(command) == 0 and "phantom_0002" in capsys.readouterr().out
+    picture = (matplotlib.image.imread(out)[..., :3] * 255).round()
+    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    assert ((red > 80) & (red > 1.5 * green) & (red > 1.5 * blue)).mean() > 0.02  # masked patches
+    assert ((red > 180) & (green > 150) & (blue < 90)).sum() > 500  # the gland's outline
+    assert run([*command[:-1], "nobody"]) == 2

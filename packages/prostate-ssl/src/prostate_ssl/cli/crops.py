@@ -15,7 +15,7 @@ def command(
     cache: Path | None = typer.Option(None, "--cache", help="Cache folder."),
     seed: int = typer.Option(0, "--seed"),
 ) -> None:
-    """Draw the two global and eight local crops of a case, every modality, masked patches in red."""
+    """Draw the two global and eight local crops of a case: masked patches red, the gland's outline yellow."""
     import time
 
     from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
@@ -31,7 +31,7 @@ def command(
     if case is not None and case not in dataset.case_ids:
         raise ProstateError(f"There is no case {case}; the first is {dataset.case_ids[0]}.", exit_code=2)
     wanted = dataset.case_ids.index(case) if case is not None else 0
-    settings = AugmentationSettings(append_label_mask=dataset.spec.append_label_mask)
+    settings = AugmentationSettings(append_label_mask=True)  # for the outline; other channels stay the same
     # One batch holds every case up to a dozen: the wanted one is certainly among them.
     size = min(len(dataset), 12) if case is None or len(dataset) <= 12 else len(dataset)
     feed = build_feed(dataset, settings, size, seed, cache=cache)

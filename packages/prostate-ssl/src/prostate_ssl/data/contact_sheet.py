@@ -20,7 +20,7 @@ def draw_contact_sheet(
     """Draw the crops of one case of a batch; rows are modalities, columns crops.
 
     Args:
-        batch: on any device.
+        batch: on any device, with the gland mask as last channel: its outline is drawn in yellow.
         row: which case of the batch.
         modalities: names of the first channels.
         title: above the picture.
@@ -45,6 +45,9 @@ def draw_contact_sheet(
                 side = crop.shape[-1] // patch_size
                 tint = np.kron(masks[c, m].reshape(side, side), np.ones((patch_size, patch_size)))
                 axis.imshow(np.dstack([tint, 0 * tint, 0 * tint, 0.45 * tint]))
+            gland = crop[len(modalities)]
+            if gland.any() and not gland.all():
+                axis.contour(gland, levels=[0.5], colors="gold", linewidths=0.8)
             axis.set_xticks([])
             axis.set_yticks([])
             if m == 0:
