@@ -40,7 +40,7 @@ def command(
         raise BringupError("env-or-image", exit_code=2)
     gpus = _named(gpu or [])
     read = read_project(project.expanduser().absolute()) if project else None
-    machine = read_machine()
+    machine = read_machine(interpreters=env is None and image is None and project is None)
     with ScanProgress() as progress:
         if image is not None:
             diagnoses, unread = _diagnose_image(image, machine, read, gpus, progress)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ _QUESTION = (
     " sys.maxsize > 2**32, bool(u.find_spec('ensurepip')), bool(u.find_spec('venv')),"
     " sysconfig.get_platform()]))"
 )
+_ASKED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,12 @@ def ask(path: Path | str) -> Interpreter | None:
 
 def _candidates() -> Iterator[Path]:
     yield Path(sys.executable)
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     names = ["python3", "python", *(f"python3.{minor}" for minor in range(20, 7, -1))]
     for name in names:
         found = shutil.which(name)
-        if found:
+        # pyenv's shims are slow scripts in front of the interpreters below.
+        if found and (Path(found).parent != pyenv / "shims" or name == "python3"):
             yield Path(found)
     conda = os.environ.get("CONDA_PREFIX")
     if conda:
@@ -70,9 +74,7 @@ def _candidates() -> Iterator[Path]:
     uv = Path(uv_home) if uv_home else Path.home() / ".local/share/uv/python"
     if uv.is_dir():
         yield from sorted(uv.glob("cpython-*/bin/python3.*[0-9]"), reverse=True)
-    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    if pyenv.is_dir():
-        yield from sorted(pyenv.glob("*/bin/python"), reverse=True)
+    yield from sorted(pyenv.glob("versions/*/bin/python"), reverse=True)
 
 
 def base_of(interpreter: Path) -> Path:
@@ -86,9 +88,12 @@ def base_of(interpreter: Path) -> Path:
 
 def find_interpreters() -> tuple[Interpreter, ...]:
     """All that answer, each once, this process's own base interpreter first."""
+    bases: dict[str, Path] = {}
+    for base in map(base_of, _candidates()):
+        bases.setdefault(os.path.realpath(base), base)
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        answers = list(pool.map(ask, bases.values()))
     found: dict[str, Interpreter] = {}
-    for candidate in _candidates():
-        answer = ask(base_of(candidate))
-        if answer:
-            found.setdefault(str(Path(answer.path).resolve()), answer)
+    for answer in filter(None, answers):
+        found.setdefault(str(Path(answer.path).resolve()), answer)
     return tuple(found.values())

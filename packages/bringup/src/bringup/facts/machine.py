@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bringup.facts.interpreters import Interpreter, find_interpreters
 
 @dataclass(frozen=True)
 class MachineFacts:
-    """GPUs and driver, host, disk of the state folder, Python interpreters, index configuration."""
+    """GPUs and driver, host, disk of the state folder, Python interpreters if asked, indexes."""
 
     gpus: GpuSurvey
     host: HostFacts
@@ -31,12 +32,18 @@ class MachineFacts:
         return document
 
 
-def read_machine(state_folder: Path | None = None) -> MachineFacts:
-    """Read everything; takes about a second, most of it asking interpreters and pip."""
-    return MachineFacts(
-        gpus=read_gpus(),
-        host=read_host(),
-        disk=read_disk(state_folder or state.home()),
-        interpreters=find_interpreters(),
-        indexes=read_indexes(),
-    )
+def read_machine(state_folder: Path | None = None, interpreters: bool = True) -> MachineFacts:
+    """Read everything; takes about a second, most of it asking interpreters and pip.
+
+    Args:
+        interpreters: also ask the interpreters of this machine, for those who mean to use one.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        indexes = pool.submit(read_indexes)
+        return MachineFacts(
+            gpus=read_gpus(),
+            host=read_host(),
+            disk=read_disk(state_folder or state.home()),
+            interpreters=find_interpreters() if interpreters else (),
+            indexes=indexes.result(),
+        )

@@ -64,7 +64,8 @@ def fact_rows(facts: MachineFacts) -> list[tuple[str, str]]:
     rows.append((say("facts.memory"), memory))
     rows.append((say("facts.disk"), say("facts.disk-row", free=size(facts.disk.free), path=facts.disk.path)))
     pythons = dict.fromkeys(python.version for python in facts.interpreters)
-    rows.append((say("facts.python"), ", ".join(pythons) or "–"))
+    if pythons:
+        rows.append((say("facts.python"), ", ".join(pythons)))
     index = [f"{key.rpartition('.')[2]} {value}" for key, value in facts.indexes.pip if _is_source(key)]
     rows.append((say("facts.index"), "; ".join(dict.fromkeys(index)) or say("facts.index-default")))
     if facts.indexes.uv:
@@ -176,8 +177,8 @@ def times_table(rows: Sequence[Timed]) -> Table:
     for row in rows:
         reused = f" ({say('report.reused')})" if row.reused else ""
         table.add_row(f"{row.title}{reused}", duration(row.seconds))
-        for name, seconds in row.parts:
-            table.add_row(f"  {name}", brief(seconds))
+        for name, told in row.parts:
+            table.add_row(f"  {name}", told if isinstance(told, str) else brief(told))
     return table
 
 
