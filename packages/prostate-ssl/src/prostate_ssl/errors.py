@@ -15,3 +15,7 @@ class ProstateError(Exception):
         super().__init__(message)
         self.message = message
         self.exit_code = exit_code
+
+
+class UnreadableVolumeError(ProstateError):
+    """A file or a case's folder that cannot be used; the message names it and the reason."""

@@ -17,8 +17,7 @@ from prostate_ssl.data.checking import check_folder
 from prostate_ssl.data.layout import Case, choose_sequence, discover_cases
 from prostate_ssl.data.preparing import prepare_case
 from prostate_ssl.data.reading import read_case
-from prostate_ssl.data.volumes import UnreadableVolumeError
-from prostate_ssl.errors import ProstateError
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 
 SEQUENCES = ("ax_t2wi", "ax_adc", "ax_dwi")
 SMALL = AugmentationSettings(global_crops_size=56, local_crops_size=28, local_crops_number=2)

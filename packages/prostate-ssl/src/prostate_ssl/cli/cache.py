@@ -54,12 +54,12 @@ def command(
 
 def _cache_one(out: Path, names: tuple[str, ...], case: Case) -> dict[str, Any]:
     from prostate_ssl.data.cache import CaseCache
-    from prostate_ssl.data.volumes import UnreadableVolumeError
+    from prostate_ssl.errors import UnreadableVolumeError
 
     try:
         cached, built = CaseCache(out, names).ensure(case)
-    except UnreadableVolumeError as error:
-        return {"case_id": case.case_id, "status": "failed", "bytes": 0, "notes": [error.message]}
+    except (UnreadableVolumeError, OSError) as error:
+        return {"case_id": case.case_id, "status": "failed", "bytes": 0, "notes": [str(error)]}
     status = "built" if built else "unchanged"
     return {
         "case_id": case.case_id,

@@ -21,7 +21,8 @@ from prostate_ssl.data.layout import (
 )
 from prostate_ssl.data.reading import LEAST_OVERLAP, SMALL_MASK_VOXELS
 from prostate_ssl.data.tables import PatientTable
-from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, read_volume, resample, same_grid
+from prostate_ssl.data.volumes import Volume, read_volume, resample, same_grid
+from prostate_ssl.errors import UnreadableVolumeError
 
 ERROR, WARNING, INFO = "error", "warning", "info"
 OUTLIER_RATIO = 50.0
@@ -121,6 +122,14 @@ def check_folder(
 def check_case(case: Case, sequences: Sequence[str]) -> CaseReport:
     """Read every chosen file of a case and look at geometry, intensities and mask."""
     report = CaseReport(case.case_id)
+    try:
+        _check_files(case, sequences, report)
+    except UnreadableVolumeError as error:
+        report.say(ERROR, "unreadable", error.message)
+    return report
+
+
+def _check_files(case: Case, sequences: Sequence[str], report: CaseReport) -> None:
     reference: Volume | None = None
     for name in dict.fromkeys((REFERENCE_SEQUENCE, *sequences)):
         volume = _check_sequence(case, name, report)
@@ -131,7 +140,6 @@ def check_case(case: Case, sequences: Sequence[str]) -> CaseReport:
     if reference is not None:
         _check_mask(case, reference, report)
     _check_b_values(case, report)
-    return report
 
 
 def _check_sequence(case: Case, name: str, report: CaseReport) -> Volume | None:

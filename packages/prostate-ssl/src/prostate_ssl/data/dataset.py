@@ -18,7 +18,7 @@ from prostate_ssl.data.layout import MASK_NAME, Case, choose_sequence, discover_
 from prostate_ssl.data.preparing import Preparation, PreparedCase, prepare_case
 from prostate_ssl.data.reading import read_case
 from prostate_ssl.data.tables import PatientTable, find_split_csv, read_patient_table
-from prostate_ssl.errors import ProstateError
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 from prostate_ssl.randomness import Draw, host_uniform
 
 logger = logging.getLogger("prostate_ssl")
@@ -139,7 +139,7 @@ class ProstateDataset:
         return labels
 
     def _with_mask(self) -> np.ndarray:
-        return np.array([choose_sequence(case.folder, MASK_NAME).path is not None for case in self.cases])
+        return np.array([_has_mask(case) for case in self.cases])
 
     def _share_of(self, eligible: np.ndarray) -> np.ndarray:
         chosen = np.zeros(len(self.cases), dtype=bool)
@@ -225,6 +225,13 @@ class ProstateDataset:
             raise IndexError(index)
         sample = self.sample(index % len(self))
         return sample.image, sample.label
+
+
+def _has_mask(case: Case) -> bool:
+    try:
+        return choose_sequence(case.folder, MASK_NAME).path is not None
+    except UnreadableVolumeError:
+        return False  # refused by name when it is read
 
 
 def _parse_label(text: str, case_id: str, path: Path) -> int:

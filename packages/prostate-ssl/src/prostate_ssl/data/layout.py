@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from prostate_ssl.errors import ProstateError
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 
 REQUIRED_SEQUENCES = ("ax_t2wi", "ax_adc", "ax_dwi")
 REFERENCE_SEQUENCE = "ax_t2wi"
@@ -60,9 +60,17 @@ def stem_of(path: Path) -> str | None:
 
 
 def nifti_files(folder: Path) -> dict[str, Path]:
-    """Stem → file. Of two with one stem the uncompressed is taken: it is read without decoding."""
+    """Stem → file. Of two with one stem the uncompressed is taken: it is read without decoding.
+
+    Raises:
+        UnreadableVolumeError: the folder cannot be read.
+    """
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UnreadableVolumeError(f"{folder}: cannot be read ({error.strerror}).") from error
+    for path in paths:
         stem = stem_of(path)
         if stem is None or path.name.startswith(".") or not path.is_file():
             continue
@@ -127,7 +135,10 @@ def _is_case_folder(folder: Path) -> bool:
     """Lists (`split/train.csv`) may stand in the root beside the patients; they are no patient."""
     if folder.name.startswith(".") or not folder.is_dir():
         return False
-    names = [path.name for path in folder.iterdir()]
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError:
+        return True  # a case that cannot be read is refused by name when it is read
     return any(stem_of(Path(name)) for name in names) or not any(name.endswith(".csv") for name in names)
 
 

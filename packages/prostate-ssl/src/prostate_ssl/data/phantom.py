@@ -4,8 +4,9 @@ Anatomy is drawn in millimetres and sampled on two grids, as a scanner does: T2 
 a little displaced. Diffusion images follow S(b) = S(0) · exp(-b · ADC) with Rician noise.
 
 The label is 1 for a clinically significant lesion: one focal, compact mass, dark on T2 and ADC and bright at
-high b. Cases of label 0 show the same change of signal over about the same volume, but scattered over many
-small foci (the pattern of inflammation). Grey values alone therefore say little; their arrangement does.
+high b. Cases of label 0 show the same change of signal over the same volume, but scattered over several
+small foci (the pattern of inflammation). Every case has a contrast of its own, as from another scanner. Grey
+values alone therefore say little; their arrangement does.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from prostate_ssl.data.volumes import write_volume
 from prostate_ssl.errors import ProstateError
 
 B_VALUES = (50, 400, 1000)
+MIDDLING_ADC = np.float32(1300.0)
 EDGE_SHARE = 0.45
-PARTIAL_VOLUME = 1.22
+FOCUS_GAP_MM = 8.5
+CHANGE_LENGTH_MM = 20.0
+"""Half length of a change from head to foot: most slices of the gland show it."""
 GLAND_MM = (24.0, 18.0, 22.0)
 """Half axes of a middling gland: left–right, front–back, head–foot."""
 
@@ -112,10 +116,10 @@ def _draw_anatomy(rng: np.random.Generator, label: int) -> _Anatomy:
     )
     # Extent and strength of the change vary widely and in the same way in both classes: what they do to
     # the grey values then tells nothing of the label.
-    strength = rng.uniform(0.4, 0.85)
-    radius = 6.8 * np.sqrt(rng.uniform(0.5, 1.8))
+    strength = rng.uniform(0.55, 0.9)
+    radius = rng.uniform(6.5, 9.5)
     place = _place_in_gland(rng, axes, centre, 0.25, 0.62)
-    focal = _Focus(place, np.array([radius, radius * rng.uniform(0.85, 1.1), 9.0]), strength)
+    focal = _Focus(place, np.array([radius, radius * rng.uniform(0.9, 1.1), CHANGE_LENGTH_MM]), strength)
     foci = (focal,) if label else _scattered(rng, axes, centre, focal)
     nodules = tuple(
         _Focus(_place_in_gland(rng, axes, centre, 0.0, 0.5), rng.uniform(3, 7, size=3), rng.uniform(-1, 1))
@@ -139,19 +143,18 @@ def _place_in_gland(
 def _scattered(
     rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, like: _Focus
 ) -> tuple[_Focus, ...]:
-    """Many small foci that change about as much of the image as one mass, over the same slices, apart."""
+    """Small foci, apart, that change as much of the image as one mass, over the same slices."""
     foci: list[_Focus] = []
-    # The coarse diffusion grid averages a small focus with its surroundings: it starts out stronger.
-    strength = PARTIAL_VOLUME * like.strength
-    # Soft edges weigh more on many small foci than on one mass: 0.8 of its area changes as many voxels.
-    area = 0.8 * float(like.radius[0] * like.radius[1])
-    while area > 0:
-        small = rng.uniform(2.3, 3.1)
+    # Edges are a share of the radius: as much area then has the same values, however it is cut up.
+    area = float(like.radius[0] * like.radius[1])
+    while area > 5.0:
+        small = rng.uniform(3.2, 3.8)
         for _ in range(60):  # a place that keeps clear of the others, as long as there is one
             place = _place_in_gland(rng, axes, centre, 0.05, 0.85)
-            if all(np.hypot(*(place - other.centre)[:2]) > 6.5 for other in foci):
+            if all(np.hypot(*(place - other.centre)[:2]) > FOCUS_GAP_MM for other in foci):
                 break
-        foci.append(_Focus(np.array([*place[:2], like.centre[2]]), np.array([small, small, 9.0]), strength))
+        centre_of_focus = np.array([*place[:2], like.centre[2]])
+        foci.append(_Focus(centre_of_focus, np.array([small, small, CHANGE_LENGTH_MM]), like.strength))
         area -= small * small
     return tuple(foci)
 
@@ -197,9 +200,9 @@ def _sample_tissue(anatomy: _Anatomy, axes: tuple[np.ndarray, ...], field_of_vie
         )
     gland = _inside(axes, centre, half, 0.10)
     zone = _inside(axes, centre - [0, 0.22 * half[1], 0], half * [0.66, 0.62, 0.75], 0.15)
-    t2 = _blend(t2, gland, 0.72 + 0.06 * texture - 0.27 * zone + 0.10 * zone * texture)
+    t2 = _blend(t2, gland, 0.72 + 0.03 * texture - 0.27 * zone + 0.05 * zone * texture)
     s0 = _blend(s0, gland, 0.55 - 0.08 * zone)
-    adc = _blend(adc, gland, 1650 - 350 * zone + 90 * texture)
+    adc = _blend(adc, gland, 1650 - 350 * zone + 45 * texture)
     for nodule in anatomy.nodules:
         weight = _inside(axes, nodule.centre, nodule.radius, 0.25) * zone
         t2 = t2 + weight * np.float32(0.16 * nodule.strength)
@@ -243,8 +246,9 @@ def make_phantom_case(settings: PhantomSettings, index: int, label: int, folder:
     affine, origin = _grid(fine_shape, fine_spacing, np.zeros(3))
     axes = _axes(fine_shape, fine_spacing, origin)
     tissue = _sample_tissue(anatomy, axes, view)
-    gain = 600 * rng.uniform(0.7, 1.4)
-    t2 = gain * _rician(rng, tissue.t2 * _bias_field(rng, axes, view), 0.025)
+    gain, contrast = 600 * rng.uniform(0.7, 1.4), rng.uniform(0.7, 1.4, size=3)
+    seen = np.clip(tissue.t2, 0.0, None) ** np.float32(contrast[0])
+    t2 = gain * _rician(rng, seen * _bias_field(rng, axes, view), 0.02)
     write_volume(folder / "ax_t2wi.nii.gz", t2, affine, np.int16)
     write_volume(folder / f"{MASK_NAME}.nii.gz", tissue.gland, affine, np.uint8)
 
@@ -254,12 +258,13 @@ def make_phantom_case(settings: PhantomSettings, index: int, label: int, folder:
     affine, origin = _grid(coarse_shape, coarse_spacing, rng.uniform(-1.5, 1.5, size=3) * [1, 1, 0])
     axes = _axes(coarse_shape, coarse_spacing, origin)
     tissue = _sample_tissue(anatomy, axes, view)
-    adc = tissue.adc + 60 * rng.standard_normal(tissue.adc.shape, dtype=np.float32) * (tissue.adc > 50)
+    adc = MIDDLING_ADC * (np.clip(tissue.adc, 0.0, None) / MIDDLING_ADC) ** np.float32(contrast[2])
+    adc += 40 * rng.standard_normal(adc.shape, dtype=np.float32) * (tissue.adc > 50)
     write_volume(folder / "ax_adc.nii.gz", np.clip(adc, 0, 4000), affine, np.int16)
     bias, gain = _bias_field(rng, axes, view), 500 * rng.uniform(0.7, 1.4)
     for b in B_VALUES:
-        signal = tissue.diffusion * bias * np.exp(-np.float32(b * 1e-6) * tissue.adc)
-        write_volume(folder / f"ax_dwi_b{b}.nii.gz", gain * _rician(rng, signal, 0.012), affine, np.int16)
+        signal = tissue.diffusion * bias * np.exp(-np.float32(b * 1e-6 * contrast[1]) * tissue.adc)
+        write_volume(folder / f"ax_dwi_b{b}.nii.gz", gain * _rician(rng, signal, 0.01), affine, np.int16)
 
 
 def phantom_label(seed: int, index: int) -> int:
@@ -299,7 +304,7 @@ def _case_name(index: int) -> str:
 
 
 def _describe(settings: PhantomSettings, index: int) -> dict[str, object]:
-    return {**asdict(settings), "index": index, "label": phantom_label(settings.seed, index), "version": 2}
+    return {**asdict(settings), "index": index, "label": phantom_label(settings.seed, index), "version": 3}
 
 
 def _write_one(out: Path, settings: PhantomSettings, index: int) -> str:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from prostate_ssl.data.layout import MASK_NAME, REFERENCE_SEQUENCE, Case, choose_sequence
-from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, read_volume, resample, same_grid
+from prostate_ssl.data.volumes import Volume, read_volume, resample, same_grid
+from prostate_ssl.errors import UnreadableVolumeError
 
 LEAST_OVERLAP = 0.05
 """A modality that covers less of the T2 grid than this lies elsewhere, and is taken as missing."""

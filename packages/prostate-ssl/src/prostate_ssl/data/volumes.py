@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
 
-from prostate_ssl.errors import ProstateError
+from prostate_ssl.errors import UnreadableVolumeError
 
 GRID_TOLERANCE_MM = 1e-2
 """Two grids whose corners lie closer than this are one grid."""
@@ -26,10 +26,6 @@ MOST_VOXELS = 1 << 30
 
 # It writes what it mends in damaged headers to the terminal; what matters becomes a remark or a refusal.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
-
-
-class UnreadableVolumeError(ProstateError):
-    """A file that cannot be used; the message names the file and the reason."""
 
 
 @dataclass(frozen=True)

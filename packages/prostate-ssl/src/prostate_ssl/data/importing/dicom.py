@@ -43,8 +43,7 @@ from prostate_ssl.data.importing.outcome import (
     write_case,
 )
 from prostate_ssl.data.importing.parallel import parallel_map
-from prostate_ssl.data.volumes import UnreadableVolumeError
-from prostate_ssl.errors import ProstateError
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 
 
 @dataclass(frozen=True)

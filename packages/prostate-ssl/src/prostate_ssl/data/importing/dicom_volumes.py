@@ -12,7 +12,8 @@ import SimpleITK as sitk
 
 from prostate_ssl.data.importing.dicom_headers import Frame
 from prostate_ssl.data.importing.dicom_series import normal_of
-from prostate_ssl.data.volumes import UnreadableVolumeError, Volume, to_lps_order
+from prostate_ssl.data.volumes import Volume, to_lps_order
+from prostate_ssl.errors import UnreadableVolumeError
 
 POSITION_TOLERANCE_MM = 0.1
 MOST_MISSING = 0.2

@@ -30,14 +30,13 @@ from prostate_ssl.data.importing.parallel import parallel_map
 from prostate_ssl.data.layout import MASK_NAME, REFERENCE_SEQUENCE
 from prostate_ssl.data.tables import read_rows
 from prostate_ssl.data.volumes import (
-    UnreadableVolumeError,
     Volume,
     check_voxels,
     read_nifti,
     read_volume,
     volume_of,
 )
-from prostate_ssl.errors import ProstateError
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 
 _SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd")
 _PICAI = re.compile(r"(?P<patient>\d+)_(?P<study>\d+)(?:_(?P<kind>[a-z0-9]+))?", re.IGNORECASE)
