@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +22,9 @@ from prostate_ssl.data.layout import Case, choose_sequence, discover_cases
 from prostate_ssl.data.preparing import prepare_case
 from prostate_ssl.data.reading import read_case
 from prostate_ssl.errors import ProstateError, UnreadableVolumeError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from dicom_writer import study, write_series
 
 SEQUENCES = ("ax_t2wi", "ax_adc", "ax_dwi")
 SMALL = AugmentationSettings(global_crops_size=56, local_crops_size=28, local_crops_number=2)
@@ -284,3 +291,50 @@ def test_no_data_is_one_paragraph(tmp_path: Path, kind: str, capsys: pytest.Capt
         assert run(command) == 1
         assert str(root) in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="needs POSIX permissions")
+def test_what_may_not_be_read_or_written_is_named(copied: Callable[[int], Path], tmp_path: Path) -> None:
+    """As a user who may not read one folder and one file, nor write here (root may do all: it steps down)."""
+    shared = Path(tempfile.mkdtemp())  # (pytest's folders are closed to other users)
+    root, dicom = shared / "data", shared / "dicom"
+    shutil.copytree(copied(3), root)
+    shared.chmod(0o755)
+    copied_once = tmp_path / "data"
+    write_series(dicom, study(), 4, "t2_tse_tra")
+    (root / "phantom_0003").rename(root / "Fall ä 3")
+    (root / "loop").symlink_to("loop")
+    victims = [root / "phantom_0001", root / "Fall ä 3" / "ax_adc.nii.gz"]
+    places = [root / "cache", root / "split" / "train.csv", root / "imported"]
+    program = f"""
+import os
+from prostate_ssl.cli.main import run
+from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
+def everything(root, out):
+    runs = [run(["check", root]), run(["cache", root, "--out", out + "/cache", "--workers", "1"])]
+    runs += [run(["split", root, "--out", out + "/split"])]
+    return runs + [run(["import", "dicom", {str(dicom)!r}, "--out", out + "/imported", "--workers", "1"])]
+everything({str(copied_once)!r}, {str(tmp_path / "before")!r})  # imports whatever is imported late
+print("=" * 9, flush=True)
+for path in {[str(path) for path in victims]}:
+    os.chmod(path, 0)
+if os.geteuid() == 0:
+    os.setegid(65534), os.seteuid(65534)
+print(everything({str(root)!r}, {str(root)!r}))
+settings = AugmentationSettings(global_crops_size=14, local_crops_size=14, local_crops_number=1)
+feed = build_feed(make_dataset(dataset_str="ProstateSSL:root={root}"), settings, 2, 0, max_bad_share=0.5)
+stream = feed.batches()
+print(len([next(stream) for _ in range(4)]), [bad.case_id for bad in feed.dropped], list(feed.fallbacks))
+"""
+    root.chmod(0o555)
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    finally:
+        root.chmod(0o755)
+        [path.chmod(0o755) for path in victims]
+        shutil.rmtree(shared)
+    said = done.stdout.split("=" * 9)[1] + done.stderr
+    assert "[1, 1, 1, 1]" in said and "4 ['phantom_0001'] ['Fall ä 3']" in said, said
+    assert "fault of prostate-ssl" not in done.stderr and "Traceback" not in done.stderr, done.stderr
+    for path in (*victims, *places):
+        assert path.name in said, path

@@ -105,6 +105,15 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
         _let_first_rank_speak()
         print(f"error: {error.message}", file=sys.stderr)
         return error.exit_code
+    except PermissionError as error:
+        if debug:
+            raise
+        _let_first_rank_speak()
+        print(
+            f"error: {error.filename}: permission denied. Ask its owner, or name another place.",
+            file=sys.stderr,
+        )
+        return 1
     except Exception as error:
         if debug:
             raise

@@ -276,8 +276,12 @@ def _checksum(blocks: np.ndarray) -> int:
 
 
 def _hash_file(path: Path) -> str:
+    """SHA-256, or "unreadable": such a sequence is left out like a damaged one, not its case."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError:
+        return "unreadable"
     return digest.hexdigest()

@@ -39,6 +39,7 @@ from prostate_ssl.data.importing.outcome import (
     is_complete,
     known_case,
     known_cases,
+    make_data_folder,
     next_pseudonyms,
     write_case,
 )
@@ -97,7 +98,7 @@ def import_dicom(
     if not studies:
         raise ProstateError(_nothing_found(source, len(files), unreadable))
     studies = _name_studies(studies, out, keep_ids)
-    out.mkdir(parents=True, exist_ok=True)
+    make_data_folder(out)
     advance = progress("Importing", len(studies))
     outcomes = []
     for outcome in parallel_map(partial(import_study, out=out), studies, workers):

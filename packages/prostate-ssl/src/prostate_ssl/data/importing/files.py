@@ -23,6 +23,7 @@ from prostate_ssl.data.importing.outcome import (
     is_complete,
     known_case,
     known_cases,
+    make_data_folder,
     next_pseudonyms,
     write_case,
 )
@@ -246,7 +247,7 @@ def import_patients(
     progress: Callable[[str, int], Callable[[], None]],
 ) -> tuple[list[CaseOutcome], dict[str, str]]:
     """Import listed patients; returns outcomes in order and the original IDs by case (personal)."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_data_folder(out)
     keys = [hash_of([hash_file(file.path) for file in patient.files if file.stem]) for patient in patients]
     known = known_cases(out)
     fresh = iter(next_pseudonyms(out, len(patients), {str(case["case_id"]) for case in known.values()}))

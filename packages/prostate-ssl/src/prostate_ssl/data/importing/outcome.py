@@ -110,6 +110,18 @@ def folder_name(source_id: str) -> str:
     return cleaned or "unknown"
 
 
+def make_data_folder(out: Path) -> None:
+    """Make the output folder.
+
+    Raises:
+        ProstateError: it cannot be made, or is a file.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProstateError(f"The data folder {out} cannot be made: {error.strerror}.") from error
+
+
 def write_case(out: Path, outcome: CaseOutcome, images: Sequence[NamedImage]) -> None:
     """Write one case into a hidden folder and rename it; images are brought to the grid of `ax_t2wi`.
 
