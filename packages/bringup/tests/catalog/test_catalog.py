@@ -128,6 +128,17 @@ def test_every_gpu_is_found_by_its_own_name() -> None:
         ("DGX Spark", "12.1"),
         ("RTX PRO 6000 Blackwell", "12.0"),
         ("B300", "10.3"),
+        ("NVIDIA B300 SXM6 AC", "10.3"),
+        ("NVIDIA A10G", "8.6"),
+        ("NVIDIA T4G", "7.5"),
+        ("Tesla V100S-PCIE-32GB", "7.0"),
+        ("L40S", "8.9"),
+        ("4070S", "8.9"),
+        ("4070TiSuper", "8.9"),
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "8.0"),
+        ("NVIDIA GeForce RTX 5090 32GB GDDR7", "12.0"),
+        ("Quadro RTX 5000 with Max-Q Design", "7.5"),
+        ("ＲＴＸ 5090", "12.0"),
         ("sm_120", "12.0"),
     ],
 )
@@ -136,9 +147,15 @@ def test_names_that_people_use(text: str, capability: str) -> None:
 
 
 def test_unknown_gpu_names_the_nearest() -> None:
-    with pytest.raises(BringupError) as caught:
-        CATALOG.find_gpu("RTX 5095")
-    assert "50" in str(caught.value.parameters["nearest"])
+    for given, nearest in (
+        ("RTX 5080 SUPER", "GeForce RTX 5080"),
+        ("4090 Ti", "GeForce RTX 4090"),
+        ("MSI GeForce RTX 5090 GAMING TRIO OC", "GeForce RTX 5090"),
+        ("GRID A100D-7-80C", "A100"),
+    ):
+        with pytest.raises(BringupError) as caught:
+            CATALOG.find_gpu(given)
+        assert caught.value.parameters["nearest"] == nearest
 
 
 @pytest.mark.slow

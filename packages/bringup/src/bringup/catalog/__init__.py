@@ -85,7 +85,7 @@ class Catalog:
     def recommended_torch(
         self, capability: ComputeCapability | None, python: str | None = None
     ) -> TorchBuild | None:
-        """The newest build that serves a chip and a Python; one whose binary was read before one that was not."""
+        """The newest build that serves a chip and a Python, one whose binary was read before the others."""
         serving = [
             build
             for build in self.torch_builds
