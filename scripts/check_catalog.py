@@ -22,6 +22,8 @@ from typing import Any
 
 from packaging.specifiers import SpecifierSet
 
+from bringup.binaries.examine import examine
+from bringup.binaries.zip_archive import open_member, open_zip
 from bringup.catalog import Catalog, load
 from bringup.catalog.schema import TorchBuild
 
@@ -109,12 +111,11 @@ def check_binary(build: TorchBuild) -> Iterator[Difference]:
     label = build.version if build.index is None else f"{build.version}+{build.local}"
     with tempfile.TemporaryDirectory() as folder:
         _pip(["download", "--dest", folder, *_target(_python_of(build)), f"torch==={label}"], build.index)
-        wheel = next(Path(folder).glob("*.whl"))
-        command = [sys.executable, "-m", "bringup.cli.main", "scan", str(wheel), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        files = json.loads(done.stdout)["files"]
-    library = next(row for row in files if row["path"].endswith("/libtorch_cuda.so"))
-    for field, theirs in (("machine_code", library["machine_code_in_all"]), ("ptx", library["ptx"])):
+        with open_zip(next(Path(folder).glob("*.whl"))) as (archive, source):
+            member = archive.getinfo("torch/lib/libtorch_cuda.so")
+            with open_member(archive, source, member) as inside:
+                library = examine(inside, member.filename)
+    for field, theirs in (("machine_code", library.machine_code_in_all), ("ptx", library.ptx)):
         ours = list(getattr(build, field))
         if ours != theirs:
             yield Difference(field, " ".join(ours), " ".join(theirs))
