@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from prostate_ssl.objectives import (
     RunningCenter,
@@ -97,6 +98,15 @@ def test_koleo_is_the_log_distance_to_the_nearest_neighbour():
         distances = [(units[i] - units[j]).norm() for j in range(7) if j != i]
         direct = direct - torch.log(torch.stack(distances).min()) / 7
     compare(koleo_loss(x), x, direct, x64)
+
+
+def test_koleo_finds_the_neighbour_among_vectors_that_are_almost_equal():
+    x = torch.randn(1, 64, generator=torch.Generator().manual_seed(0)) + 1e-3 * torch.randn(
+        8, 64, generator=torch.Generator().manual_seed(1)
+    )
+    units = F.normalize(x.double(), dim=-1)
+    apart = torch.cdist(units, units) + torch.eye(8) * 9
+    assert float(koleo_loss(x)) == pytest.approx(float(-apart.amin(1).log().mean()), abs=1e-3)
 
 
 def test_koleo_of_equal_vectors_is_finite_and_of_one_vector_zero():

@@ -28,9 +28,11 @@ def koleo_loss(features: torch.Tensor, *, over_ranks: bool = False, eps: float =
         if len(pool) < 2:
             return x.sum() * 0
         with torch.no_grad():
-            similarity = x @ pool.T
-            similarity.diagonal(first).fill_(-2)  # a vector is not its own neighbour
-            nearest = similarity.argmax(1)
+            # Of differences: products of unit vectors cannot tell neighbours closer than about 1e-3 apart,
+            # and those of a network that has just begun are.
+            apart = torch.cdist(x, pool, compute_mode="donot_use_mm_for_euclid_dist")
+            apart.diagonal(first).fill_(torch.inf)  # a vector is not its own neighbour
+            nearest = apart.argmin(1)
         # PairwiseDistance adds its own eps to every coordinate difference, as the published code does.
         distance = F.pairwise_distance(x, pool[nearest], p=2, eps=eps)
         return -(distance + eps).log().mean()
