@@ -131,10 +131,10 @@ def _size(batch: CropBatch) -> int:
 
 def time_run(cfg: DictConfig, session: Session, warmup: int, count: int) -> dict[str, Any]:
     """Milliseconds of whole iterations, from the case files to the moved teacher, by the wall clock."""
-    from prostate_ssl.training.trainer import prepare, report, step
+    from prostate_ssl.training.trainer import no_collector_pauses, prepare, report, step
 
     on_gpu = session.device.type == "cuda"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, no_collector_pauses():
         run = prepare(cfg, session, Path(folder), resume=False)
         batches = run.data.batches(0)
         times, waited = [], []

@@ -7,8 +7,11 @@ log, evaluate, save.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +38,7 @@ from prostate_ssl.training.watch import LossWatch, Pending, refuse_nan
 
 log = logging.getLogger("prostate_ssl")
 _HISTOGRAM_EVERY = 50  # log lines
+_COLLECT_EVERY = 100  # iterations
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
         if run.first >= run.schedules.total:
             log.info("Already finished: %d of %d iterations are done.", run.first, run.schedules.total)
             return TrainingOutcome(run.first, run.schedules.total, did_nothing=True)
-        return run_iterations(run)
+        with no_collector_pauses():
+            return run_iterations(run)
 
 
 def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, announce: bool = True) -> Run:
@@ -209,8 +214,23 @@ def run_iterations(run: Run) -> TrainingOutcome:
     return TrainingOutcome(iteration + 1, total, resumed=run.first > 0)
 
 
+@contextmanager
+def no_collector_pauses() -> Iterator[None]:
+    """Python's collector runs only in `step` and `save`, on all ranks at the same time.
+
+    Where it looks at everything it takes tens of milliseconds, and all ranks wait for the one that it stops.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def step(run: Run, iteration: int, batch: CropBatch) -> dict[str, torch.Tensor]:
     """One iteration: forward, backward, clip, AdamW, teacher. Returns scalars on the device."""
+    if iteration % _COLLECT_EVERY == 0:
+        gc.collect(1)
     settings = run.schedules.at(iteration)
     apply_settings(run.optimizer, settings)
     run.optimizer.zero_grad(set_to_none=True)
@@ -302,6 +322,7 @@ def save_is_due(run: Run, iteration: int) -> bool:
 def save(run: Run, metrics: MetricsLog | None, completed: int) -> None:
     """Write a checkpoint, after every loss up to here has been seen to be finite."""
     report(run, metrics, run.watch.pop(everything=True))
+    gc.collect()
     run.checkpointer.save(completed, {"global_batch": run.data.global_batch, "seed": run.cfg.train.seed})
 
 
