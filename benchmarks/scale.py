@@ -130,6 +130,7 @@ class Exactness:
             return out
         overrides = [
             f"train.batch_size_per_gpu={2 * self.ranks // world}", f"optim.epochs={2 * self.half}",
+            "optim.base_lr=3.5e-4",  # the published one; at the preset's rounding grows as large as the loss
             "train.OFFICIAL_EPOCH_LENGTH=1", "train.log_every=1", f"train.saveckp_iterations={self.half}",
             "train.centering=centering", "dino.koleo_global=true", "train.compile=false",
             "train.attention=sdpa", f"train.output_dir={out}", *sharding(strategy), *more,
@@ -183,8 +184,8 @@ def worker(rank: int, options: argparse.Namespace, ports: list[int], folder: str
         os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // ranks_of(options)))
     begun, remaining = time.perf_counter(), iter(ports)
-    for precision in options.precisions:
-        for strategy in options.sharding:
+    for strategy in options.sharding:
+        for precision in options.precisions:
             for world in options.worlds:
                 port = next(remaining)
                 if rank >= world or (world == 1 and strategy != options.sharding[0]):
