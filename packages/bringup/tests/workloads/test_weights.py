@@ -16,7 +16,7 @@ from bringup.errors import BringupError
 from bringup.plan.steps import FetchWeights
 from bringup.steps.downloads import download
 from bringup.steps.sources import Supplies
-from bringup.steps.weights import fetch_weights, weights_folder
+from bringup.steps.weights import are_other_weights, fetch_weights, weights_folder
 
 DATA = bytes(range(256)) * 5000
 SHA = hashlib.sha256(DATA).hexdigest()
@@ -134,8 +134,36 @@ def test_offline_names_each_missing_file(tmp_path: Path) -> None:
     assert fetch(plain, Supplies(True, pack)) == [weights_folder() / "u2net" / "u2net.onnx"]
 
 
-def test_a_given_file_with_another_hash_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.bin").write_bytes(b"other")
-    (tmp_path / "config.json").write_text("{}")
+def test_weights_of_ones_own_are_taken_and_told_from_the_pinned_ones(tmp_path: Path) -> None:
+    revision, own, true = "b" * 40, tmp_path / "own", tmp_path / "true"
+    for folder, data in ((own, b"trained further"), (true, DATA)):
+        folder.mkdir()
+        (folder / "a.bin").write_bytes(data)
+        (folder / "config.json").write_text("{}")
+    for _ in range(2):  # the second time nothing is copied or hashed
+        (weights, _config) = fetch(hub(local=str(own), revision=revision))
+        assert weights.read_bytes() == b"trained further" and are_other_weights("org/model", revision)
+    with pytest.raises(BringupError, match="weights-missing"):  # they do not stand in for the pinned ones
+        fetch(hub(revision=revision), Supplies(offline=True))
+    for _ in range(2):
+        fetch(hub(local=str(true), revision=revision))
+        assert not are_other_weights("org/model", revision)
+    fetch(hub(local=str(own), revision=revision))
+    (weights, _config) = fetch(hub(revision=revision), Supplies(offline=True))
+    assert weights.read_bytes() == DATA and not are_other_weights("org/model", revision)
+    assert main_weights() == DATA  # what a library finds under "main"
+
+
+def main_weights() -> bytes:
+    store = weights_folder() / "huggingface" / "hub"
+    found = huggingface_hub.hf_hub_download("org/model", "a.bin", cache_dir=store, local_files_only=True)
+    return Path(found).read_bytes()
+
+
+def test_a_packs_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "weights" / "org" / "model"
+    folder.mkdir(parents=True)
+    (folder / "a.bin").write_bytes(b"other")
+    (folder / "config.json").write_text("{}")
     with pytest.raises(BringupError, match="wrong-hash"):
-        fetch(hub(local=str(tmp_path)))
+        fetch(hub(), Supplies(True, tmp_path))

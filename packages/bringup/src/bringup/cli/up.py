@@ -97,7 +97,7 @@ def command(
     machine = read_machine()
     console.print(say("up.facts"), style="bold", markup=False)
     console.print(facts_table(machine))
-    given = Given(source, weights, models)
+    given = Given(source, weights, models, words)
     way = options.checked_way(prefer)
     wishes = Wishes(named_gpus(gpu or []), cpu, profile, None, links, offline, overlay, given, way)
     with naming_what_is_missing(chosen, given, pack, links) if chosen else nullcontext():

@@ -109,8 +109,12 @@ class Plan(Row):
 
     @property
     def key(self) -> str:
-        """Hash of what the environment will be: two plans with one key make the same environment."""
+        """Hash of what the environment will be: two plans with one key make the same environment.
+
+        Weights are kept beside all environments, and count for none.
+        """
         document = self.model_dump(mode="json", include={"platform", "packages", "steps", "indexes"})
+        document["steps"] = [row for row in document["steps"] if row["kind"] != "fetch-weights"]
         return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
     def step_key(self, step: Step) -> str:

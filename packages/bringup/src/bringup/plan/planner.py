@@ -286,7 +286,9 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
     companions = [] if torch.build else _companions(needs, torch, catalog)
     rows = _resolve([pinned, *companions, *texts], resolver, torch)
     packages, indexes = _lock(rows, torch, extensions)
-    estimate = _estimate(packages, extensions, torch, sum(row.size or 0 for row in recipe.weights))
+    estimate = _estimate(
+        packages, extensions, torch, sum(row.size or 0 for row in wishes.given.weights_of(recipe))
+    )
     _require_space(estimate, machine)
     parts = Parts(recipe, profile, resolver.interpreter, torch, packages, own, extensions, gpus)
     return Plan(

@@ -30,11 +30,19 @@ from bringup.recipes.schema import PatchRow, Recipe, WeightsRow
 
 @dataclass(frozen=True)
 class Given:
-    """Folders that the user brings: the workload's source, its weights, its old pickled models."""
+    """What the user brings: folders of the workload's source, its weights, its old pickled models.
+
+    `arguments`: what the workload will be started with; some need fewer weights.
+    """
 
     source: Path | None = None
     weights: Path | None = None
     models: Path | None = None
+    arguments: tuple[str, ...] = ()
+
+    def weights_of(self, recipe: Recipe) -> tuple[WeightsRow, ...]:
+        """The rows that these arguments need."""
+        return tuple(row for row in recipe.weights if row.unless not in self.arguments)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,7 @@ def sequence(parts: Parts, given: Given) -> tuple[Step, ...]:
     return (
         first,
         *_source(parts, given),
-        *(weights_step(row, given) for row in parts.recipe.weights),
+        *(weights_step(row, given) for row in given.weights_of(parts.recipe)),
         *_packages(parts),
         *_extensions(parts),
         *_checkpoints(parts, given),

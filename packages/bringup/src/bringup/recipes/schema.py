@@ -184,7 +184,8 @@ class CheckpointRow(Row):
 class WeightsRow(Row):
     """Files to fetch: of a hub repository (`files`: name → sha256, or "" where unknown), or behind a URL.
 
-    `size`: bytes, of all together. A URL's own hash is `sha256`.
+    `size`: bytes, of all together. A URL's own hash is `sha256`. `unless`: an option of the workload that
+    does without them.
     """
 
     name: Name
@@ -197,6 +198,7 @@ class WeightsRow(Row):
     sha256: Sha256 | None = None
     destination: str = ""
     licence: str = ""
+    unless: str | None = None
     why: Words | None = None
 
 
@@ -217,7 +219,8 @@ class Stage(Row):
     `command`, `directory` and `environment` may name `{run}` (the run's folder), `{data}`, `{source}`,
     `{weights}`, `{models}`, `{demo}` (of bringup's own demo programs); `{arguments}` (what the user wrote
     after `--`) is a whole word of the command. `modes`: "demo", "data", "arguments"; empty: all.
-    `times`: a regular expression with the groups `name` and `ms` or `s`, for a table of stage times.
+    `times`: a regular expression for what it prints of itself, shown below its time in the table: groups
+    `name` and `ms`, `s` or (no time) `text`.
     `results`: patterns of pictures, meshes and scenes that it makes, for the report; beside places they name
     `{option:-m,--model_path|output/*}`: what the user gave an option of the workload, or its default.
     """

@@ -53,12 +53,12 @@ class WorkloadReport(_Row):
 
 @dataclass(frozen=True)
 class Timed:
-    """A step or stage with its time; `parts`: (name, seconds) of what it reported by itself."""
+    """A step or stage with its time; `parts`: what it reported by itself, seconds or words."""
 
     title: str
     seconds: float
     reused: bool
-    parts: tuple[tuple[str, float], ...] = ()
+    parts: tuple[tuple[str, float | str], ...] = ()
 
 
 def read_workload_report(path: Path) -> WorkloadReport | None:

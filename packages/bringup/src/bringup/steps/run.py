@@ -53,12 +53,12 @@ class Run:
 
 @dataclass(frozen=True)
 class StageResult:
-    """How long a stage took, now or when it was done; `parts`: seconds of what it reported by itself."""
+    """How long a stage took, now or when it was done; `parts`: what it reported by itself, seconds or words."""
 
     name: str
     seconds: float
     reused: bool
-    parts: tuple[tuple[str, float], ...] = ()
+    parts: tuple[tuple[str, float | str], ...] = ()
 
 
 def demo_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool) -> Run:
@@ -152,27 +152,44 @@ def _raise_for(stage: Stage, outcome: Outcome, log: Path) -> None:
     raise BringupError("stage-failed", stage=stage.name, code=outcome.code, text=tail, log=log)
 
 
-def _do(stage: Stage, run: Run, target: Target, observer: Observer) -> tuple[tuple[str, float], ...]:
-    log = run.folder / "logs" / f"{stage.name}.log"
+def _log(stage: Stage, run: Run) -> Path:
+    return run.folder / "logs" / f"{stage.name}.log"
+
+
+def _reported(stage: Stage, run: Run) -> tuple[tuple[str, float | str], ...]:
+    """What the stage printed of itself when it was last done, from its log."""
+    log = _log(stage, run)
+    if stage.times is None or not log.is_file():
+        return ()
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith("$ ")]
+    matches = re.finditer(stage.times, "\n".join(lines[starts[-1] + 1 if starts else 0 :]))
+    return tuple(_part(match.groupdict()) for match in matches)
+
+
+def _part(values: Mapping[str, str | None]) -> tuple[str, float | str]:
+    if values.get("text"):
+        return str(values["name"]), str(values["text"])
+    seconds = float(values["ms"] or 0) / 1000 if values.get("ms") else float(values["s"] or 0)
+    return str(values["name"]), seconds
+
+
+def _do(stage: Stage, run: Run, target: Target, observer: Observer) -> None:
+    log = _log(stage, run)
     command = console_command(target, _fill(stage.command, run))
     directory = Path(_fill([stage.directory], run)[0])
     directory.mkdir(parents=True, exist_ok=True)
     named = dict(zip(stage.environment, _fill(list(stage.environment.values()), run), strict=True))
-    pattern = re.compile(stage.times) if stage.times else None
-    parts: list[tuple[str, float]] = []
-
-    def see(line: str) -> None:
-        if pattern and (match := pattern.search(line)):
-            values = match.groupdict()
-            seconds = float(values["ms"]) / 1000 if values.get("ms") else float(values["s"])
-            parts.append((values["name"], seconds))
-        observer.line(stage.name, line)
-
     environment = target.variables() | named
-    outcome = run_logged(command, log, environment=environment, directory=directory, on_line=see)
+    outcome = run_logged(
+        command,
+        log,
+        environment=environment,
+        directory=directory,
+        on_line=lambda line: observer.line(stage.name, line),
+    )
     if outcome.code and not stage.optional:
         _raise_for(stage, outcome, log)
-    return tuple(parts)
 
 
 def _key(stage: Stage, run: Run, slot: Slot, mark: str) -> str:
@@ -208,16 +225,15 @@ def _run_unlocked(recipe: Recipe, run: Run, slot: Slot, observer: Observer) -> t
     for stage in stages_of(recipe, run):
         key = _key(stage, run, slot, mark)
         known = journal.seconds(stage.name, key) if reuse else None
-        parts: tuple[tuple[str, float], ...] = ()
         if known is None:
             reuse = False
             observer.started(stage.name)
             began = time.monotonic()
-            parts = _do(stage, run, slot.target, observer)
+            _do(stage, run, slot.target, observer)
             seconds = time.monotonic() - began
             journal.add(stage.name, key, seconds)
         done = known if known is not None else seconds
-        result = StageResult(stage.name, done, known is not None, parts)
+        result = StageResult(stage.name, done, known is not None, _reported(stage, run))
         observer.finished(stage.name, result.seconds, result.reused)
         results.append(result)
     return tuple(results)

@@ -51,7 +51,10 @@ def given_file(folder: Path, step: FetchWeights, name: str) -> Path | None:
 
 
 def _place(given: Path, target: Path, sha256: str | None) -> None:
-    """A given file in the store, without a second copy where the file system allows it."""
+    """A given file in the store, without a second copy where the file system allows it.
+
+    `sha256`: what it must be; None for what the user names by hand, which is taken as it is.
+    """
     if sha256 and (found := sha256_of(given)) != sha256:
         raise BringupError("wrong-hash", subject=given.name, text=f"sha256 {found}, {sha256} expected")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,17 +68,34 @@ def _place(given: Path, target: Path, sha256: str | None) -> None:
 
 
 def _find(step: FetchWeights, name: str, supplies: Supplies) -> Path | None:
-    folders = [Path(step.local)] if step.local else []
-    if supplies.pack:
-        folders.append(supplies.pack / "weights")
-    return next((file for folder in folders if (file := given_file(folder, step, name))), None)
+    own = given_file(Path(step.local), step, name) if step.local else None
+    if own or not supplies.pack:
+        return own
+    return given_file(supplies.pack / "weights", step, name)
+
+
+def _is_own(file: Path, step: FetchWeights) -> bool:
+    """Whether the user named its folder (`--weights`): weights that were trained further are wanted, too."""
+    return step.local is not None and file.is_relative_to(step.local)
+
+
+def are_other_weights(repository: str, revision: str | None) -> bool:
+    """Whether what a library finds of a hub repository is not the revision that the recipe has pinned."""
+    refs = _root(repository) / "refs"
+    if revision is None or not (refs / "main").is_file():
+        return False
+    pinned = refs / revision
+    return not pinned.is_file() or pinned.read_text("ascii") != (refs / "main").read_text("ascii")
+
+
+def _root(repository: str) -> Path:
+    return weights_folder() / "huggingface" / "hub" / f"models--{repository.replace('/', '--')}"
 
 
 def weights_not_here(step: FetchWeights, supplies: Supplies) -> list[str]:
     """Names of a row's files that neither the store nor a given folder nor the pack has."""
     if step.repository:
-        root = weights_folder() / "huggingface" / "hub" / f"models--{step.repository.replace('/', '--')}"
-        if _known_commit(root, step.revision or "main", step):
+        if _known_commit(_root(step.repository), step.revision or "main", step):
             return []
         return [name for name in step.files if _find(step, name, supplies) is None]
     assert step.url is not None
@@ -105,7 +125,7 @@ def _file(step: FetchWeights, supplies: Supplies, on_line: OnLine) -> list[Path]
         return [target]
     given = _find(step, name, supplies)
     if given:
-        _place(given, target, step.sha256)
+        _place(given, target, None if _is_own(given, step) else step.sha256)
     elif supplies.offline:
         raise _missing(step, [name])
     else:
@@ -120,27 +140,37 @@ def _missing(step: FetchWeights, names: list[str]) -> BringupError:
 
 def _hub(step: FetchWeights, supplies: Supplies, on_line: OnLine) -> list[Path]:
     assert step.repository is not None
-    root = weights_folder() / "huggingface" / "hub" / f"models--{step.repository.replace('/', '--')}"
+    root = _root(step.repository)
     revision = step.revision or "main"
+    refs = [revision, "main"]  # Libraries ask for "main", whatever the recipe has pinned.
     given = {name: file for name in step.files if (file := _find(step, name, supplies))}
     if given.keys() == step.files.keys():
-        sizes = ((name, file.stat().st_size) for name, file in sorted(given.items()))
-        commit = hashlib.sha1(
-            repr(list(sizes)).encode()
-        ).hexdigest()  # a snapshot's name, no proof of content
-        for name, file in given.items():
-            _place(file, root / "snapshots" / commit / name, step.files[name])
+        commit, pinned = _place_given(step, given, root, revision)
+        refs = refs if pinned else ["main"]
+    elif known := _known_commit(root, revision, step):
+        commit = known
+    elif supplies.offline or step.local:
+        raise _missing(step, sorted(step.files.keys() - given.keys()))
     else:
-        known = _known_commit(root, revision, step)
-        if known:
-            return [root / "snapshots" / known / name for name in step.files]
-        if supplies.offline or step.local:
-            raise _missing(step, sorted(step.files.keys() - given.keys()))
         commit = _download_hub(step, root, revision, on_line)
-    # Libraries ask for "main", whatever the recipe has pinned.
-    for name in dict.fromkeys([revision, "main"]):
+    for name in dict.fromkeys(refs):
         state.write_atomically(root / "refs" / name, commit)
     return [root / "snapshots" / commit / name for name in step.files]
+
+
+def _place_given(step: FetchWeights, given: dict[str, Path], root: Path, revision: str) -> tuple[str, bool]:
+    """The snapshot of given files, and whether they are what the recipe has pinned."""
+    facts = [(name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in sorted(given.items())]
+    commit = hashlib.sha1(repr(facts).encode()).hexdigest()  # a snapshot's name, no proof of content
+    folder, pinned = root / "snapshots" / commit, root / "refs" / revision
+    if all((folder / name).is_file() for name in step.files):
+        return commit, pinned.is_file() and pinned.read_text("ascii") == commit
+    is_pinned = True
+    for name, file in given.items():
+        own, expected = _is_own(file, step), step.files[name] or None
+        is_pinned = is_pinned and (not own or expected is None or sha256_of(file) == expected)
+        _place(file, folder / name, None if own else expected)
+    return commit, is_pinned
 
 
 def _known_commit(root: Path, revision: str, step: FetchWeights) -> str | None:

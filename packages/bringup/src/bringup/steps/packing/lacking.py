@@ -35,7 +35,7 @@ def missing_supplies(
     if not any(_holds(folder, "torch-*.whl") for folder in find_links):
         found.append(Missing("wheels", f"torch {recipe.torch.range}, …"))
     supplies = Supplies(True, pack)
-    for row in recipe.weights:
+    for row in given.weights_of(recipe):
         names = weights_not_here(weights_step(row, given), supplies)
         if names:
             found.append(Missing("weights", row.repository or row.url or row.name, tuple(names)))
