@@ -300,3 +300,39 @@ def test_the_commands(
     assert {row["key"] for row in rows} == {"inner.weight", "inner.bias", "outer.weight", "outer.bias"}
     assert run([*arguments, "--kwargs", "[]"]) == 2
     assert run([*arguments, "--layout", "other"]) == 2
+
+
+GPU_MODEL = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, how):
+        super().__init__()
+        make = {
+            "to": lambda: torch.ones(2).to("cuda"),
+            "to_number": lambda: torch.ones(2).to(0),
+            "to_keyword": lambda: torch.ones(2).to(device=torch.device("cuda:0"), dtype=torch.float32),
+            "cuda": lambda: torch.ones(2).cuda(),
+            "zeros": lambda: torch.zeros(2, device="cuda"),
+            "module": lambda: torch.nn.Linear(1, 2, device="cuda").cuda().weight[:, 0],
+            "asked": lambda: torch.ones(torch.cuda.current_device() + 2),
+        }
+        self.index = [make[how]()]
+        self.w = torch.nn.Parameter(torch.zeros(3))
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines without a GPU")
+@pytest.mark.parametrize("how", ["to", "to_number", "to_keyword", "cuda", "zeros", "module", "asked"])
+def test_classes_that_want_a_gpu(how: str, target: VirtualEnvironment, tmp_path: Path) -> None:
+    (tmp_path / "gpu_library.py").write_text(GPU_MODEL)
+    torch.save({"w": torch.ones(3)}, tmp_path / "x.pt")
+    description = convert(tmp_path / "x.pt", tmp_path / "out").description
+    wanted = BuildRequest("gpu_library:Net", {"how": how}, python_path=(str(tmp_path),))
+    if how == "asked":
+        with pytest.raises(BringupError) as caught:
+            rebuild(description, wanted, target, tmp_path / "new.safetensors")
+        assert caught.value.id == "rebuild-needs-gpu"
+        return
+    rebuild(description, wanted, target, tmp_path / "new.safetensors")
+    assert load_file(tmp_path / "new.safetensors")["w"].tolist() == [1, 1, 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from bringup.checkpoints.rules import BuildRequest
 from bringup.errors import BringupError
 from bringup.recipes.schema import CheckpointRow, Recipe
 from bringup.steps.target import Target
+
+# What torch says on a machine without a GPU, or in a build without CUDA.
+_NO_GPU = re.compile(r"no NVIDIA driver|not compiled with CUDA|No CUDA GPUs are available|no NVIDIA GPU")
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,8 @@ def _refusal(
         }
         return BringupError("rebuild-differs", **shown)
     text = failure or answer.get("error", "")
+    if answer.get("gpu") is False and _NO_GPU.search(text):
+        return BringupError("rebuild-needs-gpu", class_path=request.class_path, text=text, **names)
     return BringupError("rebuild-failed", step=answer["step"], text=text, **names)
 
 

@@ -7,6 +7,7 @@ Answer: {"ok", "step", "error"} and, of the keys, {"missing", "unexpected", "res
     {"tensors", "differing", "torch"}. Standard library and torch only; safetensors is read and written here.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -158,6 +159,29 @@ def find_class(plan):
     return found
 
 
+def names_gpu(torch, value):
+    if isinstance(value, torch.device):
+        return value.type == "cuda"
+    return isinstance(value, str) and value.split(":")[0] == "cuda"
+
+
+def without_gpu(torch):
+    """Where there is no GPU, a class that asks for one gets the CPU: tensors have the same values there."""
+    if torch.cuda.is_available() or not hasattr(torch.overrides, "TorchFunctionMode"):
+        return contextlib.nullcontext()
+
+    class StayOnCpu(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            name = getattr(function, "__name__", "")
+            if name == "cuda" or (name == "to" and len(args) == 2 and type(args[1]) is int):
+                return args[0]
+            args = ["cpu" if names_gpu(torch, value) else value for value in args]
+            kwargs = {n: "cpu" if names_gpu(torch, v) else v for n, v in (kwargs or {}).items()}
+            return function(*args, **kwargs)
+
+    return StayOnCpu()
+
+
 def compare_keys(own, tensors, answer):
     shapes = {name: list(tensor.shape) for name, tensor in own.items() if hasattr(tensor, "shape")}
     answer["missing"] = [[name, shapes[name]] for name in shapes if name not in tensors]
@@ -232,14 +256,15 @@ def rebuild(plan, answer):
     answer["step"] = "import torch"
     import torch
 
-    answer["torch"] = torch.__version__
+    answer["torch"], answer["gpu"] = torch.__version__, torch.cuda.is_available()
     answer["step"] = "tensors"
     assembler = Assembler(torch, plan)
     tensors = {name: assembler.build(row) for name, row in plan["tensors"].items()}
     answer["step"] = "import"
     made = find_class(plan)
     answer["step"] = "construct"
-    model = made(**plan["keywords"])
+    with without_gpu(torch):
+        model = made(**plan["keywords"])
     answer["step"] = "load"
     compare_keys(model.state_dict(), tensors, answer)
     keep_types(torch, model, tensors)
