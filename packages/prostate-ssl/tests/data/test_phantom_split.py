@@ -53,7 +53,7 @@ def test_lesions_are_dark_on_adc_and_bright_at_high_b(phantoms: Path) -> None:
 
 @pytest.mark.slow
 def test_grey_values_alone_hardly_tell_the_label(tmp_path: Path) -> None:
-    """A probe on histograms stays below an AUC of 0.8, where the size of the largest focus tells nearly all."""
+    """A probe on histograms stays below an AUC of 0.75, where the size of the largest focus tells most."""
     write_phantoms(tmp_path, 64, PhantomSettings(size=96, slices=10))
     dataset = make_dataset(dataset_str=f"ProstateSupervised:root={tmp_path}")
     images = [dataset.sample(index).image.numpy() for index in range(len(dataset))]
@@ -68,7 +68,7 @@ def test_grey_values_alone_hardly_tell_the_label(tmp_path: Path) -> None:
         scores = cross_val_predict(model, np.array(rows), dataset.labels, cv=8, method="predict_proba")[:, 1]
         return float(roc_auc_score(dataset.labels, scores))
 
-    assert auc(histograms) < 0.8 and auc(arrangement) > 0.95
+    assert auc(histograms) < 0.75 and auc(arrangement) > 0.9
 
 
 @settings(max_examples=60, deadline=None)
