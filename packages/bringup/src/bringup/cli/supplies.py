@@ -60,3 +60,14 @@ def checked_pack(pack: Path | None) -> Path | None:
     folder = pack.expanduser().absolute()
     check_pack(folder)
     return folder
+
+
+def say_other_weights(recipe: Recipe) -> None:
+    """Say it where the weights in use are not the ones that the recipe has pinned (`--weights`)."""
+    from bringup.report.console import remarks
+    from bringup.report.messages import say
+    from bringup.steps.weights import are_other_weights
+
+    for row in recipe.weights:
+        if row.repository and are_other_weights(row.repository, row.revision):
+            remarks().print(say("up-notes.other-weights", name=row.repository), markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ import typer
 from bringup.cli import options
 
 if TYPE_CHECKING:
+    from bringup.cli.up_options import UpOptions
     from bringup.facts.machine import MachineFacts
     from bringup.plan.model import Plan
     from bringup.plan.planner import Wishes
@@ -53,76 +54,112 @@ def command(
     task: Annotated[str | None, typer.Option(help="With --bids: the BOLD task, such as rest.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --bids: go on with what is there.")] = False,
     engine: Annotated[str | None, typer.Option(help="With --bids: docker or podman.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --bids: only print the commands.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show the plan; with --bids: the commands.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="With --bids: the commands as JSON.")] = False,
 ) -> None:
     """Look, plan, install, prove and run a workload; the last line printed is its report."""
-    from bringup.cli.gpu_names import named_gpus
-    from bringup.cli.supplies import checked_pack, naming_what_is_missing
-    from bringup.cli.up_participant import ParticipantOptions, run_participant
+    from bringup.cli.up_options import UpOptions, refuse_what_does_not_fit
     from bringup.errors import BringupError
+    from bringup.recipes import load as load_recipe
+
+    words = tuple(arguments or ())
+    if project is not None:  # what stands after `--` is all the project's
+        words, recipe = ((recipe, *words) if recipe else words), None
+    elif recipe is None:
+        raise BringupError("plan-of-what", exit_code=2)
+    given = UpOptions(
+        recipe=recipe, words=words, project=project, demo=demo, data=data, out=out,
+        gpu=tuple(gpu or ()), cpu=cpu, profile=profile, prefer=options.checked_way(prefer),
+        source=source, weights=weights, models=models, pack=pack, installer=installer,
+        find_links=tuple(find_links or ()), overlay=overlay, offline=offline, fresh=fresh,
+        bids=bids, licence=licence, device=device, task=task, resume=resume, engine=engine,
+        dry_run=dry_run, as_json=as_json,
+    )  # fmt: skip
+    chosen = load_recipe(recipe) if recipe else None
+    refuse_what_does_not_fit(given, chosen)
+    if bids is not None:
+        _in_a_container(given)
+    else:
+        _in_an_environment(given, chosen)
+
+
+def _in_a_container(given: UpOptions) -> None:
+    """`--bids`: the workload's own image, repaired."""
+    from bringup.cli.up_participant import ParticipantOptions, run_participant
+    from bringup.steps.image.participant import ParticipantRun
+
+    assert given.recipe and given.bids and given.licence and given.out
+    run_participant(
+        ParticipantOptions(
+            recipe=given.recipe,
+            run=ParticipantRun(
+                given.bids, given.out, given.licence, given.device, given.task, given.resume, given.words
+            ),
+            gpu=given.gpu,
+            cpu=given.cpu,
+            profile=given.profile,
+            find_links=given.find_links,
+            offline=given.offline,
+            engine=given.engine,
+            dry_run=given.dry_run,
+            fresh=given.fresh,
+            as_json=given.as_json,
+        )
+    )
+
+
+def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
+    """Facts → plan → apply → run → report. `chosen` is None for a project that no recipe knows."""
+    from bringup.cli.gpu_names import named_gpus
+    from bringup.cli.supplies import checked_pack, naming_what_is_missing, say_other_weights
     from bringup.facts.machine import read_machine
     from bringup.plan.planner import Wishes
     from bringup.plan.sequence import Given
-    from bringup.recipes import load as load_recipe
     from bringup.report.console import output
     from bringup.report.messages import say
     from bringup.report.tables import facts_table
     from bringup.steps.apply import InstallOptions
-    from bringup.steps.image.participant import ParticipantRun
 
-    if demo and data is not None:
-        raise BringupError("demo-or-data", exit_code=2, recipe=recipe)
-    words = tuple(arguments or ())
-    if bids is not None or licence is not None:
-        if recipe is None or bids is None or licence is None or out is None:
-            raise BringupError("participant-options", exit_code=2, recipe=recipe or "deepprep")
-        asked = ParticipantRun(bids, out, licence, device, task, resume, words)
-        chips, links = tuple(gpu or ()), tuple(find_links or ())
-        return run_participant(
-            ParticipantOptions(
-                recipe, asked, chips, cpu, profile, links, offline, engine, dry_run, fresh, as_json
-            )
-        )
-    if project is not None:
-        words, recipe = ((recipe, *words) if recipe else words), None
-    elif recipe is None:
-        raise BringupError("plan-of-what", exit_code=2)
-    chosen = load_recipe(recipe) if recipe else None
-    pack = checked_pack(pack)
-    links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
+    pack = checked_pack(given.pack)
+    packed = pack / "wheels" if pack else None
+    links = (*given.find_links, *([packed] if packed and packed.is_dir() else ()))
     if chosen:
-        _run_of(chosen, demo, data, words, False, out)  # Refuse bad data before anything is installed.
+        _run_of(chosen, given, False)  # Refuse bad data before anything is installed.
     console = output()
     machine = read_machine()
     console.print(say("up.facts"), style="bold", markup=False)
     console.print(facts_table(machine))
-    given = Given(source, weights, models, words)
-    way = options.checked_way(prefer)
-    wishes = Wishes(named_gpus(gpu or []), cpu, profile, None, links, offline, overlay, given, way)
-    with naming_what_is_missing(chosen, given, pack, links) if chosen else nullcontext():
-        plan, chosen = _plan(recipe, project, machine, wishes)
+    brought = Given(given.source, given.weights, given.models, given.words)
+    gpus = named_gpus(list(given.gpu))
+    wishes = Wishes(
+        gpus, given.cpu, given.profile, None, links, given.offline, given.overlay, brought, given.prefer
+    )
+    with naming_what_is_missing(chosen, brought, pack, links) if chosen else nullcontext():
+        plan, recipe = _plan(given.recipe, given.project, machine, wishes)
         _show_plan(plan)
-        applied = _apply(plan, InstallOptions(installer, links, offline, pack))
-    if project is not None and not words:
-        console.print(say("up.project-ready", name=plan.environment), markup=False)
-        return None
-    run = _run_of(chosen, demo, data, words, bool(plan.gpus) and not gpu, out)
+        if given.dry_run:
+            return console.print(say("up-notes.dry-run"), markup=False)
+        applied = _apply(plan, InstallOptions(given.installer, links, given.offline, pack))
+    say_other_weights(recipe)
+    if given.project is not None and not given.words:
+        return console.print(say("up.project-ready", name=plan.environment), markup=False)
+    run = _run_of(recipe, given, bool(plan.gpus) and not given.gpu)
     since = time.time() if run.mode == "arguments" else None  # what lay there before is not shown
-    stages = _run(chosen, run, applied, fresh)
-    page = _report(chosen, run, machine, plan, applied, stages, since)
-    typer.echo(page)
+    stages = _run(recipe, run, applied, given.fresh)
+    typer.echo(_report(recipe, run, machine, plan, applied, stages, since))
     return None
 
 
-def _run_of(
-    recipe: Recipe, demo: bool, data: Path | None, words: tuple[str, ...], on_gpu: bool, out: Path | None
-) -> Run:
+def _run_of(recipe: Recipe, given: UpOptions, on_gpu: bool) -> Run:
     from bringup.steps.run import arguments_run, data_run, demo_run
 
-    if demo:
-        return demo_run(recipe, words, on_gpu)
-    return data_run(recipe, data, words, on_gpu, out) if data else arguments_run(recipe, words, on_gpu, out)
+    if given.demo:
+        return demo_run(recipe, given.words, on_gpu, given.out)
+    if given.data:
+        return data_run(recipe, given.data, given.words, on_gpu, given.out)
+    return arguments_run(recipe, given.words, on_gpu, given.out)
 
 
 def _plan(

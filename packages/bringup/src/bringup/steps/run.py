@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True)
 class StageResult:
-    """How long a stage took, now or when it was done; `parts`: what it reported by itself, seconds or words."""
+    """How long a stage took, now or when it was done; `parts`: what it reported itself, seconds or words."""
 
     name: str
     seconds: float
@@ -61,9 +61,9 @@ class StageResult:
     parts: tuple[tuple[str, float | str], ...] = ()
 
 
-def demo_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool) -> Run:
+def demo_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool, out: Path | None = None) -> Run:
     """The run of `--demo`: data made by the workload itself."""
-    folder = state.runs() / f"{recipe.name}-demo"
+    folder = out.expanduser().absolute() if out else state.runs() / f"{recipe.name}-demo"
     return Run("demo", folder, folder / "data", tuple(arguments), on_gpu)
 
 
