@@ -339,3 +339,35 @@ def test_no_torch_for_this_python_but_for_another(broken: Broken, machine: Machi
     (broken.root / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.8.18\n")
     (finding,) = examine(machine, broken.root, RTX_5090)
     assert finding.fix.startswith(f'bringup plan --env "{broken.root}" --gpu sm_120')
+
+
+@pytest.mark.parametrize(
+    ("files", "gpu", "expected"),
+    [
+        # bitsandbytes: one library for each CUDA release, of which the fitting one is loaded.
+        ({"libquant_cuda118.so": "optional-unit.so", "libquant_cuda130.so": "many.so"}, RTX_5090, []),
+        ({"libquant_cuda118.so": "optional-unit.so", "libquant_cuda121.so": "optional-unit.so"}, RTX_5090, ["error"]),
+        # sgl-kernel: one folder for each architecture; and operations for certain chips alone.
+        ({"sm90/ops.abi3.so": "optional-unit.so", "sm100/ops.abi3.so": "many.so"}, RTX_5090, []),
+        ({"ops.so": "many.so", "fast.so": "family.so"}, H200, ["warning"]),
+        ({"fast.so": "family.so"}, H200, ["error"]),
+        # Digits alone make no variants.
+        ({"part1.so": "optional-unit.so", "part2.so": "many.so"}, RTX_5090, ["error"]),
+    ],
+)  # fmt: skip
+def test_libraries_of_which_one_is_chosen(
+    files: dict[str, str], gpu: NamedGpu, expected: list[str], broken: Broken, machine: MachineFacts
+) -> None:
+    broken.distribution("quant", "1.0", {f"quant/{name}": FIXTURES / file for name, file in files.items()})
+    assert [row.severity for row in examine(machine, broken.root, gpu)] == expected
+
+
+def test_a_stray_module_beside_modules_for_every_python(broken: Broken, machine: MachineFacts) -> None:
+    files: dict[str, Path | str] = {
+        "_extra.cpython-36m-x86_64-linux-gnu.so": FIXTURES / "many.so",
+        "ops/_ops.abi3.so": FIXTURES / "many.so",
+    }
+    broken.distribution("ops", "1.0", files)
+    assert [(row.id, row.severity) for row in examine(machine, broken.root)] == [
+        ("wrong-python-abi", "warning")
+    ]

@@ -111,7 +111,10 @@ def _onnxruntime(row: Distribution, environment: EnvironmentFacts) -> EngineFact
         if runtime is None or runtime.major is None:
             continue
         opens = tuple(
-            library for library in report.needed if re.match(r"lib(cu[a-z]+|nv\w+)\.so", library, re.I)
+            library
+            for library in report.needed
+            # libcuda comes with the driver, which its own rules judge.
+            if re.match(r"lib(cu(?!da\.)[a-z]+|nv\w+)\.so", library, re.I)
         )
         recorded = f"DT_NEEDED {runtime.library}"
         cuda = str(runtime.major)

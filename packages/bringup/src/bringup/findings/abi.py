@@ -17,7 +17,8 @@ from bringup.findings.model import Evidence, Examined, Finding, Severity
 from bringup.findings.repairs import extension_fix, pip
 
 _MODULE_TAG = re.compile(
-    r"\.cpython-(?P<linux>\d{2,3}t?)-[\w-]+\.so$|\.cp(?P<windows>\d{2,3}t?)-win\w+\.pyd$"
+    # Up to 3.7 an «m» followed the number.
+    r"\.cpython-(?P<linux>\d{2,3}t?)m?-[\w-]+\.so$|\.cp(?P<windows>\d{2,3}t?)-win\w+\.pyd$"
 )
 
 
@@ -34,10 +35,12 @@ def _by_distribution(environment: EnvironmentFacts) -> dict[str, _Modules]:
     found: dict[str, _Modules] = {}
     for report in environment.binaries:
         tag = _MODULE_TAG.search(report.path)
+        owner = environment.owner(report.path)
+        if not tag and owner and report.path.endswith((".abi3.so", ".abi3.pyd")):
+            found.setdefault(owner.key, _Modules()).fitting.add(report.path)  # fits every Python 3
         if not tag:
             continue
         module = report.path[: tag.start()]
-        owner = environment.owner(report.path)
         row = found.setdefault(owner.key if owner else Path(module).name, _Modules())
         if (tag["linux"] or tag["windows"]) == here:
             row.fitting.add(module)

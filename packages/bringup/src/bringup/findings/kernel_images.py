@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bringup.binaries.compatibility import Verdict
@@ -22,6 +22,9 @@ _NVIDIA_LIBRARY = re.compile(
     r"|nv(?:jpeg|shmem|rtc|jitlink|infer|blas|perf|fatbin|math|comp|imgcodec)|nccl|npp)",
     re.IGNORECASE,
 )
+# «_cuda128.so», «/sm90/», «-cu12»: which build of one library a file is.
+_BUILT_FOR = re.compile(r"(?<![a-z])(?:cuda|cu|sm_?|arch_?)\d+[af]?(?![a-z])", re.IGNORECASE)
+_FARES = ("machine-code", "ptx", "partial", "no")
 
 
 def owner_name(environment: EnvironmentFacts, report: BinaryReport) -> str:
@@ -151,6 +154,33 @@ def _ptx_versions(report: BinaryReport) -> Iterator[tuple[str, tuple[int, int]]]
                 yield row.architecture.compute, row.isa
 
 
+def _variant(path: str) -> str:
+    """A path without the CUDA release or the architecture in it: the package loads one file of several."""
+    return _BUILT_FOR.sub("#", path)
+
+
+def _chosen(reports: Sequence[BinaryReport], gpu: NamedGpu) -> list[BinaryReport]:
+    """The reports without those of which a variant fares better on the chip (bitsandbytes ships one library
+    for each CUDA release, sgl-kernel one for each architecture)."""
+    fares = {report.path: _FARES.index(report.runs_on(gpu.capability).status) for report in reports}
+    best: dict[str, int] = {}
+    for path, rank in fares.items():
+        best[_variant(path)] = min(rank, best.get(_variant(path), rank))
+    return [report for report in reports if fares[report.path] == best[_variant(report.path)]]
+
+
+def _eased(rows: Judged, serves: bool) -> Judged:
+    """Files of code for certain chips alone are no error where the distribution has others that run."""
+    return [
+        (
+            report,
+            "warning" if serves and all(images.optional for images in report.images) else severity,
+            verdict,
+        )
+        for report, severity, verdict in rows
+    ]
+
+
 def kernel_images(examined: Examined) -> Iterator[Finding]:
     """Every library with device code against every GPU that is asked about; one finding a distribution."""
     environment = examined.environment
@@ -158,20 +188,21 @@ def kernel_images(examined: Examined) -> Iterator[Finding]:
         return
     # What other engines compile at start is told by their own rule.
     engines = {engine.distribution for engine in read_engines(environment)}
+    reports = [row for row in environment.binaries if row.has_device_code and is_loadable(row)]
     groups: dict[tuple[str, str, NamedGpu], Judged] = {}
-    for report in environment.binaries:
-        if not report.has_device_code or not is_loadable(report):
-            continue
-        for gpu in examined.gpus:
+    serving: set[tuple[str, NamedGpu]] = set()
+    for gpu in examined.gpus:
+        for report in _chosen(reports, gpu):
+            owner = owner_name(environment, report)
             judged = _kind(examined, report, gpu)
-            if judged:
-                id, severity, verdict = judged
-                key = (id, owner_name(environment, report), gpu)
-                if key[1] in engines and id in ("ptx-only", "partial-kernel-images"):
-                    continue
-                groups.setdefault(key, []).append((report, severity, verdict))
+            if judged is None or judged[0] == "ptx-only":
+                serving.add((owner, gpu))
+            if judged is None or (owner in engines and judged[0] in ("ptx-only", "partial-kernel-images")):
+                continue
+            id, severity, verdict = judged
+            groups.setdefault((id, owner, gpu), []).append((report, severity, verdict))
     for (id, subject, gpu), rows in groups.items():
-        yield _finding(examined, id, subject, gpu, rows)
+        yield _finding(examined, id, subject, gpu, _eased(rows, (subject, gpu) in serving))
 
 
 def cpu_torch_beside_gpu(examined: Examined) -> Iterator[Finding]:
