@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from bringup.errors import BringupError
 from bringup.plan.model import Choice, LockedPackage, Plan, Reason, Rejected, read_plan, write_plan
 from bringup.plan.steps import CreateEnvironment, InstallPackages, Verify
 
 HASH = "0" * 64
+
+
+_PATCH = 'kind = "patch-source"\nid = "p"\nfiles = "*"\nfault = "("\naction = "replace"\n\n'
+_BUILD = 'kind = "build-extension"\nid = "b"\ndistribution = "b"\narchitectures = ["sm_90"]\n\n'
 
 
 def a_plan(version: str = "1.0") -> Plan:
@@ -67,6 +72,23 @@ def test_reasons_do_not_change_the_environment() -> None:
         ('environment = "some"', 'environment = "../../etc"', "plan-invalid"),
         ('id = "packages"', 'id = "environment"', "plan-invalid"),
         ("[[packages]]", "[[packages", "plan-syntax"),
+        ('id = "packages"', 'id = "../../evil"', "plan-invalid"),
+        ('version = "1.0"', 'version = "1.0\\n--extra-index-url https://example.org"', "plan-invalid"),
+        ('version = "1.0"', 'version = ">=1"', "plan-invalid"),
+        ('"idna"', '"--index-url=https://example.org"', "plan-invalid"),
+        ('python = "3.11.7"', 'python = "three"', "plan-invalid"),
+        ('interpreter = "/usr/bin/python3"', 'interpreter = "python3"', "plan-invalid"),
+        ("overlay = []", 'overlay = ["import os; os.abort()"]', "plan-invalid"),
+        ("gpus = []", 'gpus = ["banana"]', "plan-invalid"),
+        ("probes = []", 'probes = ["../../evil"]', "plan-invalid"),
+        ('imports = [\n    "idna"', 'imports = [\n    "os; import sys"', "plan-invalid"),
+        ("disk = 0", "disk = -1", "plan-invalid"),
+        ("seconds = 0", "seconds = nan", "plan-invalid"),
+        ("[indexes]", '[indexes]\nmine = "--evil"', "plan-invalid"),
+        ("[[packages]]", '[[packages]]\nname = "idna"\nversion = "2"\n\n[[packages]]', "plan-invalid"),
+        ('kind = "verify"', 'kind = "verify"\nid = "early"\n\n[[steps]]\nkind = "verify"', "plan-invalid"),
+        ('kind = "verify"', _PATCH + '[[steps]]\nkind = "verify"', "plan-invalid"),
+        ('kind = "verify"', _BUILD + '[[steps]]\nkind = "verify"', "plan-invalid"),
     ],
 )
 def test_nonsense_is_refused(old: str, new: str, id: str, tmp_path: Path) -> None:
@@ -87,3 +109,39 @@ def test_a_plan_without_proof_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BringupError, match="plan-unreadable"):
         read_plan(tmp_path / "absent.toml")
+
+
+STEP = {"schema": "bringup/plan/1", "recipe": "r", "environment": "e", "platform": "linux-x86_64"}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"kind": "patch-source", "files": "../../*", "fault": "x", "action": "replace"}, "leads outside"),
+        ({"kind": "patch-source", "files": "*", "fault": "(", "action": "replace"}, "no regular expression"),
+        (
+            {"kind": "patch-source", "files": "*", "fault": "x", "action": "replace", "when": "now"},
+            "condition",
+        ),
+        ({"kind": "patch-source", "files": "*", "fault": "x", "action": "replace"}, "no step before it"),
+        ({"kind": "fetch-source", "repository": "--upload-pack=x", "commit": "0" * 40}, "no address"),
+        ({"kind": "fetch-source", "repository": "ext::sh -c x", "commit": "0" * 40}, "no address"),
+        ({"kind": "build-extension", "distribution": "b", "architectures": ["sm_x"]}, "compute capability"),
+        ({"kind": "build-extension", "distribution": "b", "architectures": ["sm_90"]}, "either a source"),
+        ({"kind": "install-shims", "shims": ["a b"]}, "no module's name"),
+        ({"kind": "fetch-weights", "url": "https://example.org/w", "destination": "/etc"}, "leads outside"),
+        (
+            {"kind": "convert-checkpoints", "folder": "m", "files": "*", "class_path": "a.B"},
+            "no absolute path",
+        ),
+    ],
+)
+def test_a_step_cannot_leave_its_place(wrong: dict[str, object], said: str, tmp_path: Path) -> None:
+    first, last = a_plan().model_dump(mode="json")["steps"][::2]
+    document = {**STEP, "steps": [first, {"id": "mine", **wrong}, last]}
+    (tmp_path / "plan.toml").write_text(tomli_w.dumps(document))
+    with pytest.raises(BringupError) as refused:
+        read_plan(tmp_path / "plan.toml")
+    assert said in str(refused.value.parameters["text"])
+    place = str(refused.value.parameters["place"])
+    assert place == "plan" or place.startswith("steps.mine"), place

@@ -13,6 +13,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from pydantic import ValidationError
 
 from bringup.catalog import Catalog
 from bringup.catalog.schema import Extension
@@ -132,7 +133,11 @@ def _own_extensions(wanted: Wanted) -> Iterator[dict[str, Any]]:
 
 
 def make_recipe(wanted: Wanted, attempt: _Attempt) -> Recipe:
-    """The recipe that a person would have written for it."""
+    """The recipe that a person would have written for it.
+
+    Raises:
+        BringupError: `requirements-conflict`: a pin that nothing can fulfil.
+    """
     extensions = [_extension(row, wanted) for row in wanted.extensions if _ways(row, wanted)]
     extensions += _own_extensions(wanted)
     imports = [*wanted.imports, *(name for row in extensions for name in row.get("imports", []))]
@@ -159,7 +164,11 @@ def make_recipe(wanted: Wanted, attempt: _Attempt) -> Recipe:
             "licence": "of the project",
         }
         document["patches"] = [_SAFE_LOAD] if wanted.loads else []
-    return Recipe.model_validate(document)
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as error:
+        text = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise BringupError("requirements-conflict", subject=wanted.name, text=text) from error
 
 
 _SAFE_LOAD = {

@@ -83,6 +83,8 @@ def _portable(row: ExtensionRow, question: ExtensionQuestion, plan: ExtensionPla
     old = [gpu for gpu in question.gpus if gpu < _OLDEST_PORTABLE]
     if old:
         return Reason(id="extension-chip-too-old", parameters={"gpu": old[0].sm})
+    if row.portable not in {known.portable for known in question.catalog.extensions}:
+        return Reason(id="extension-portable-unknown", parameters={"name": row.portable})
     plan.shims.append(row.portable)
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,22 @@ from pydantic import Field, ValidationError, model_validator
 
 from bringup import state
 from bringup.errors import BringupError
-from bringup.plan.steps import CreateEnvironment, InstallPackages, Row, Sha256, Step, Value, Verify
+from bringup.plan.steps import (
+    BuildExtension,
+    Bytes,
+    Chip,
+    CreateEnvironment,
+    Distribution,
+    FetchSource,
+    InstallPackages,
+    PatchSource,
+    Row,
+    Step,
+    StepId,
+    Value,
+    Verify,
+)
+from bringup.recipes.fields import Address, Sha256, Version
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,20 +69,20 @@ class Choice(Row):
 class LockedPackage(Row):
     """One distribution, exactly. `index`: a key of `Plan.indexes`; None means the user's own index."""
 
-    name: str
-    version: str
+    name: Distribution
+    version: Version
     sha256: Sha256 | None = None
-    file: str = ""
+    file: Annotated[str, Field(pattern=r"^[^/\\\s]*$")] = ""
     index: str | None = None
-    size: int | None = None
+    size: Bytes | None = None
 
 
 class Estimate(Row):
     """What applying costs, as far as it can be known beforehand. Bytes and seconds."""
 
-    download: int = 0
-    disk: int = 0
-    seconds: int = 0
+    download: Bytes = 0
+    disk: Bytes = 0
+    seconds: Annotated[int, Field(ge=0)] = 0
 
 
 class Plan(Row):
@@ -77,15 +93,15 @@ class Plan(Row):
     environment: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     profile: str = "default"
     platform: str
-    gpus: tuple[str, ...] = ()
-    indexes: dict[str, str] = Field(default_factory=dict)
+    gpus: tuple[Chip, ...] = ()
+    indexes: dict[StepId, Address] = Field(default_factory=dict)
     estimate: Estimate = Estimate()
     choices: tuple[Choice, ...] = ()
     packages: tuple[LockedPackage, ...] = ()
     steps: tuple[Step, ...]
 
     @model_validator(mode="after")
-    def _is_coherent(self) -> Plan:
+    def _steps_are_in_order(self) -> Plan:
         names = [step.id for step in self.steps]
         for name in names:
             if names.count(name) > 1:
@@ -94,9 +110,26 @@ class Plan(Row):
             raise ValueError("the first step must be of kind create-environment")
         if not isinstance(self.steps[-1], Verify):
             raise ValueError("the last step must be of kind verify: nothing is switched in without a proof")
-        locked = {package.name for package in self.packages}
+        for step in self.steps[1:-1]:
+            if isinstance(step, CreateEnvironment | Verify):
+                raise ValueError(f"step {step.id!r}: only one step may be of kind {step.kind}")
+        has_source = False
         for step in self.steps:
-            if isinstance(step, InstallPackages) and (missing := set(step.packages) - locked):
+            has_source = has_source or isinstance(step, FetchSource)
+            patches = isinstance(step, PatchSource) and not step.of
+            builds = isinstance(step, BuildExtension) and step.source is None
+            if (patches or builds) and not has_source:
+                raise ValueError(f"step {step.id!r} works on a source that no step before it fetches")
+        return self
+
+    @model_validator(mode="after")
+    def _packages_are_locked_once(self) -> Plan:
+        names = [package.name for package in self.packages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"package {name!r} is locked twice")
+        for step in self.steps:
+            if isinstance(step, InstallPackages) and (missing := set(step.packages) - set(names)):
                 raise ValueError(f"step {step.id!r} installs {sorted(missing)[0]!r}, which is not locked")
         for package in self.packages:
             if package.index is not None and package.index not in self.indexes:
@@ -136,6 +169,18 @@ def write_plan(plan: Plan, path: Path) -> None:
     state.write_atomically(path, plan.to_toml())
 
 
+def _place(location: Sequence[str | int], document: dict[str, Any]) -> str:
+    """Where a fault is, in the file's own names: "steps.torch.packages" for the step with the id torch."""
+    table, *rest = location or ("plan",)
+    if table in ("steps", "packages") and rest and isinstance(rest[0], int):
+        row = document[table][rest[0]]
+        name = row.get("id") or row.get("name") if isinstance(row, dict) else None
+        # Behind a step's number pydantic names its kind.
+        fields = rest[2:] if table == "steps" else rest[1:]
+        rest = [name if isinstance(name, str) and name else rest[0], *fields]
+    return ".".join(map(str, (table, *rest)))
+
+
 def read_plan(path: Path) -> Plan:
     """Read and check a plan.
 
@@ -152,5 +197,6 @@ def read_plan(path: Path) -> Plan:
         return Plan.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "plan"
-        raise BringupError("plan-invalid", exit_code=2, path=path, place=place, text=first["msg"]) from error
+        place = _place(first["loc"], document)
+        text = first["msg"].removeprefix("Value error, ")
+        raise BringupError("plan-invalid", exit_code=2, path=path, place=place, text=text) from error

@@ -75,7 +75,9 @@ def explain_installer_failure(log: str, subject: str) -> BringupError:
         return BringupError("no-matching-distribution", requirement=absent[1].strip(), subject=subject)
     if _CONFLICT.search(log):
         telling = ("depends on", "requires", "requested")
-        conflict = [line for line in said if any(word in line for word in telling)]
+        # pip prints them above its own summing up, which names a web page.
+        about = [row for row in said if not row.startswith("ERROR")]
+        conflict = [row for row in about if any(word in row for word in telling)]
         return BringupError("requirements-conflict", subject=subject, text=" · ".join(conflict[:4]) or tail)
     return BringupError("installer-failed", subject=subject, text=tail or "no output")
 
@@ -249,7 +251,8 @@ class Resolver:
     ) -> list[Resolved]:
         with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
             report = Path(folder) / "report.json"
-            options = ["--dry-run", "--quiet", "--only-binary=:all:"]
+            # Not --quiet: it would leave out what a conflict is caused by.
+            options = ["--dry-run", "--only-binary=:all:"]
             options += [f"--no-binary={name}" for name in from_source]
             options += [f"--find-links={folder}" for folder in find_links]
             if not self._overlay:

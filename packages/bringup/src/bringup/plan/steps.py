@@ -2,12 +2,52 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from bringup.binaries.architectures import Architecture, ComputeCapability
+from bringup.recipes.fields import (
+    Address,
+    CommitHash,
+    Condition,
+    Expression,
+    InsidePath,
+    Module,
+    Probe,
+    Sha256,
+    Variable,
+    Version,
+)
 
 Value = str | int | float | bool
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+# A step's name is also that of its log.
+StepId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Distribution = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$")]
+Bytes = Annotated[int, Field(ge=0)]
+
+
+def _chip(text: str) -> str:
+    return ComputeCapability.parse(text).sm
+
+
+def _architecture(text: str) -> str:
+    Architecture.parse(text)
+    return text
+
+
+def _absolute(text: str) -> str:
+    # A line of a `.pth` file that begins with `import` would be run.
+    if not Path(text).is_absolute() or re.search(r"[\r\n]", text):
+        raise ValueError(f"'{text}' is no absolute path")
+    return text
+
+
+Chip = Annotated[str, AfterValidator(_chip)]
+ArchitectureName = Annotated[str, AfterValidator(_architecture)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class Row(BaseModel):
@@ -20,26 +60,26 @@ class CreateEnvironment(Row):
     """A new, empty environment from an interpreter. `overlay`: folders whose packages show through."""
 
     kind: Literal["create-environment"] = "create-environment"
-    id: str
-    python: str
-    interpreter: str
-    overlay: tuple[str, ...] = ()
+    id: StepId
+    python: Version
+    interpreter: AbsolutePath
+    overlay: tuple[AbsolutePath, ...] = ()
 
 
 class InstallPackages(Row):
     """Locked packages, without looking at their requirements again."""
 
     kind: Literal["install-packages"] = "install-packages"
-    id: str
-    packages: tuple[str, ...]
+    id: StepId
+    packages: tuple[Distribution, ...]
 
 
 class InstallOwn(Row):
     """One of our own packages, from the checkout or a bundled wheel. `content`: hash of its source."""
 
     kind: Literal["install-own"] = "install-own"
-    id: str
-    package: str
+    id: StepId
+    package: Distribution
     content: str
 
 
@@ -53,13 +93,13 @@ class FetchSource(Row):
     """
 
     kind: Literal["fetch-source"] = "fetch-source"
-    id: str
-    repository: str
-    commit: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-    submodules: dict[str, str] = {}
+    id: StepId
+    repository: Address
+    commit: CommitHash
+    submodules: dict[InsidePath, CommitHash] = {}
     recursive: bool = False
     licence: str = ""
-    local: str | None = None
+    local: AbsolutePath | None = None
     content: str | None = None
 
 
@@ -67,22 +107,22 @@ class PatchSource(Row):
     """A source edit by meaning; see `bringup.recipes.schema.PatchRow`."""
 
     kind: Literal["patch-source"] = "patch-source"
-    id: str
+    id: StepId
     of: str = ""
-    files: str
-    fault: str
-    absent: str | None = None
+    files: InsidePath
+    fault: Expression
+    absent: Expression | None = None
     action: Literal["insert-include", "replace", "rewrite-torch-load"]
     value: str = ""
-    when: str | None = None
+    when: Condition | None = None
 
 
 class InstallShims(Row):
     """Pure-Python stand-ins of portable-kernels under the names of the originals."""
 
     kind: Literal["install-shims"] = "install-shims"
-    id: str
-    shims: tuple[str, ...]
+    id: StepId
+    shims: tuple[Module, ...]
 
 
 class BuildExtension(Row):
@@ -95,17 +135,23 @@ class BuildExtension(Row):
     """
 
     kind: Literal["build-extension"] = "build-extension"
-    id: str
-    distribution: str
-    imports: tuple[str, ...] = ()
+    id: StepId
+    distribution: Distribution
+    imports: tuple[Module, ...] = ()
     source: FetchSource | None = None
-    folder: str = ""
-    subfolder: str = ""
-    architectures: tuple[str, ...]
-    environment: dict[str, str] = {}
-    memory_per_job: int = 2_000_000_000
-    minutes: float = 2.0
+    folder: InsidePath = ""
+    subfolder: InsidePath = ""
+    architectures: tuple[Chip, ...]
+    environment: dict[Variable, str] = {}
+    memory_per_job: Annotated[int, Field(gt=0)] = 2_000_000_000
+    minutes: Annotated[float, Field(ge=0)] = 2.0
     patches: tuple[PatchSource, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_an_origin(self) -> BuildExtension:
+        if self.source is None and not self.folder:
+            raise ValueError("either a source or the folder of the workload's own")
+        return self
 
 
 class BuildTorch(Row):
@@ -117,14 +163,14 @@ class BuildTorch(Row):
     """
 
     kind: Literal["build-torch"] = "build-torch"
-    id: str
+    id: StepId
     source: FetchSource
-    version: str
-    cuda: str
-    architectures: tuple[str, ...]
-    jobs: int
-    memory: int
-    disk: int
+    version: Version
+    cuda: Version
+    architectures: tuple[ArchitectureName, ...]
+    jobs: Annotated[int, Field(ge=1)]
+    memory: Bytes
+    disk: Bytes
 
 
 class FetchWeights(Row):
@@ -134,26 +180,26 @@ class FetchWeights(Row):
     """
 
     kind: Literal["fetch-weights"] = "fetch-weights"
-    id: str
+    id: StepId
     repository: str | None = None
     revision: str | None = None
-    files: dict[str, Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]] = {}
+    files: dict[InsidePath, Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]] = {}
     url: str | None = None
     mirrors: tuple[str, ...] = ()
-    size: int | None = None
+    size: Bytes | None = None
     sha256: Sha256 | None = None
-    destination: str = ""
-    local: str | None = None
+    destination: InsidePath = ""
+    local: AbsolutePath | None = None
 
 
 class ConvertCheckpoints(Row):
     """Pickled models below `folder`, converted and rebuilt; see `bringup.recipes.schema.CheckpointRow`."""
 
     kind: Literal["convert-checkpoints"] = "convert-checkpoints"
-    id: str
-    folder: str
-    files: str
-    class_path: str
+    id: StepId
+    folder: AbsolutePath
+    files: InsidePath
+    class_path: Module
     keywords: dict[str, Value] = {}
     rename: dict[str, str] = {}
     layout: Literal["safetensors", "state-dict", "module"] = "safetensors"
@@ -168,12 +214,12 @@ class Verify(Row):
     """
 
     kind: Literal["verify"] = "verify"
-    id: str
-    imports: tuple[str, ...] = ()
-    probes: tuple[str, ...] = ()
+    id: StepId
+    imports: tuple[Module, ...] = ()
+    probes: tuple[Probe, ...] = ()
     arguments: dict[str, dict[str, str]] = {}
-    versions: dict[str, str] = {}
-    gpus: tuple[str, ...] = ()
+    versions: dict[Distribution, Version] = {}
+    gpus: tuple[Chip, ...] = ()
 
 
 Step = Annotated[

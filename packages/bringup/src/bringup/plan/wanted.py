@@ -21,6 +21,7 @@ from bringup.facts.environment_distributions import Distribution
 from bringup.facts.project import Link, ProjectFacts, read_project
 from bringup.findings.kernel_images import importance, is_loadable
 from bringup.plan.model import Choice, Reason
+from bringup.recipes.fields import contradicts
 
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 # Brought by torch itself, or by conda beside it: what the new torch needs comes with it.
@@ -270,7 +271,7 @@ def _first_of_each(environment: EnvironmentFacts) -> Iterator[Distribution]:
 def python_ranges(wanted: Wanted) -> Sequence[str]:
     """The ranges to try, the nearest to what is written first; the last is what this tool itself needs."""
     written = ",".join(dict.fromkeys(wanted.python))
-    return [written, ">=3.10"] if written else [">=3.10"]
+    return [written, ">=3.10"] if written and not contradicts(written) else [">=3.10"]
 
 
 def require_something(wanted: Wanted, origin: Path) -> None:

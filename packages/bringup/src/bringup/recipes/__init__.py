@@ -46,7 +46,7 @@ def parse(text: str, origin: str) -> Recipe:
             exit_code=2,
             origin=origin,
             place=place,
-            text=first["msg"],
+            text=first["msg"].removeprefix("Value error, "),
             count=error.error_count(),
         ) from error
 

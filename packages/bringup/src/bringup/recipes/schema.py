@@ -4,34 +4,40 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bringup.recipes.fields import (
+    Address,
+    CommitHash,
+    Condition,
+    Expression,
+    InsidePath,
+    Module,
+    Name,
+    Probe,
+    RequirementText,
+    Sha256,
+    Variable,
+    Version,
+    VersionRange,
+)
 
 SCHEMA = "bringup/recipe/1"
 
 
-def _specifiers(text: str) -> str:
-    try:
-        SpecifierSet(text)
-    except InvalidSpecifier as error:
-        raise ValueError(f"'{text}' is no version range such as '>=3.10,<3.14'") from error
-    return text
+# Names of steps that plans have besides a recipe's own.
+_STEPS = ("environment", "source", "torch", "packages", "extensions", "shims", "verify")
 
 
-def _requirement(text: str) -> str:
-    try:
-        Requirement(text)
-    except InvalidRequirement as error:
-        raise ValueError(f"'{text}' is no requirement: {error}") from error
-    return text
+def _distribution(requirement: str) -> str:
+    return canonicalize_name(Requirement(requirement).name)
 
 
-VersionRange = Annotated[str, AfterValidator(_specifiers)]
-RequirementText = Annotated[str, AfterValidator(_requirement)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-CommitHash = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+def _overlap(first: tuple[str, ...], second: tuple[str, ...]) -> bool:
+    """Whether two rows meet in some profile; rows that name none are in all."""
+    return not first or not second or bool(set(first) & set(second))
 
 
 class Row(BaseModel):
@@ -53,12 +59,12 @@ class Source(Row):
     `licence_note` is shown before anything is fetched.
     """
 
-    repository: str
+    repository: Address
     commit: CommitHash
-    subfolder: str = ""
+    subfolder: InsidePath = ""
     licence: str
     licence_note: Words | None = None
-    submodules: dict[str, CommitHash] = {}
+    submodules: dict[InsidePath, CommitHash] = {}
 
 
 class TorchRange(Row):
@@ -97,16 +103,16 @@ class RequirementRow(Row):
 class ExtensionBuild(Row):
     """How a compiled extension is built: from a repository, or from `folder` of the workload's own source."""
 
-    repository: str | None = None
+    repository: Address | None = None
     commit: CommitHash | None = None
-    folder: str | None = None
-    subfolder: str = ""
+    folder: InsidePath | None = None
+    subfolder: InsidePath = ""
     licence: str
     backend: Literal["setuptools", "scikit-build-core", "cmake"]
-    environment: dict[str, str] = {}
-    memory_per_job_gb: float = 2.0
-    minutes: float = 2.0
-    submodules: dict[str, CommitHash] = {}
+    environment: dict[Variable, str] = {}
+    memory_per_job_gb: Annotated[float, Field(gt=0)] = 2.0
+    minutes: Annotated[float, Field(gt=0)] = 2.0
+    submodules: dict[InsidePath, CommitHash] = {}
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> ExtensionBuild:
@@ -127,9 +133,9 @@ class ExtensionRow(Row):
     """
 
     distribution: Name
-    imports: tuple[str, ...] = ()
-    ways: tuple[Literal["wheel", "portable", "build", "drop"], ...]
-    pin: str | None = None
+    imports: tuple[Module, ...] = ()
+    ways: Annotated[tuple[Literal["wheel", "portable", "build", "drop"], ...], Field(min_length=1)]
+    pin: Version | None = None
     portable: str | None = None
     build: ExtensionBuild | None = None
     why: Words | None = None
@@ -151,12 +157,12 @@ class PatchRow(Row):
 
     id: Name
     of: str = ""
-    files: str
-    fault: str
-    absent: str | None = None
+    files: InsidePath
+    fault: Expression
+    absent: Expression | None = None
     kind: Literal["insert-include", "replace", "rewrite-torch-load"]
     value: str = ""
-    when: str | None = None
+    when: Condition | None = None
     why: Words
     profiles: tuple[str, ...] = ()
 
@@ -191,12 +197,12 @@ class WeightsRow(Row):
     name: Name
     repository: str | None = None
     revision: str | None = None
-    files: dict[str, Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]] = {}
+    files: dict[InsidePath, Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]] = {}
     url: str | None = None
     mirrors: tuple[str, ...] = ()
-    size: int | None = None
+    size: Annotated[int, Field(ge=0)] | None = None
     sha256: Sha256 | None = None
-    destination: str = ""
+    destination: InsidePath = ""
     licence: str = ""
     unless: str | None = None
     why: Words | None = None
@@ -206,8 +212,8 @@ class ProbeRow(Row):
     """A proof in the finished environment: modules that import, or a packaged probe by name."""
 
     name: Name
-    imports: tuple[str, ...] = ()
-    probe: Name | None = None
+    imports: tuple[Module, ...] = ()
+    probe: Probe | None = None
     arguments: dict[str, str] = {}
     needs_gpu: bool = False
     profiles: tuple[str, ...] = ()
@@ -231,9 +237,9 @@ class Stage(Row):
     modes: tuple[str, ...] = ()
     device: Literal["any", "gpu", "cpu"] = "any"
     directory: str = "{run}"
-    environment: dict[str, str] = {}
+    environment: dict[Variable, str] = {}
     optional: bool = False
-    times: str | None = None
+    times: Expression | None = None
     results: tuple[str, ...] = ()
 
 
@@ -241,9 +247,9 @@ class Needs(Row):
     """What the host must have; gigabytes (10⁹ bytes)."""
 
     gpu: Literal["required", "optional", "none"] = "required"
-    disk_gb: float = 10
-    memory_gb: float = 4
-    gpu_memory_gb: float | None = None
+    disk_gb: Annotated[float, Field(ge=0)] = 10
+    memory_gb: Annotated[float, Field(ge=0)] = 4
+    gpu_memory_gb: Annotated[float, Field(ge=0)] | None = None
     architecture: tuple[str, ...] = ("x86_64", "aarch64")
     systems: tuple[str, ...] = ("linux", "windows", "macos")
 
@@ -299,7 +305,7 @@ class Recipe(Row):
     needs: Needs = Needs()
     image: Image | None = None
     failures: tuple[Failure, ...] = ()
-    versions: dict[str, dict[str, str]] = {}
+    versions: dict[str, dict[str, Version]] = {}
     measured: dict[str, str] = {}
 
     def with_layouts_of(self, profile: str) -> Recipe:
@@ -313,14 +319,44 @@ class Recipe(Row):
     @model_validator(mode="after")
     def _profiles_are_known(self) -> Recipe:
         known = {self.default_profile, *self.profiles}
-        for name in self.torch.profiles:
-            if name not in known:
-                raise ValueError(f"profile {name!r} is used by torch but not listed under profiles")
+        for place, names in (("torch", self.torch.profiles), ("versions", self.versions)):
+            if unlisted := sorted(set(names) - known):
+                raise ValueError(f"profile {unlisted[0]!r} is used by {place} but not listed under profiles")
         for table in (self.requirements, self.extensions, self.patches, self.probes):
             for row in table:
                 unknown = set(row.profiles) - known
                 if unknown:
                     raise ValueError(f"profile {sorted(unknown)[0]!r} is used but not listed under profiles")
+        return self
+
+    @model_validator(mode="after")
+    def _names_are_used_once(self) -> Recipe:
+        for table, rows in (
+            ("patch", [(row.id, row.profiles) for row in self.patches]),
+            ("extension", [(row.distribution, row.profiles) for row in self.extensions]),
+            ("weights", [(row.name, ()) for row in self.weights]),
+            ("stage", [(row.name, ()) for row in self.stages]),
+        ):
+            for number, (name, profiles) in enumerate(rows):
+                for other, others in rows[:number]:
+                    if name == other and _overlap(profiles, others):
+                        raise ValueError(f"{table} {name!r} stands there twice")
+                if table == "patch" and name in _STEPS:
+                    raise ValueError(f"patch {name!r}: a step of every plan has this name")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_contradicts(self) -> Recipe:
+        for row in self.requirements:
+            if _distribution(row.spec) in ("torch", *self.torch.companions):
+                raise ValueError(f"requirement {row.spec!r}: its version stands under torch")
+        dropped = [row for row in self.extensions if row.ways == ("drop",)]
+        for probe in self.probes:
+            for extension in dropped:
+                shared = set(probe.imports) & set(extension.imports)
+                if shared and _overlap(probe.profiles, extension.profiles):
+                    text = f"extension {extension.distribution} is dropped, but probe {probe.name} imports"
+                    raise ValueError(f"{text} {sorted(shared)[0]}")
         return self
 
     @model_validator(mode="after")
@@ -349,4 +385,8 @@ class Recipe(Row):
                 raise ValueError(f"extension {extension.distribution}: way 'build' needs a [build] table")
             if "portable" in extension.ways and extension.portable is None:
                 raise ValueError(f"extension {extension.distribution}: way 'portable' needs the key portable")
+            if extension.build and extension.build.folder is not None and self.source is None:
+                raise ValueError(
+                    f"extension {extension.distribution}: there is no source to take the folder of"
+                )
         return self

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bringup import state
+from bringup.catalog import load as load_catalog
 from bringup.errors import BringupError
 from bringup.facts.host import read_disk
 from bringup.facts.indexes import read_indexes
@@ -90,6 +91,8 @@ def validate(plan: Plan, folders: Sequence[Path] = ()) -> None:
     for step in plan.steps:
         if isinstance(step, InstallOwn):
             _require_unchanged(step, folders)
+        if isinstance(step, InstallShims):
+            _require_shims(step)
         if isinstance(step, BuildTorch) and current_key(plan) != plan.key:
             check_host(step, Slot(plan.environment, plan.key).root)
         source = step.source if isinstance(step, BuildExtension) else step
@@ -109,6 +112,13 @@ def validate(plan: Plan, folders: Sequence[Path] = ()) -> None:
 def _require_unchanged(step: InstallOwn, folders: Sequence[Path]) -> None:
     if find_own_package(step.package, folders=folders).content != step.content:
         raise BringupError("plan-outdated", package=step.package)
+
+
+def _require_shims(step: InstallShims) -> None:
+    known = {row.portable for row in load_catalog().extensions if row.portable}
+    if unknown := sorted(set(step.shims) - known):
+        text = f"there is no portable replacement {unknown[0]!r}"
+        raise BringupError("plan-invalid", exit_code=2, path="", place=f"steps.{step.id}.shims", text=text)
 
 
 def current_key(plan: Plan) -> str | None:

@@ -12,9 +12,9 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from bringup.errors import BringupError
 from bringup.plan.steps import PatchSource
+from bringup.recipes.fields import CONDITION
 from bringup.steps.rewrite import rewrite
 
-_CONDITION = re.compile(r"\s*(gcc|torch|python|cuda)\s*((?:[<>=!~]=?|===)\s*[\w.*+]+)\s*")
 _INCLUDE = re.compile(r"^[ \t]*#[ \t]*include\b.*$", re.MULTILINE)
 
 
@@ -34,7 +34,7 @@ def holds(condition: str | None, versions: Mapping[str, str | None]) -> bool:
         BringupError: `patch-condition` when the text is none.
     """
     for part in condition.split(",") if condition else ():
-        match = _CONDITION.fullmatch(part)
+        match = CONDITION.fullmatch(part)
         if not match:
             raise BringupError("patch-condition", exit_code=2, given=part)
         version = versions.get(match[1])

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bringup import state
 from bringup.errors import BringupError
-from bringup.plan.steps import Sha256
+from bringup.recipes.fields import Sha256
 from bringup.steps.downloads import sha256_of
 
 NAME = "pack.json"
