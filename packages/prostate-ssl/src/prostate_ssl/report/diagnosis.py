@@ -7,6 +7,9 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
+_ENOUGH_ITERATIONS = 200
+_NEAR_UNIFORM = 0.005
+
 
 @dataclass(frozen=True)
 class Sign:
@@ -23,9 +26,21 @@ class Sign:
     answer: str
 
 
-def diagnose(records: dict[int, dict[str, Any]]) -> list[Sign]:
-    """Look at loss, NaN, speed, memory and gradients of a run's records (by iteration)."""
-    return [sign for sign in (_loss(records), _nan(records), _speed(records), _memory(records)) if sign]
+def diagnose(records: dict[int, dict[str, Any]], prototypes: int) -> list[Sign]:
+    """Look at losses, NaN, speed and memory of a run's records (by iteration).
+
+    Args:
+        records: what was logged, by iteration.
+        prototypes: K of the DINO head.
+    """
+    signs = (
+        _loss(records),
+        _tells_apart(records, prototypes),
+        _nan(records),
+        _speed(records),
+        _memory(records),
+    )
+    return [sign for sign in signs if sign]
 
 
 def _series(records: dict[int, dict[str, Any]], name: str) -> list[float]:
@@ -44,6 +59,25 @@ def _loss(records: dict[int, dict[str, Any]]) -> Sign:
     if not fell:
         answer += ": try another optim.base_lr, and look at the crops (prostate-ssl check, visualize)"
     return Sign(fell, "Does the loss fall?", answer)
+
+
+def _tells_apart(records: dict[int, dict[str, Any]], prototypes: int) -> Sign | None:
+    """DINO's loss of a network that gives every crop the same answer is ln K, whatever the teacher says."""
+    parts = (_series(records, "dino_local_crops_loss"), _series(records, "dino_global_crops_loss"))
+    if not all(parts) or max(records) < _ENOUGH_ITERATIONS:
+        return None
+    uniform = math.log(prototypes)
+    losses = [local + crop for local, crop in zip(*parts, strict=False)]
+    late = statistics.mean(losses[-max(1, len(losses) // 10) :])
+    apart = abs(late / uniform - 1) > _NEAR_UNIFORM
+    answer = f"DINO's terms add up to {late:.3f}; {uniform:.3f} would say that all crops look alike"
+    if not apart:
+        answer += (
+            ": start from DINOv2's weights (student.pretrained_weights), or, from scratch, try "
+            "student.layerscale=1.0, a lower teacher.warmup_teacher_temp and teacher_temp (0.02), a milder "
+            "crops.intensity_aug, a larger batch"
+        )
+    return Sign(apart, "Does the teacher tell the cases apart?", answer)
 
 
 def _nan(records: dict[int, dict[str, Any]]) -> Sign:

@@ -52,7 +52,7 @@ def collect_sections(run: Path) -> list[Section]:
     first, last = _ends(records)
     sections = [
         Section("Loss curves", _loss_text(first, last), run / "curves.png"),
-        _diagnosis_section(records),
+        _diagnosis_section(records, int(load_config(run / "config.yaml").dino.head_n_prototypes)),
     ]
     sections += _probe_sections(run)
     pictures = run / "pictures"
@@ -82,8 +82,8 @@ def _loss_text(first: dict[str, Any], last: dict[str, Any]) -> str:
     return f"total_loss went from {before:.3f} to {after:.3f} ({100 * (after / before - 1):+.1f}%)."
 
 
-def _diagnosis_section(records: dict[int, dict[str, Any]]) -> Section:
-    findings = diagnose(records)
+def _diagnosis_section(records: dict[int, dict[str, Any]], prototypes: int) -> Section:
+    findings = diagnose(records, prototypes)
     rows = tuple((("ok" if f.good else "look here"), f.question, f.answer) for f in findings)
     return Section("Is it training well?", None, None, ("", "question", "answer"), rows)
 
