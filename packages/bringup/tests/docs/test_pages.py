@@ -51,7 +51,8 @@ def read(page: str) -> str:
 def blocks(page: str) -> list[tuple[str, list[str]]]:
     """(what it needs, its commands) of every fenced block."""
     found = re.findall(r"^```sh (\w+)\n(.*?)^```$", read(page), re.MULTILINE | re.DOTALL)
-    assert len(found) == read(page).count("```") / 2, "a block does not say what it needs"
+    shown = len(re.findall(r"^```text\n", read(page), re.MULTILINE))  # output, not commands
+    assert len(found) + shown == read(page).count("```") / 2, "a block does not say what it needs"
     return [(needs, [line for line in text.splitlines() if line.strip()]) for needs, text in found]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bringup.binaries.architectures import ComputeCapability
 from bringup.recipes import load
 from bringup.recipes.schema import Recipe, Stage, Words
 from bringup.report.messages import choose_language
@@ -17,7 +18,7 @@ from bringup.report.run_report import Timed, write_run_report
 from bringup.report.tables import times_table
 from bringup.steps.environments import Slot
 from bringup.steps.observer import Silent
-from bringup.steps.run import Run, run_stages
+from bringup.steps.run import Run, cuda_variables, run_stages
 
 # As TripoSR's own timer logs them.
 PRINTED = """2026-11-21 08:00:00,000 - INFO - Initializing model ...
@@ -50,6 +51,31 @@ def recipe() -> Recipe:
 def test_the_workloads_own_times_are_read(slot: Slot, tmp_path: Path) -> None:
     (result,) = run_stages(recipe(), Run("arguments", tmp_path / "run", tmp_path), slot, Silent())
     assert [(name, pytest.approx(seconds)) for name, seconds in result.parts] == list(PARTS)
+
+
+def test_what_is_compiled_late_sees_the_plans_chips(
+    slot: Slot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    program = (
+        "import os; print('seen finished in', os.environ.get('TORCH_CUDA_ARCH_LIST'), os.environ['HF_HOME'])"
+    )
+    known = recipe()
+    stage = known.stages[0].model_copy(
+        update={
+            "command": ("python", "-c", program),
+            "environment": {"HF_HOME": "{run}/hub"},
+            "times": "(?P<name>seen) finished in (?P<text>.+)",
+        }
+    )
+    chips = [ComputeCapability.parse("sm_90"), ComputeCapability.parse("sm_120")]
+    assert cuda_variables(chips, False) == {"TORCH_CUDA_ARCH_LIST": "9.0;12.0"}
+    assert cuda_variables([], True) == {"CUDA_LAUNCH_BLOCKING": "1"}
+    run = Run("arguments", tmp_path / "run", tmp_path, variables=cuda_variables(chips, True))
+    (result,) = run_stages(known.model_copy(update={"stages": (stage,)}), run, slot, Silent())
+    assert result.parts == (("seen", f"9.0;12.0 {tmp_path / 'run'}/hub"),)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6")
+    assert cuda_variables(chips, False) == {}  # the user's own is kept
 
 
 @pytest.mark.parametrize(("language", "heading"), [("en", "Stage"), ("zh", "阶段")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +46,9 @@ def command(
     find_links: options.FindLinks = None,
     overlay: options.Overlay = None,
     offline: options.Offline = False,
+    debug_cuda: Annotated[
+        bool, typer.Option("--debug-cuda", help="Wait for every kernel: an error names its call. Slow.")
+    ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget an earlier run and begin anew.")] = False,
     bids: Annotated[Path | None, typer.Option(help="A BIDS dataset, for a workload in a container.")] = None,
     licence: Annotated[
@@ -73,7 +77,8 @@ def command(
         recipe=recipe, words=words, project=project, demo=demo, data=data, out=out,
         gpu=tuple(gpu or ()), cpu=cpu, profile=profile, prefer=options.checked_way(prefer),
         source=source, weights=weights, models=models, pack=pack, installer=installer,
-        find_links=tuple(find_links or ()), overlay=overlay, offline=offline, fresh=fresh,
+        find_links=tuple(find_links or ()), overlay=overlay, offline=offline,
+        fresh=fresh, debug_cuda=debug_cuda,
         bids=bids, licence=licence, device=device, task=task, resume=resume, engine=engine,
         dry_run=dry_run, as_json=as_json,
     )  # fmt: skip
@@ -112,6 +117,7 @@ def _in_a_container(given: UpOptions) -> None:
 
 def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
     """Facts → plan → apply → run → report. `chosen` is None for a project that no recipe knows."""
+    from bringup.binaries.architectures import ComputeCapability
     from bringup.cli.gpu_names import named_gpus
     from bringup.cli.supplies import checked_pack, naming_what_is_missing, say_other_weights
     from bringup.facts.machine import read_machine
@@ -121,6 +127,7 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
     from bringup.report.messages import say
     from bringup.report.tables import facts_table
     from bringup.steps.apply import InstallOptions
+    from bringup.steps.run import cuda_variables
 
     pack = checked_pack(given.pack)
     packed = pack / "wheels" if pack else None
@@ -146,6 +153,8 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
     if given.project is not None and not given.words:
         return console.print(say("up.project-ready", name=plan.environment), markup=False)
     run = _run_of(recipe, given, bool(plan.gpus) and not given.gpu)
+    chips = [ComputeCapability.parse(gpu) for gpu in plan.gpus]
+    run = replace(run, variables=cuda_variables(chips, given.debug_cuda))
     since = time.time() if run.mode == "arguments" else None  # what lay there before is not shown
     stages = _run(recipe, run, applied, given.fresh)
     typer.echo(_report(recipe, run, machine, plan, applied, stages, since))

@@ -23,6 +23,7 @@ _NOT_IN_A_CONTAINER = (
     "--from",
     "--installer",
     "--overlay",
+    "--debug-cuda",
 )
 _OF_RECIPES = ("--demo", "--data", "--profile", "--source", "--weights", "--models", "--from")
 
@@ -50,6 +51,7 @@ class UpOptions:
     overlay: Path | None
     offline: bool
     fresh: bool
+    debug_cuda: bool
     bids: Path | None
     licence: Path | None
     device: str | None
@@ -74,6 +76,7 @@ class UpOptions:
             "--from": self.pack,
             "--installer": self.installer,
             "--overlay": self.overlay,
+            "--debug-cuda": self.debug_cuda,
             "--license": self.licence,
             "--device": self.device,
             "--task": self.task,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from bringup import state
+from bringup.binaries.architectures import ComputeCapability
 from bringup.errors import BringupError
 from bringup.recipes.schema import Recipe, Stage
 from bringup.steps.environments import Slot
@@ -40,6 +42,7 @@ class Run:
         on_gpu: whether the environment serves a GPU.
         places: further names that a stage's words may hold, beside `{run}` and `{data}`.
         here: the folder that the user's relative paths mean.
+        variables: set for every stage; what a stage names itself wins.
     """
 
     mode: str
@@ -49,6 +52,7 @@ class Run:
     on_gpu: bool = False
     places: Mapping[str, str] = field(default_factory=dict)
     here: Path = field(default_factory=Path.cwd)
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,17 @@ def arguments_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool, out: P
     mark = hashlib.sha256("\0".join([str(Path.cwd()), *arguments]).encode()).hexdigest()[:8]
     folder = out.expanduser().absolute() if out else state.runs() / f"{recipe.name}-{mark}"
     return Run("arguments", folder, Path.cwd(), tuple(arguments), on_gpu)
+
+
+def cuda_variables(gpus: Sequence[ComputeCapability], debug: bool) -> dict[str, str]:
+    """For what a workload compiles late, the chips that the plan is for; `debug`: every kernel is waited for.
+
+    A TORCH_CUDA_ARCH_LIST that the user has set is left as it is.
+    """
+    variables = {"CUDA_LAUNCH_BLOCKING": "1"} if debug else {}
+    if gpus and "TORCH_CUDA_ARCH_LIST" not in os.environ:
+        variables["TORCH_CUDA_ARCH_LIST"] = ";".join(str(gpu) for gpu in gpus)
+    return variables
 
 
 def with_places(run: Run, slot: Slot) -> Run:
@@ -180,7 +195,7 @@ def _do(stage: Stage, run: Run, target: Target, observer: Observer) -> None:
     directory = Path(_fill([stage.directory], run)[0])
     directory.mkdir(parents=True, exist_ok=True)
     named = dict(zip(stage.environment, _fill(list(stage.environment.values()), run), strict=True))
-    environment = target.variables() | named
+    environment = target.variables() | dict(run.variables) | named
     outcome = run_logged(
         command,
         log,
