@@ -8,7 +8,7 @@ the crops, random convolution, block masks):
   feed         batches a second of the feed alone, slices resident on the GPU and from the cache
   wait         share of the time that a training step of 55 ms waits for data
   linear       processor time a case for up to 10,000 cases
-  items        items a second and processor seconds an item on the CPU, with the threads torch is given
+  items        items a second and processor seconds an item on the CPU; workers of so many threads each
 """
 
 from __future__ import annotations
@@ -109,10 +109,10 @@ def gpu_rows(work: Path, dataset_str: str, cache: Path, workers: int) -> dict[st
     return rows
 
 
-def cpu_rows(dataset_str: str, cache: Path, threads: int) -> dict[str, float]:
-    torch.set_num_threads(threads)
+def cpu_rows(dataset_str: str, cache: Path, workers: int, threads: int) -> dict[str, float]:
+    torch.set_num_threads(threads)  # of each worker
     dataset = make_dataset(dataset_str=dataset_str)
-    feed = build_feed(dataset, AugmentationSettings(), BATCH, 0, "cpu", num_workers=1, cache=cache)
+    feed = build_feed(dataset, AugmentationSettings(), BATCH, 0, "cpu", num_workers=workers, cache=cache)
     spent = time.process_time()
     rate = batches_per_second(feed, 20.0)
     # Processor seconds an item hold on a machine that others use, too; the published loader takes 0.42.
@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--size", default="384x24")
     parser.add_argument("--work", type=Path, default=Path("/tmp/prostate-ssl-benchmark"))
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--note", default="")
     options = parser.parse_args()
@@ -179,7 +179,7 @@ def main() -> None:
     elif on_gpu:
         measured = gpu_rows(options.work, dataset_str, cache, options.workers)
     else:
-        measured = cpu_rows(dataset_str, cache, options.threads)
+        measured = cpu_rows(dataset_str, cache, options.workers, options.threads)
     row = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
         "command": " ".join(["python", "benchmarks/data.py", *sys.argv[1:]]),
