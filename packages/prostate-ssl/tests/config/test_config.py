@@ -58,6 +58,13 @@ def test_a_published_file_is_accepted_as_it_is(tmp_path):
         ("compute_precision.student.backbone.sharding_strategy=HALF", "FULL_SHARD"),
         ("precision=fp8", "fp32, bf16"),
         ("train.batch_size_per_gpu=0", "at least 1"),
+        ("crops.local_crops_number=-1", "at least 0"),
+        ("optim.clip_grad=abc", r"optim\.clip_grad is 'abc'"),
+        ("optim.adamw_beta1=1.5", r"optim\.adamw_beta1 is 1\.5"),
+        ("teacher.teacher_temp=0", r"teacher\.teacher_temp is 0"),
+        ("ibot.mask_sample_probability=1.5", "at most 1"),
+        ("train.img_size=10", "smaller than a patch"),
+        ("evaluation.eval_period_iterations=5", "name labelled cases"),
         ("nonsense", "section.key=value"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -28,11 +29,16 @@ def explain_key(name: str) -> str:
     if is_dataclass(kind):
         below = [key for key in known_keys() if key.startswith(name + ".")]
         return f"{name}: {doc}\n" + "\n".join(f"  {key}" for key in below)
-    base, preset = OmegaConf.select(defaults(), name), OmegaConf.select(load_config(PUBLISHED), name)
+    base, preset = OmegaConf.select(defaults(), name), OmegaConf.select(_published(), name)
     text = f"{name}: {doc}\n  default: {_plain(base)}"
     if preset != base:
         text += f"\n  in the preset {PUBLISHED}: {_plain(preset)}"
     return text
+
+
+@cache
+def _published() -> DictConfig:
+    return load_config(PUBLISHED)
 
 
 def _plain(value: Any) -> Any:

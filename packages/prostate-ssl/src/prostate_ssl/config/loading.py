@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -26,29 +27,88 @@ _CHOICES = {
     "crops.intensity_aug": ("rc", "color_jittering", "none", "bspline", "histogram", "None", ""),
 }
 _SHARDING = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD")
-_POSITIVE = (
-    "train.batch_size_per_gpu",
-    "train.saveckp_freq",
-    "train.max_to_keep",
-    "train.log_every",
-    "student.patch_size",
-    "optim.epochs",
-    "dino.head_n_prototypes",
-    "ibot.head_n_prototypes",
-    "crops.global_crops_size",
-    "crops.local_crops_size",
-)
+_ANY = float("inf")
+# Least and greatest value, both allowed.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(
+        (
+            "train.batch_size_per_gpu",
+            "train.saveckp_freq",
+            "train.max_to_keep",
+            "train.log_every",
+            "student.patch_size",
+            "optim.epochs",
+            "dino.head_n_prototypes",
+            "dino.head_nlayers",
+            "dino.head_bottleneck_dim",
+            "dino.head_hidden_dim",
+            "ibot.head_n_prototypes",
+            "ibot.head_nlayers",
+            "ibot.head_bottleneck_dim",
+            "ibot.head_hidden_dim",
+            "crops.global_crops_size",
+            "crops.local_crops_size",
+        ),
+        (1, _ANY),
+    ),
+    **dict.fromkeys(
+        (
+            "train.num_workers",
+            "train.saveckp_iterations",
+            "student.num_register_tokens",
+            "student.layerscale",
+            "dino.loss_weight",
+            "dino.koleo_loss_weight",
+            "ibot.loss_weight",
+            "semi_supervised.loss_weight",
+            "teacher.warmup_teacher_temp_epochs",
+            "optim.weight_decay",
+            "optim.weight_decay_end",
+            "optim.base_lr",
+            "optim.min_lr",
+            "optim.warmup_epochs",
+            "optim.freeze_last_layer_epochs",
+            "optim.freeze_backbone_epochs",
+            "optim.clip_grad",
+            "optim.patch_embed_lr_mult",
+            "crops.local_crops_number",
+            "crops.max_blur_radius",
+            "crops.min_roi_voxels",
+            "evaluation.eval_period_iterations",
+        ),
+        (0, _ANY),
+    ),
+    **dict.fromkeys(
+        (
+            "train.percentage_labels",
+            "train.max_bad_share",
+            "ibot.mask_sample_probability",
+            "semi_supervised.label_smoothing",
+            "teacher.momentum_teacher",
+            "teacher.final_momentum_teacher",
+        ),
+        (0, 1),
+    ),
+    **dict.fromkeys(("student.drop_path_rate", "optim.adamw_beta1", "optim.adamw_beta2"), (0, 0.999999)),
+    **dict.fromkeys(
+        ("teacher.warmup_teacher_temp", "teacher.teacher_temp", "semi_supervised.temperature"), (1e-6, _ANY)
+    ),
+    "optim.layerwise_decay": (1e-6, 1),
+}
 
 
+@cache
 def defaults() -> DictConfig:
-    """All keys with the defaults of the published base file."""
+    """All keys with the defaults of the published base file; read-only."""
     cfg: DictConfig = OmegaConf.structured(Config)
+    OmegaConf.set_readonly(cfg, True)
     return cfg
 
 
-def known_keys() -> list[str]:
+@cache
+def known_keys() -> tuple[str, ...]:
     """Every key, dotted, leaves only."""
-    return list(_leaves(defaults()))
+    return tuple(_leaves(defaults()))
 
 
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[str]:
@@ -135,6 +195,7 @@ def complete_config(partial: Any) -> DictConfig:
     _refuse_unknown_keys(plain)
     try:
         cfg = OmegaConf.merge(defaults(), plain)
+        OmegaConf.set_readonly(cfg, False)
     except OmegaConfBaseException as error:
         raise ProstateError(
             f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}", 2
@@ -155,7 +216,7 @@ def _refuse_unknown_keys(layer: DictConfig) -> None:
         raise ProstateError(f"Unknown key {name}. {_nearest(name, known)}", 2)
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def _nearest(name: str, known: Sequence[str]) -> str:
     leaf = name.rsplit(".", 1)[-1]
     by_leaf = [key for key in known if key.rsplit(".", 1)[-1] == leaf]
     near = by_leaf[:1] or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
@@ -174,9 +235,12 @@ def check(cfg: DictConfig) -> None:
         shown = str(value).lower() if str(value) in ("True", "False") else value
         if shown is not None and shown not in choices:
             raise ProstateError(f"{name} is {shown!r}; it may be {', '.join(c for c in choices if c)}.", 2)
-    for name in _POSITIVE:
-        if OmegaConf.select(cfg, name) < 1:
-            raise ProstateError(f"{name} is {OmegaConf.select(cfg, name)}; it must be at least 1.", 2)
+    for name, (least, most) in _RANGES.items():
+        value = OmegaConf.select(cfg, name)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (number and least <= value <= most):
+            bounds = f"at least {least:g}" + ("" if most == _ANY else f" and at most {most:g}")
+            raise ProstateError(f"{name} is {value!r}; it must be {bounds}.", 2)
     for network in ("student", "teacher"):
         for module, settings in cfg.compute_precision[network].items():
             if settings.sharding_strategy not in _SHARDING:
@@ -231,9 +295,17 @@ def _check_contradictions(cfg: DictConfig) -> None:
             cfg.dino.loss_weight <= 0 and cfg.ibot.loss_weight <= 0,
             "dino.loss_weight and ibot.loss_weight are both 0: nothing would be learned",
         ),
-        (not 0 <= cfg.train.percentage_labels <= 1, "train.percentage_labels must lie in 0–1"),
-        (not 0 <= cfg.train.max_bad_share <= 1, "train.max_bad_share must lie in 0–1"),
-        (not 0 <= cfg.student.drop_path_rate < 1, "student.drop_path_rate must lie in [0, 1)"),
+        (
+            cfg.train.img_size < cfg.student.patch_size,
+            f"train.img_size {cfg.train.img_size} is smaller than a patch ({cfg.student.patch_size})",
+        ),
+        (
+            not probes_are_configured(cfg)
+            and cfg.evaluation.eval_period_iterations
+            not in (0, defaults().evaluation.eval_period_iterations),
+            "evaluation.eval_period_iterations is set, but evaluation.train_dataset_path and "
+            "evaluation.val_dataset_path are not: name labelled cases, or set the period to 0",
+        ),
         (
             not epoch_length_is_valid(cfg),
             "train.OFFICIAL_EPOCH_LENGTH must be a positive whole number or auto",
@@ -246,6 +318,14 @@ def _check_contradictions(cfg: DictConfig) -> None:
     for broken, message in rules:
         if broken:
             raise ProstateError(f"The configuration contradicts itself: {message}.", 2)
+
+
+def probes_are_configured(cfg: DictConfig) -> bool:
+    """Whether labelled cases are named for the probes during training. The published base file names none."""
+    evaluation = cfg.evaluation
+    return bool(
+        evaluation.eval_period_iterations and evaluation.train_dataset_path and evaluation.val_dataset_path
+    )
 
 
 def epoch_length_is_valid(cfg: DictConfig) -> bool:

@@ -88,6 +88,8 @@ def wants_compile(cfg: DictConfig, device: torch.device) -> bool:
 
 def attention_kernel(cfg: DictConfig, device: torch.device) -> str:
     """`auto`: in fp32 on a GPU with fused half-precision kernels, `tf32`; else PyTorch's fused attention."""
+    if cfg.train.attention == "flex" and device.type == "cpu":
+        raise ProstateError("train.attention=flex has no backward pass on the CPU; use sdpa or auto.", 2)
     if cfg.train.attention != "auto":
         return str(cfg.train.attention)
     fused = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
