@@ -286,3 +286,46 @@ def test_the_gland_mask_can_be_fed_as_one_more_channel(small_overrides, cases, t
     assert train(cfg).completed == 2
     names = torch.load(tmp_path / "model_0000002.rank_0.pth", weights_only=True)["model"]
     assert names["student.backbone.mri_seq_embed.weight"].shape[0] == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("evaluation.train_dataset_path={labelled}", "only the class 1"),
+        ("evaluation.metric_types=[auroc]", "Unknown metric 'auroc'"),
+        ("semi_supervised.loss_weight=1", "no case .* has a label"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_the_start(
+    override, message, small_overrides, cases, tmp_path
+):
+    names = [case.name for case in sorted(cases.iterdir()) if case.is_dir()]
+    (tmp_path / "one.csv").write_text("patient_id,label\n" + "".join(f"{name},1\n" for name in names))
+    (tmp_path / "two.csv").write_text(
+        "patient_id,label\n" + "".join(f"{name},{k % 2}\n" for k, name in enumerate(names))
+    )
+    (tmp_path / "unlabelled").mkdir()
+    for name in names:
+        (tmp_path / "unlabelled" / name).symlink_to(cases / name)
+    one, two = (
+        f"ProstateSupervised:split=TRAIN:root={cases}:split_csv={tmp_path / name}"
+        for name in ("one.csv", "two.csv")
+    )
+    unlabelled = f"ProstateSSL:split=TRAIN:root={tmp_path / 'unlabelled'}"
+    overrides = [
+        *small_overrides,
+        f"train.output_dir={tmp_path / 'run'}",
+        "evaluation.eval_period_iterations=3",
+        f"evaluation.train_dataset_path={two}",
+        f"evaluation.val_dataset_path={two}",
+        f"train.dataset_path={unlabelled}",
+        override.format(labelled=one),
+    ]
+    with pytest.raises(ProstateError, match=message):
+        train(load_config("demo", overrides))
+
+
+def test_training_goes_without_local_crops(small_overrides, tmp_path):
+    overrides = [*small_overrides, "crops.local_crops_number=0", "optim.epochs=1"]
+    train(load_config("demo", [*overrides, f"train.output_dir={tmp_path}"]))
+    assert read_metrics(tmp_path)[0]["total_loss"] > 0

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
+from prostate_ssl.data import make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import BEST_TEACHER
 from prostate_ssl.evaluation.log_regression import eval_log_regression_with_model
@@ -24,6 +25,25 @@ from prostate_ssl.training.session import Session
 log = logging.getLogger("prostate_ssl")
 
 
+def check_evaluation(cfg: DictConfig) -> None:
+    """Refuse before the first step what would end the training at its first evaluation.
+
+    Raises:
+        ProstateError: an unknown metric; unusable datasets; no labels, or one class only.
+    """
+    check_metrics(cfg.evaluation.metric_types or [""])
+    for name in ("train_dataset_path", "val_dataset_path"):
+        labels = make_dataset(dataset_str=cfg.evaluation[name]).labels
+        classes = sorted(set(labels[labels >= 0].tolist()))
+        if not classes or (len(classes) == 1 and name == "train_dataset_path"):
+            found = f"only the class {classes[0]}" if classes else "no labels"
+            raise ProstateError(
+                f"evaluation.{name}: its list has {found}. A probe needs a label column with two classes; "
+                "or set evaluation.eval_period_iterations to 0.",
+                2,
+            )
+
+
 def evaluate_teacher(
     cfg: DictConfig, networks: SelfDistillation, session: Session, folder: Path, iteration: int
 ) -> None:
@@ -32,14 +52,8 @@ def evaluate_teacher(
     All ranks call it (the teacher may be sharded); rank 0 does the work and the others wait.
 
     Raises:
-        ProstateError: no labelled datasets are configured, or they cannot be used.
+        ProstateError: the labelled cases cannot be used.
     """
-    if not (cfg.evaluation.train_dataset_path and cfg.evaluation.val_dataset_path):
-        raise ProstateError(
-            "evaluation.eval_period_iterations is set, but evaluation.train_dataset_path and "
-            "evaluation.val_dataset_path are not: name labelled cases, or set the period to 0.",
-            2,
-        )
     state = {name: full_tensor(t) for name, t in networks.teacher["backbone"].state_dict().items()}
     if session.is_main:
         # The trained module may be compiled and sharded; a plain copy answers without recompiling.

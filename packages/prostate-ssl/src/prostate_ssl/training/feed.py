@@ -104,6 +104,8 @@ def open_training_data(cfg: DictConfig, session: Session) -> TrainingData:
         ProstateError: no data, a bad dataset string, a split with unknown IDs.
     """
     dataset = make_dataset(dataset_str=training_dataset_string(cfg))
+    if cfg.semi_supervised.loss_weight > 0:
+        _check_labels(dataset, cfg.dino.head_n_prototypes)
     batch: int = cfg.train.batch_size_per_gpu
     feed = build_feed(
         dataset,
@@ -124,3 +126,19 @@ def open_training_data(cfg: DictConfig, session: Session) -> TrainingData:
         slice(session.rank * batch, (session.rank + 1) * batch),
         epoch_length(cfg, len(dataset), session.world_size),
     )
+
+
+def _check_labels(dataset: ProstateDataset, classes: int) -> None:
+    used = dataset.labels[dataset.label_used & (dataset.labels >= 0)]
+    if not len(used):
+        raise ProstateError(
+            "semi_supervised.loss_weight is above 0, but no case of train.dataset_path has a label: name a "
+            "list with a label column (split_csv=…), or set it to 0.",
+            2,
+        )
+    if used.max() >= classes:
+        raise ProstateError(
+            f"The label {used.max()} has no prototype: dino.head_n_prototypes is {classes}, and "
+            "semi_supervised.loss_weight above 0 gives each class one.",
+            2,
+        )

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import save_config
-from prostate_ssl.config.loading import scaled_learning_rate
+from prostate_ssl.config.loading import probes_are_configured, scaled_learning_rate
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, read_checkpoint
@@ -103,6 +103,10 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
     if session.device.type == "cuda":
         total_memory = torch.cuda.get_device_properties(session.device).total_memory
         check_memory(cfg, total_memory, session.world_size)
+    if probes_are_configured(cfg):
+        from prostate_ssl.evaluation.periodic import check_evaluation
+
+        check_evaluation(cfg)
     data = open_training_data(cfg, session)
     schedules = build_schedules(cfg, scaled_learning_rate(cfg, session.world_size), data.epoch_length)
     # Every rank draws the same weights, so sharding and replication begin with equal networks.
@@ -173,6 +177,10 @@ def _announce(run: Run) -> None:
     )
     if cfg.optim.warmup_epochs >= cfg.optim.epochs:
         log.info("optim.warmup_epochs covers the whole run: the learning rate only rises.")
+    if cfg.evaluation.eval_period_iterations and not probes_are_configured(cfg):
+        log.info(
+            "No probes during the training: evaluation.train_dataset_path and val_dataset_path are empty."
+        )
     if cfg.compute_precision.grad_scaler:
         log.info(
             "compute_precision asks for fp16 with a gradient scaler: trained in %s without one.",
@@ -328,8 +336,7 @@ def save(run: Run, metrics: MetricsLog | None, completed: int) -> None:
 
 def evaluate(run: Run, iteration: int) -> None:
     """Probe the teacher every `eval_period_iterations`, and keep the best one."""
-    period = run.cfg.evaluation.eval_period_iterations
-    if period <= 0 or (iteration + 1) % period:
+    if not probes_are_configured(run.cfg) or (iteration + 1) % run.cfg.evaluation.eval_period_iterations:
         return
     from prostate_ssl.evaluation.periodic import evaluate_teacher
 
