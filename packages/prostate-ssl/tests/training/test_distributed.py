@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,12 +66,16 @@ def test_centers_sinkhorn_and_global_koleo_see_the_joined_batch(tmp_path):
     assert torch.allclose(torch.cat([r["koleo"][1] for r in ranks]) / 2, x.grad, atol=1e-5)
 
 
-def torchrun(overrides: list[str], folder: Path, ranks: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [
+def torchrun_command(overrides: list[str], folder: Path, ranks: int = 2) -> list[str]:
+    return [
         sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_addr=127.0.0.1",
         f"--master_port={free_port()}", "-m", "prostate_ssl.train", "--config-file", "demo",
         "--output-dir", str(folder), *overrides,
     ]  # fmt: skip
+
+
+def torchrun(overrides: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    command = torchrun_command(overrides, folder)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
 
@@ -121,3 +127,37 @@ def test_a_failing_rank_stops_all_of_them_with_one_message(small_overrides, tmp_
     assert done.returncode != 0
     text = done.stdout + done.stderr
     assert "NaN detected in loss" in text and text.count("error: NaN detected") == 1
+
+
+@pytest.mark.slow
+def test_replicas_need_no_gradient_for_what_does_not_learn(small_overrides, tmp_path):
+    overrides = [
+        *small_overrides,
+        *sharding("NO_SHARD"),
+        "student.use_mri_seq_embed=false",
+        "optim.freeze_backbone_epochs=2",
+        "optim.epochs=4",
+    ]
+    done = torchrun(overrides, tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_killed_rank_stops_all_of_them_within_a_minute(small_overrides, tmp_path):
+    command = torchrun_command([*small_overrides, "optim.epochs=3000"], tmp_path / "run")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(read_metrics(tmp_path / "run")) < 3:
+        time.sleep(0.2)
+    ranks = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_on_every_rank_is_said_once(small_overrides, tmp_path):
+    nowhere = f"train.dataset_path=ProstateSSL:split=TRAIN:root={tmp_path / 'nowhere'}"
+    done = torchrun([*small_overrides, nowhere], tmp_path / "run")
+    text = done.stdout + done.stderr
+    assert done.returncode != 0 and text.count("error: The data folder") == 1

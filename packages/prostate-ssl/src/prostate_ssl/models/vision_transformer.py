@@ -109,7 +109,7 @@ class MedicalVisionTransformer(nn.Module):
         self.register_tokens = (
             nn.Parameter(torch.zeros(1, num_register_tokens, dim)) if num_register_tokens else None
         )
-        self.mri_seq_embed = nn.Embedding(len(self.modalities), dim)
+        self.mri_seq_embed = nn.Embedding(len(self.modalities), dim).requires_grad_(use_mri_seq_embed)
         ffn_class = {"mlp": Mlp, "swiglu": SwiGLU, "swiglufused": SwiGLU}[ffn_layer]
         self.blocks = nn.ModuleList(
             Block(
