@@ -33,6 +33,7 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(small_overrides, tmp_pat
         "mem=65536M", "signal=USR2@90",
     ):  # fmt: skip
         assert f"#SBATCH --{line}\n" in script
+    assert " --kill-on-bad-exit=1 " in script
     assert "\nmodule load cuda\n" in script and "srun" in script and "total batch 16" in script
     assert not (tmp_path / "run").exists()
 

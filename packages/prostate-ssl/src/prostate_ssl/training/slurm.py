@@ -60,6 +60,8 @@ class Resources:
             "ntasks_per_node": self.tasks,
             "cpus_per_task": self.cpus,
             "time": max(1, round(60 * self.hours)),
+            # Without it the other ranks of one that failed would wait for it until a timeout.
+            "srun_args": ["--kill-on-bad-exit=1"],
             **{name: value for name, value in named.items() if value},
         }
 
