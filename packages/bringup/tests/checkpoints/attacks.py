@@ -169,6 +169,9 @@ def _calls() -> dict[str, bytes]:
         "rebuilt_by_a_function_of_others": called(
             named("torch._tensor", "_rebuild_from_type_v2"), named("some_package.module", "helper"),
             named("torch", "Tensor"), b"(" + text(TOUCH) + b"t", b"}") + b".",
+        "rebuilt_with_a_number": called(
+            named("torch._tensor", "_rebuild_from_type_v2"), named("builtins", "getattr"),
+            named("torch", "Tensor"), b"K\x01", b"}") + b".",
         "rebuilt_by_a_rebuilder": called(
             named("torch._tensor", "_rebuild_from_type_v2"), named("torch._tensor", "_rebuild_from_type_v2"),
             named("torch", "Tensor"), b")", b"}") + b".",

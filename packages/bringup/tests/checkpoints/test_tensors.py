@@ -95,6 +95,9 @@ LAYOUTS: dict[str, Any] = {
     "quantised_channels": torch.quantize_per_channel(
         torch.randn(3, 4), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1, 2, 3]), 0, torch.qint8
     ),
+    "quantised_half_bytes": torch.quantize_per_channel(
+        torch.randn(3, 5), torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.0, 1.0, 2.0]), 0, torch.quint4x2
+    ),
 }
 
 
@@ -110,6 +113,14 @@ def test_every_layout(
     value = LAYOUTS[name]
     found = assemble(save({"w": value}, container))["w"]
     assert probe.is_same(found, value)
+
+
+def test_a_quantised_type_without_a_quantiser(
+    save: Callable[..., Path], assemble: Callable[..., Any]
+) -> None:
+    path = save({"w": torch.zeros(4, dtype=torch.uint8).view(torch.quint8)})
+    with pytest.raises(Exception, match="no quantiser"):
+        assemble(path)
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])

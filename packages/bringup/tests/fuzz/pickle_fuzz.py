@@ -21,5 +21,5 @@ with atheris.instrument_imports(include=["bringup.checkpoints"]):
 
     import bringup.checkpoints  # noqa: F401 - instrumented here
 
-atheris.Setup([*sys.argv, "-rss_limit_mb=512", "-timeout=20"], one_input)
+atheris.Setup([*sys.argv, "-rss_limit_mb=512", "-timeout=90"], one_input)
 atheris.Fuzz()

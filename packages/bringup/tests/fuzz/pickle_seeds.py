@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "checkpoints"))
-from attacks import CALLS, DAMAGED
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from checkpoints.attacks import CALLS, DAMAGED
+from checkpoints.test_bombs import bombs
+from checkpoints.test_hostile_containers import AMBIGUOUS, LIES, TARS
 
 
 def seeds() -> dict[str, bytes]:
@@ -23,7 +25,9 @@ def seeds() -> dict[str, bytes]:
         "state": {"w": torch.ones(2).t(), "q": torch.quantize_per_tensor(torch.ones(1), 0.1, 0, torch.qint8)},
         "sparse": [torch.eye(2).to_sparse(), torch.eye(2).to_sparse_csr(), torch.ones(1).half()],
     }
-    found = {name: data for name, data in (CALLS | DAMAGED).items() if len(data) < 400}
+    made = CALLS | DAMAGED | LIES | AMBIGUOUS | {f"tar_{name}": data for name, (_, data) in TARS.items()}
+    made |= {f"bomb_{name}": data for name, (_, data) in bombs(0).items()}
+    found = {name: data for name, data in made.items() if len(data) < 4096}
     for name, value in values.items():
         for zipped in (True, False):
             stream = io.BytesIO()

@@ -41,6 +41,8 @@ _WRITTEN_BY_CHECKPOINTS: dict[str, str] = {
     "torch.jit._pickle": """
         build_intlist build_doublelist build_boollist build_tensorlist build_tensor_from_id restore_type_tag
     """,
+    # torch.memory_format pickles as a dotted name below whatever module pickle finds it in.
+    "torch._utils.torch": "contiguous_format preserve_format channels_last channels_last_3d",
     "numpy": "ndarray dtype",
     "numpy.core.multiarray": "_reconstruct scalar",
     "numpy._core.multiarray": "_reconstruct scalar",
@@ -75,6 +77,7 @@ HARMLESS_TYPE_CALLS = frozenset(
 _MADE_BY_CALLS: dict[str, str] = {
     "builtins": """
         abs all any chr divmod enumerate hash len max min ord pow repr reversed round sorted sum zip
+        print isinstance issubclass callable format id bin hex oct iter next
         staticmethod classmethod property memoryview super Ellipsis NotImplemented NoneType
     """,
     "functools": "partial",
@@ -87,7 +90,12 @@ _MADE_BY_CALLS: dict[str, str] = {
     "torch.nn.backends.thnn": "_get_thnn_function_backend",
     "numpy.random": "RandomState Generator",
     "numpy.random._pickle": "__randomstate_ctor __generator_ctor __bit_generator_ctor",
+    "numpy.ma.core": "_mareconstruct",
+    "torch.nested._internal.nested_tensor": "_rebuild_njt",
+    "torch._dynamo.decorators": "_DimRange",
     "pandas._libs.internals": "_unpickle_block",
+    "pandas._libs.tslibs.timestamps": "_unpickle_timestamp",
+    "pandas._libs.tslibs.timedeltas": "_timedelta_unpickle",
     "pandas.core.indexes.base": "_new_Index",
     "torch._utils": "_rebuild_wrapper_subclass",
 }

@@ -72,8 +72,12 @@ def modern_name(module: str, name: str) -> Global:
     return Global(IMPORT_MAPPING.get(module, module), name)
 
 
+# Cython's name for the function that makes an object of one of its classes.
+_CYTHON = "pyx_unpickle_"
+
+
 def _looks_like_class(name: str) -> bool:
-    last = name.rsplit(".", 1)[-1].lstrip("_")
+    last = name.rsplit(".", 1)[-1].lstrip("_").removeprefix(_CYTHON)
     return last[:1].isupper()
 
 
@@ -148,11 +152,11 @@ def _hides_no_call(dotted: str, arguments: tuple[Any, ...]) -> bool:
     if dotted == LOADS_BYTES:
         return len(arguments) == 1 and isinstance(arguments[0], (bytes, FileSlice, Literal))
     if dotted in REBUILDS_SUBCLASSES:
-        return (
-            bool(arguments)
-            and text_of(arguments[0]) not in REBUILDS_SUBCLASSES
-            and (judge_call(arguments[0], arguments[2] if len(arguments) == 4 else ()) == "known")
-        )
+        if len(arguments) != 4 or not isinstance(arguments[2], tuple):
+            return False
+        # One inside another could be nested without end; PyTorch writes none.
+        nested = text_of(arguments[0]) in REBUILDS_SUBCLASSES
+        return not nested and judge_call(arguments[0], arguments[2]) in ("known", "class")
     if dotted in MAKES_GENERATORS:
         return all(
             isinstance(part, (str, int, type(None))) or dotted_name(part).startswith("numpy.random.")

@@ -24,6 +24,9 @@ NAMES = {
 }  # fmt: skip
 
 
+PACKED = ("quint4x2", "quint2x4")
+
+
 class Failure(Exception):
     """A step that did not work; becomes the answer."""
 
@@ -113,10 +116,20 @@ class Assembler:
 
     def quantised(self, values, row, details):
         torch = self.torch
+        if "scheme" not in details:
+            raise Failure("a tensor has a quantised type and no quantiser")
         if details["scheme"] == "per_tensor_affine":
             make = torch._make_per_tensor_quantized_tensor
             return make(values, details["scale"], details["zero_point"])
         scales, zeros = [self.build(row["parts"][name]) for name in ("scales", "zero_points")]
+        if row["dtype"] in PACKED:
+            # No function packs: an empty tensor is filled with the bytes as they are.
+            options = {"scales": scales, "zero_points": zeros, "axis": details["axis"]}
+            dtype = getattr(torch, row["dtype"])
+            made = torch._empty_per_channel_affine_quantized(row["shape"], dtype=dtype, **options)
+            count = min(values.numel(), made.untyped_storage().nbytes())
+            ctypes.memmove(made.data_ptr(), values.data_ptr(), count)
+            return made
         return torch._make_per_channel_quantized_tensor(values, scales, zeros, details["axis"])
 
 
