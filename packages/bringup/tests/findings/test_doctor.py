@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from importlib import resources
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from rich.cells import cell_len
 
 from .conftest import FIXTURES, Broken
 
@@ -60,6 +63,22 @@ def test_console_fits_80_columns(broken: Broken) -> None:
     broken.distribution("fast-thing", "1.0", {"fast_thing/_C.so": FIXTURES / "two-units.so"})
     lines = doctor("--env", str(broken.root), "--gpu", "H200").stdout.splitlines()
     assert max(map(len, lines)) <= 80
+
+
+def test_a_fix_on_several_lines_can_be_copied(broken: Broken) -> None:
+    broken.distribution("fast-thing", "1.0", {"fast_thing/_C.so": FIXTURES / "two-units.so"})
+    asked = ("--env", str(broken.root), "--gpu", "H200")
+    shown = doctor(*asked).stdout.partition("    → ")[2].rstrip()
+    (finding,) = json.loads(doctor(*asked, "--json").stdout)["findings"]
+    # The shell that the lines are pasted into says which words it understood.
+    words = subprocess.run(["sh", "-c", f"printf '%s\n' {shown}"], capture_output=True, text=True, check=True)
+    assert words.stdout.splitlines() == shlex.split(finding["fix"])
+
+
+def test_chinese_facts_stand_in_a_column(broken: Broken) -> None:
+    facts = doctor("--env", str(broken.root), "--lang", "zh").stdout.split("\n\n")[0].splitlines()[1:]
+    names = [re.match(r"  \S+(?: \S+)?  +", line) for line in facts if line[2] != " "]
+    assert len({cell_len(name[0]) for name in names if name}) == 1
 
 
 def valid(document: object) -> None:

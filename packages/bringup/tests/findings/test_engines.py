@@ -109,9 +109,9 @@ def test_onnxruntime_names_its_libraries(
 ) -> None:
     stubs = [
         compiled(n, f"void {n}(void) {{}}", f"-Wl,-soname,{s}")
-        for n, s in (("cudart", "libcudart.so.11.0"), ("cudnn", "libcudnn.so.8"))
+        for n, s in (("cudart", "libcudart.so.11.0"), ("cudnn", "libcudnn.so.8"), ("cuda", "libcuda.so.1"))
     ]
-    provider = compiled("provider", "void cudart(void), cudnn(void); void g(void) { cudart(); cudnn(); }",
+    provider = compiled("provider", "void cudart(void), cudnn(void), cuda(void); void g(void) { cudart(); cudnn(); cuda(); }",
                         *map(str, stubs))  # fmt: skip
     files: dict[str, Path | str] = {"onnxruntime/capi/libonnxruntime_providers_cuda.so": provider}
     broken.distribution("onnxruntime-gpu", "1.18.1", files)

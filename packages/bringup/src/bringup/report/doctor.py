@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
+from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from bringup.facts.environment import EnvironmentFacts
@@ -20,6 +23,7 @@ from bringup.report.tables import fact_rows
 
 MARKS = {"error": "✗", "warning": "!", "info": "i"}
 _STYLES = {"error": "red", "warning": "yellow", "info": "blue"}
+_WORST_FIRST = ("no", "partial", "ptx", "machine-code")
 _MOST_IN_CONSOLE = 12
 _MOST_UNREADABLE = 10
 
@@ -54,9 +58,10 @@ def _compiler_rows(examined: Examined) -> list[tuple[str, str]]:
 
 
 def _print_rows(rows: Sequence[tuple[str, str]], console: Console) -> None:
-    width = max(len(name) for name, _ in rows) + 2
+    table = Table.grid(padding=(0, 2, 0, 0))
     for name, value in rows:
-        console.print(Padding(Text(f"{name:<{width}}{value}"), (0, 0, 0, 2)))
+        table.add_row(Text(name, no_wrap=True), Text(value))
+    console.print(Padding(table, (0, 0, 0, 2)))
 
 
 def _rows(diagnoses: Sequence[Diagnosis], machine: MachineFacts) -> list[tuple[str, str]]:
@@ -113,7 +118,21 @@ def _print_finding(finding: Finding, console: Console) -> None:
     if finding.error_text:
         shown = finding.error_text.splitlines()[-1]
         console.print(Padding(Text(f"{say('doctor.you-would-see')}: {shown}"), (0, 0, 0, 4)))
-    console.print(Padding(Text(f"→ {finding.fix}"), (0, 0, 0, 4)))
+    for line in _folded(finding.fix, console.width):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _folded(command: str, width: int) -> list[str]:
+    """A command on as many lines as it needs; a POSIX shell reads them as one when they are copied."""
+    lines = ["    →"]
+    for word in re.findall(r'(?:"[^"]*"|\S)+', command):
+        if cell_len(f"{lines[-1]} {word} \\") > width and lines != ["    →"]:
+            lines[-1] += " \\"
+            lines.append("     ")
+        lines[-1] += f" {word}"
+        while cell_len(lines[-1]) > width:  # A path that is longer than a line goes on at its very beginning.
+            lines[-1:] = [f"{lines[-1][: width - 1]}\\", lines[-1][width - 1 :]]
+    return lines
 
 
 def _summary(findings: Sequence[Finding], gpus: Sequence[NamedGpu]) -> str:
@@ -124,8 +143,11 @@ def _summary(findings: Sequence[Finding], gpus: Sequence[NamedGpu]) -> str:
 
 
 def _short(path: str, environment: EnvironmentFacts) -> str:
-    """Without the environment's folder, which all of them share."""
-    return path.removeprefix(environment.root.rstrip("/") + "/")
+    """Without the folder that most of them share."""
+    for folder in (*environment.site_packages, environment.root):
+        if path.startswith(folder.rstrip("/") + "/"):
+            return path[len(folder.rstrip("/")) + 1 :]
+    return path
 
 
 def page(diagnoses: Sequence[Diagnosis], machine: MachineFacts) -> str:
@@ -139,6 +161,8 @@ def page(diagnoses: Sequence[Diagnosis], machine: MachineFacts) -> str:
         for report in (environment.binaries if environment else ())
         if environment and report.has_device_code and is_loadable(report)
     ]
+    # What fails comes first.
+    verdicts.sort(key=lambda row: min(map(_WORST_FIRST.index, row[2]), default=0))
     return engine.from_string(template).render(
         language=current_language(),
         say=say,
