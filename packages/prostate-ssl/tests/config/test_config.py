@@ -149,6 +149,18 @@ def test_predicted_memory_is_near_what_was_measured(preset, overrides, measured)
     assert predicted_peak(load_config(preset, overrides)) == pytest.approx(measured, rel=0.12)
 
 
+def test_sharding_saves_memory_but_not_what_it_gathers():
+    def peak(strategy: str) -> float:
+        keys = [
+            f"compute_precision.student.{m}.sharding_strategy={strategy}" for m in ("backbone", "dino_head")
+        ]
+        return predicted_peak(load_config(overrides=[*keys, "student.arch=medical_vit_giant2"]), 4)
+
+    weights = 4 * 1.1e9 / 2**30
+    assert peak("NO_SHARD") - peak("FULL_SHARD") == pytest.approx(2.75 * weights, rel=0.1)
+    assert peak("SHARD_GRAD_OP") - peak("FULL_SHARD") == pytest.approx(2 * weights, rel=0.1)
+
+
 def test_a_configuration_for_a_larger_card_is_refused_with_what_fits():
     with pytest.raises(ProstateError, match=r"needs about .* GiB.*batch_size_per_gpu=\d+.*gpu-16gb"):
         check_memory(load_config("gpu-24gb"), 12 * 2**30)

@@ -17,6 +17,9 @@ GIB = 2**30
 # benchmarks/train.jsonl); the tests compare the prediction with those rows.
 _KEPT_BYTES = {"fp32": 70.0, "bf16": 40.0}
 _STATE_BYTES = 20  # weight, gradient, two AdamW moments, teacher: fp32 each
+# What sharding keeps whole beside its shards: the gradients of the local crops, which wait for those of the
+# global ones; with SHARD_GRAD_OP the gathered weights of student and teacher too.
+_GATHERED_BYTES = {"FULL_SHARD": 4, "SHARD_GRAD_OP": 12}
 _RESERVE = 0.06  # of the card: driver, CUDA context, fragmentation
 PRESETS = ("gpu-16gb", "gpu-24gb", "gpu-32gb", "gpu-80gb")
 
@@ -64,8 +67,11 @@ def predicted_peak(cfg: DictConfig, world_size: int = 1) -> float:
     kept = _KEPT_BYTES[cfg.precision]
     layers = 1 + 4 * shape.depth / kept if cfg.train.activation_checkpointing else shape.depth
     activations = cases * tokens * shape.embed_dim * layers * kept
-    sharded = world_size if cfg.compute_precision.student.backbone.sharding_strategy != "NO_SHARD" else 1
-    return (_STATE_BYTES * parameters / sharded + activations) / GIB
+    strategy = cfg.compute_precision.student.backbone.sharding_strategy
+    state: float = _STATE_BYTES
+    if world_size > 1 and strategy in _GATHERED_BYTES:
+        state = _STATE_BYTES / world_size + _GATHERED_BYTES[strategy]
+    return (state * parameters + activations) / GIB
 
 
 def check_memory(cfg: DictConfig, total_bytes: int, world_size: int = 1) -> None:
