@@ -37,9 +37,9 @@ def _size_along(index: torch.Tensor, dim: int, out: torch.Tensor | None, dim_siz
 def _cover_dim(index: torch.Tensor, dim: int, src: torch.Tensor) -> torch.Tensor:
     """Return an index as the primitives take it.
 
-    1-D along `dim`, or broadcast but without its broadcast axes.
+    1-D along `dim`, or broadcast but without its broadcast axes. None of it counts where `src` is empty.
     """
-    if index.dim() == 1 and index.shape[0] == src.shape[dim]:
+    if index.dim() == 1 and index.shape[0] == src.shape[dim] and src.numel():
         return index
     return compact_index(broadcast_index(index, src, dim), dim)
 
