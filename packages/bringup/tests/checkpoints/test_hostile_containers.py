@@ -77,6 +77,8 @@ def _ambiguous() -> dict[str, bytes]:
         "more_entries_than_there_are": _patched(archive(one), END, 8, struct.pack("<2H", 5, 5)),
         "directory_elsewhere": _patched(archive(one), END, 16, struct.pack("<L", 3)),
         "bytes_before": b"PK\x03\x04junk" + bytes(archive(one)),
+        "two_names": _with_extra(struct.pack("<HHBL", 0x7075, 5 + 10, 1, 0) + b"b/data.pkl"),
+        "wide_sizes_twice": _with_extra(struct.pack("<HHQHHQ", 1, 8, 3, 1, 8, 4)),
         "two_ends": _two_ends(),
         "bytes_behind": bytes(archive(one)) + b"junk",
         "pickle_before_zip": EVIL + bytes(archive(one)),
@@ -89,6 +91,15 @@ def _ambiguous() -> dict[str, bytes]:
         ),
         "byte_order_of_neither_kind": bytes(archive(one, ("a/byteorder", b"middle"))),
     }
+
+
+def _with_extra(extra: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        member = zipfile.ZipInfo("a/data.pkl")
+        member.extra = extra
+        made.writestr(member, GOOD)
+    return stream.getvalue()
 
 
 def _two_ends() -> bytes:
@@ -226,6 +237,19 @@ def test_an_enormous_expanded_view_costs_nothing(tmp_path: Path) -> None:
     path.write_bytes(hostile(F32, "0", "cpu", 4, arguments=(0, (2**30, 2**20), (0, 0), False, {})))
     done = convert(path, tmp_path / "out")
     assert done.bytes < 1000
+
+
+def test_a_view_over_itself_is_not_read_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """3⁸ windows of nearly the whole storage for eight thousand numbers."""
+    monkeypatch.setattr("bringup.checkpoints.strided._WINDOW", 2**12)
+    shape = (3,) * 8 + (10,)
+    strides = (*(1100 + i for i in range(8)), 100)
+    count = sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) + 1
+    data = bytes(4 * count)
+    path = tmp_path / "x.pt"
+    path.write_bytes(hostile(F32, "0", "cpu", count, arguments=(0, shape, strides, False, {}), data=data))
+    error = refused(path)
+    assert error.id == "checkpoint-limit" and error.parameters["limit"] == "rereading"
 
 
 def test_a_legacy_stream_that_lies_about_its_storages(tmp_path: Path) -> None:

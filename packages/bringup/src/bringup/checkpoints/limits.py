@@ -41,6 +41,8 @@ MAX_INFLATION = 100
 INFLATION_IS_FREE_BELOW = 64 * 2**20
 MAX_EXPANSION = 64 * 2**20
 """Bytes by which views with stride 0 may grow in one file when written; beyond, they stay views."""
+MAX_REREADING = 4
+"""How many times the bytes of one strided tensor may be read; a view over itself could ask for more."""
 LITERAL_STAYS_IN_FILE = 4096
 """Byte strings from this size on stay in the file until they are written."""
 

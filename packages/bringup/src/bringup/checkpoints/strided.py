@@ -7,6 +7,7 @@ import itertools
 import typing
 from collections.abc import Iterator
 
+from bringup.checkpoints import limits
 from bringup.checkpoints.source import FileSlice, Literal
 from bringup.checkpoints.tensors import Tensor, row_major
 
@@ -35,6 +36,9 @@ def gather(tensor: Tensor, data: FileSlice | Literal) -> bytearray:
     """The elements of `tensor`, a view that begins at the first byte of `data`.
 
     Memory: the result and a window of 32 MiB.
+
+    Raises:
+        BringupError: `checkpoint-limit` for a view that overlaps itself so that it is read over and over.
     """
     size = tensor.element.size
     unit = min(size, 8)
@@ -45,8 +49,24 @@ def gather(tensor: Tensor, data: FileSlice | Literal) -> bytearray:
         dimensions.append((scale, 1, 1))
     result = bytearray(tensor.numel * size)
     target = memoryview(result).cast(_FORMS[unit])
-    _copy(data, unit, _merged(sorted(dimensions, key=lambda row: -row[1])), 0, target, 0)
+    merged = _merged(sorted(dimensions, key=lambda row: -row[1]))
+    _copy(_Windows(data, unit, limits.MAX_REREADING * data.size + _WINDOW), merged, 0, target, 0)
     return result
+
+
+class _Windows:
+    """Reads stretches of the source. A view over itself may ask for the same bytes without end."""
+
+    def __init__(self, data: FileSlice | Literal, unit: int, left: int) -> None:
+        self.unit = unit
+        self._data = data
+        self._left = left
+
+    def read(self, start: int, count: int) -> bytes:
+        self._left -= count * self.unit
+        if self._left < 0:
+            raise limits.exceeded("rereading", limits.MAX_REREADING)
+        return self._data.part(start * self.unit, count * self.unit).read()
 
 
 def _merged(dimensions: list[Dimension]) -> list[Dimension]:
@@ -65,17 +85,16 @@ def _span(dimensions: list[Dimension]) -> int:
 
 
 def _copy(
-    data: FileSlice | Literal,
-    unit: int,
+    source: _Windows,
     dimensions: list[Dimension],
     start: int,
     target: memoryview,
     out: int,
 ) -> None:
     """Read the source in windows, along the dimension whose steps are widest."""
-    span = _span(dimensions)
+    span, unit = _span(dimensions), source.unit
     if span * unit <= _WINDOW or not dimensions:
-        window = memoryview(data.part(start * unit, span * unit).read()).cast(_FORMS[target.itemsize])
+        window = memoryview(source.read(start, span)).cast(_FORMS[target.itemsize])
         _scatter(window, dimensions, target, out)
         return
     (size, step, out_step), inner = dimensions[0], dimensions[1:]
@@ -83,7 +102,7 @@ def _copy(
     for first in range(0, size, block):
         count = min(block, size - first)
         rows = [(count, step, out_step), *inner] if count > 1 else inner
-        _copy(data, unit, rows, start + first * step, target, out + first * out_step)
+        _copy(source, rows, start + first * step, target, out + first * out_step)
 
 
 def _scatter(window: memoryview, dimensions: list[Dimension], target: memoryview, out: int) -> None:

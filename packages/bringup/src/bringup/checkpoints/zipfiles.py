@@ -129,7 +129,7 @@ class ZipArchive:
             name = directory[position : position + name_size]
             extra = directory[position + name_size : position + name_size + extra_size]
             position += name_size + extra_size + comment_size
-            size, packed, header = _wide_sizes(extra, size, packed, header)
+            size, packed, header = _wide_sizes(name, extra, size, packed, header)
             members.append(Member(_member_name(name), flags, method, packed, size, header))
         if position != len(directory) or len(members) != count:
             raise ambiguous("its directory has another number of entries than its end says")
@@ -150,7 +150,7 @@ class ZipArchive:
         if method != member.method or method not in (0, 8):
             raise ambiguous(f"'{member.name[:200]}' is packed in an unknown or contradictory way")
         if not flags & 8:
-            size, packed, _ = _wide_sizes(rest[name_size:], size, packed, 0)
+            size, packed, _ = _wide_sizes(rest[:name_size], rest[name_size:], size, packed, 0)
             if (size, packed) != (member.size, member.packed):
                 raise ambiguous(f"'{member.name[:200]}' has two sizes")
         if member.method == 0 and member.packed != member.size:
@@ -188,20 +188,24 @@ def find_end(data: FileSlice | Literal) -> tuple[int, tuple[bytes, int, int, int
     return (data.size - size + place, _END.unpack_from(tail, place)) if place >= 0 else None
 
 
-def _wide_sizes(extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
+def _wide_sizes(name: bytes, extra: bytes, size: int, packed: int, header: int) -> tuple[int, int, int]:
     """Fill in 64-bit values from the extra field 0x0001."""
-    position = 0
+    position, found = 0, False
     while position + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, position)
         body = extra[position + 4 : position + 4 + length]
         position += 4 + length
+        if kind == 0x7075 and body[5:] != name:
+            raise ambiguous("a member has a second name, which only some programs read")
         if kind != 1:
             continue
+        if found:
+            raise ambiguous("a member has its 64-bit sizes twice")
+        found = True
         values = iter(struct.unpack(f"<{len(body) // 8}Q", body[: len(body) // 8 * 8]))
         size = next(values, size) if size == _FULL_32 else size
         packed = next(values, packed) if packed == _FULL_32 else packed
         header = next(values, header) if header == _FULL_32 else header
-        break
     return size, packed, header
 
 
