@@ -158,11 +158,11 @@ def test_empty(device: str) -> None:
                 assert values.count_nonzero() == 0
                 if isinstance(result, tuple):
                     assert (result[1] == 0).all()
-    index = torch.tensor([7, 2, 7], device=device)
+    three = torch.tensor([7, 2, 7], device=device)
     for shape, dim in (((3, 0), 0), ((0, 3), 1)):  # of an index that is broadcast to nothing nothing counts
         src = torch.empty(shape, device=device)
-        assert ps.scatter_sum(src, index, dim).numel() == ps.scatter_max(src, index, dim)[0].shape[dim] == 0
-        assert ps.scatter_mean(src, index, dim, dim_size=4).shape[dim] == 4
+        assert ps.scatter_sum(src, three, dim).numel() == ps.scatter_max(src, three, dim)[0].shape[dim] == 0
+        assert ps.scatter_mean(src, three, dim, dim_size=4).shape[dim] == 4
     assert (
         ps.segment_csr(
             torch.ones(3, device=device), torch.zeros(5, dtype=torch.int64, device=device)
