@@ -88,6 +88,58 @@ def _elsewhere(folder: Path) -> None:
     _save(folder / "ax_adc.nii.gz", data, affine)
 
 
+def _header(change: Callable[[nibabel.Nifti1Header], None], name: str = "ax_adc.nii.gz") -> Damage:
+    """Change the 348 bytes at the front and nothing else."""
+
+    def damage(folder: Path) -> None:
+        content = gzip.decompress((folder / name).read_bytes())
+        header = nibabel.Nifti1Header(content[:348], check=False)
+        change(header)
+        (folder / name).write_bytes(gzip.compress(header.binaryblock + content[348:]))
+
+    return damage
+
+
+def _set(field: str, value: object, at: int | None = None) -> Damage:
+    def change(header: nibabel.Nifti1Header) -> None:
+        if at is None:
+            header.structarr[field] = value
+        else:
+            header.structarr[field][at] = value
+
+    return _header(change)
+
+
+def _orientation(row: list[float]) -> Damage:
+    def change(header: nibabel.Nifti1Header) -> None:
+        header.structarr["srow_x"] = row
+
+    return _header(change)
+
+
+def _as(dtype: object) -> Damage:
+    def damage(folder: Path) -> None:
+        data, affine = _load(folder / "ax_adc.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(data.astype(dtype), affine, dtype=dtype), folder / "ax_adc.nii.gz")
+
+    return damage
+
+
+def _rgb(folder: Path) -> None:
+    data, affine = _load(folder / "ax_adc.nii.gz")
+    colours = np.zeros(data.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colours, affine), folder / "ax_adc.nii.gz")
+
+
+def _plain_named_gz(folder: Path) -> None:
+    path = folder / "ax_adc.nii.gz"
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+
+
+def _gz_named_plain(folder: Path) -> None:
+    (folder / "ax_adc.nii.gz").rename(folder / "ax_adc.nii")
+
+
 # name → damage, expected severity of the remark, its kind, present modalities (None: the case is refused)
 OUTCOMES: dict[str, tuple[Damage, str, str, list[bool] | None]] = {
     "no-t2": (_remove("ax_t2wi*"), "error", "missing-sequence", None),
@@ -108,6 +160,24 @@ OUTCOMES: dict[str, tuple[Damage, str, str, list[bool] | None]] = {
     "4-d": (_change("ax_adc.nii.gz", lambda d: np.stack([d * 0, d], axis=-1)), "warning", "intensities", [True, True, True]),
     "4-d-of-one": (_change("ax_adc.nii.gz", lambda d: d[..., None]), "info", "geometry", [True, True, True]),
     "2-d": (_change("ax_adc.nii.gz", lambda d: d[:, :, 0]), "error", "unreadable", [True, False, True]),
+    "5-d": (_change("ax_adc.nii.gz", lambda d: np.stack([d] * 3, axis=-1)[..., None, :]), "error", "unreadable", [True, False, True]),
+    "int64": (_as(np.int64), "info", "geometry", [True, True, True]),
+    "float64": (_as(np.float64), "info", "geometry", [True, True, True]),
+    "complex": (_as(np.complex64), "error", "unreadable", [True, False, True]),
+    "rgb": (_rgb, "error", "unreadable", [True, False, True]),
+    "slope-0": (_set("scl_slope", 0), "info", "geometry", [True, True, True]),
+    "slope-nan": (_set("scl_slope", np.nan), "info", "geometry", [True, True, True]),
+    "slope-1e30": (_set("scl_slope", 1e30), "warning", "intensities", [True, False, True]),
+    "intercept-inf": (_set("scl_inter", np.inf), "error", "unreadable", [True, False, True]),
+    "huge-sides": (_set("dim", 32000, slice(1, 4)), "error", "unreadable", [True, False, True]),
+    "side-too-long": (_set("dim", 4000, 3), "error", "unreadable", [True, False, True]),
+    "negative-side": (_set("dim", -5, 2), "error", "unreadable", [True, False, True]),
+    "unknown-type": (_set("datatype", 6), "error", "unreadable", [True, False, True]),
+    "nan-orientation": (_orientation([np.nan, 0, 0, 0]), "error", "unreadable", [True, False, True]),
+    "zero-spacing": (_orientation([0, 0, 0, 0]), "error", "unreadable", [True, False, True]),
+    "spacing-1e33": (_orientation([1e33, 0, 0, 0]), "error", "unreadable", [True, False, True]),
+    "plain-named-gz": (_plain_named_gz, "error", "unreadable", [True, False, True]),
+    "gz-named-plain": (_gz_named_plain, "error", "unreadable", [True, False, True]),
     "fewer-slices": (_change("ax_adc.nii.gz", lambda d: d[:, :, :5]), "warning", "geometry", [True, True, True]),
     "elsewhere": (_elsewhere, "error", "geometry", [True, False, True]),
     "empty-mask": (_change("roi_Prostate.nii.gz", lambda d: d * 0), "warning", "mask", [True, True, True]),

@@ -366,7 +366,7 @@ def test_contact_sheet_shows_crops_masks_and_the_gland(
         "--case",
         "phantom_0002",
     ]
-    assert run(command) == 0 and "phantom_0002" in capsys.readouterr().out
+    assert run(command) == 0 and "phantom_0002, batch 1, axial slice" in capsys.readouterr().out
     picture = (matplotlib.image.imread(out)[..., :3] * 255).round()
     red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
     assert ((red > 80) & (red > 1.5 * green) & (red > 1.5 * blue)).mean() > 0.02  # masked patches

@@ -44,8 +44,10 @@ def command(
     rows = (batch.case_index == wanted).nonzero().flatten().tolist()
     row = rows[0] if rows else 0
     name = dataset.case_ids[int(batch.case_index[row])]
+    plane, at = feed.slice_of(batches - 1, row)
+    title = f"{name}, batch {batches}, {plane} slice {at}"
     out.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(batch, row, dataset.modalities, f"{name}, batch {batches}", settings.patch_size, out)
+    draw_contact_sheet(batch, row, dataset.modalities, title, settings.patch_size, out)
     for bad in feed.dropped:
         print(f"dropped: {bad.case_id}: {bad.reason}")
-    print(f"{batches} batches of {size} in {seconds:.1f} s; {name}: {out}")
+    print(f"{batches} batches of {size} in {seconds:.1f} s; {title}: {out}")

@@ -105,7 +105,7 @@ class Train:
     saveckp_iterations: int = key(0, "Ours: iterations between checkpoints; 0 uses saveckp_freq.")
     max_to_keep: int = key(3, "Ours: this many checkpoints are kept.")
     seed: int = key(0, "Seed of weights, samples, augmentation, masks and stochastic depth.")
-    num_workers: int = key(10, "Processes that read cases; 0 reads in the training process.")
+    num_workers: int = key(10, "Threads that read cases and cut slices ahead of the step; 0 means one.")
     OFFICIAL_EPOCH_LENGTH: Any = key(1250, "Iterations an epoch; «auto» is ceil(cases / total batch).")
     cache_dataset: bool = key(True, "Use the cache in train.cache_dir, if one is named.")
     cache_dir: str = key(

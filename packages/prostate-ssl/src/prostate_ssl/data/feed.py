@@ -170,6 +170,12 @@ class Feed:
         packed = torch.from_numpy(table)
         return Order(packed.pin_memory() if self._pin else packed, pixels)
 
+    def slice_of(self, step: int, row: int) -> tuple[str, int]:
+        """Which slice a row of a step's batch shows: axial, coronal or sagittal, and its index."""
+        source, epoch, index = self._choose((step * self._world + self._rank) * self._batch + row)
+        axis, at = choose_slice(source.facts, self._rules, self._seed, epoch, index)
+        return ("axial", "coronal", "sagittal")[axis], at
+
     def _pixels(self, planes: list[np.ndarray], facts: list[CaseFacts]) -> torch.Tensor:
         room = self._room or (max(p.shape[1] for p in planes), max(p.shape[2] for p in planes))
         pixels = torch.zeros(
