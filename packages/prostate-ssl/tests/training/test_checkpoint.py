@@ -117,6 +117,20 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_config, small_override
     assert train(load_config("demo", [*longer, f"train.output_dir={folder}"])).completed == 18
 
 
+def test_a_disk_that_is_full_between_checkpoints_is_said(small_overrides, tmp_path):
+    # No file may grow beyond 4 kB: the log and the metrics meet that first.
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000));"
+        "from prostate_ssl.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    )
+    arguments = ["train", "--config-file", "demo", "--output-dir", str(tmp_path), *small_overrides]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1 and "The disk is full" in done.stderr
+
+
 @pytest.mark.slow
 def test_twenty_kills_lose_no_more_than_the_interval(small_config, small_overrides, tmp_path):
     epochs, folder = 150, tmp_path / "killed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -117,6 +118,14 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            where = f" ({error.filename})" if error.filename else ""
+            print(
+                f"error: The disk is full{where}. What was whole before is whole still; make room and give the "
+                "same command again.",
+                file=sys.stderr,
+            )
+            return 1
         _let_first_rank_speak()
         print(
             f"error: {type(error).__name__}: {error}. This is a fault of prostate-ssl itself; "
