@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import locale
 import os
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -85,7 +86,30 @@ def say(key: str, /, **parameters: object) -> str:
 
 def say_error(error: BringupError) -> str:
     """The paragraph for an error."""
-    return say(f"errors.{error.id}", **{key: _worded(value) for key, value in error.parameters.items()})
+    words = {key: _worded(value) for key, value in error.parameters.items()}
+    if error.id.startswith(("checkpoint-", "rebuild-")) and current_language() == "zh":
+        words |= {key: _in_chinese(str(words[key])) for key in _ENGLISH & words.keys()}
+    return say(f"errors.{error.id}", **words)
+
+
+# Parameters that hold an English text of the room `checkpoints`.
+_ENGLISH = frozenset(["reason", "kind", "text", "limit", "step"])
+
+
+@cache
+def _chinese_reasons() -> tuple[tuple[re.Pattern[str], str], ...]:
+    table = tomllib.loads((resources.files(__package__) / "zh_reasons.toml").read_text(encoding="utf-8"))
+    return tuple(
+        (re.compile(re.escape(key).replace(r"\{\}", "(.*)"), re.DOTALL), table[key]) for key in table
+    )
+
+
+def _in_chinese(text: str) -> str:
+    for pattern, chinese in _chinese_reasons():
+        match = pattern.fullmatch(text)
+        if match:
+            return chinese.format(*(_in_chinese(part) for part in match.groups()))
+    return text
 
 
 def _worded(value: object) -> object:

@@ -270,7 +270,7 @@ def rebuild(plan, answer):
     import torch
 
     answer["torch"], answer["gpu"] = torch.__version__, torch.cuda.is_available()
-    answer["step"] = "tensors"
+    answer["step"] = "reading the tensors"
     assembler = Assembler(torch, plan)
     tensors = {name: assembler.build(row) for name, row in plan["tensors"].items()}
     answer["step"] = "import"
