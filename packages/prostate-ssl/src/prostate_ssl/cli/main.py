@@ -121,8 +121,8 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             where = f" ({error.filename})" if error.filename else ""
             print(
-                f"error: The disk is full{where}. What was whole before is whole still; make room and give the "
-                "same command again.",
+                f"error: The disk is full{where}. What was whole before is whole still; make room and give "
+                "the same command again.",
                 file=sys.stderr,
             )
             return 1
