@@ -203,6 +203,14 @@ def test_the_examination_with_everything_is_taken(tmp_path: Path) -> None:
     assert any("another examination" in line.reason for line in result.outcomes[0].series)
 
 
+def test_examinations_without_a_name_are_patients_of_their_own(tmp_path: Path) -> None:
+    for folder in ("a", "b", "c"):
+        shared = study(PatientID="", PatientName="" if folder != "c" else "anonymous")
+        write_series(tmp_path / "in" / folder, shared, 4, "t2_tse_tra")
+    result = import_dicom(tmp_path / "in", tmp_path / "out", workers=1)
+    assert [outcome.status for outcome in result.outcomes] == ["imported"] * 3
+
+
 def test_nothing_personal_reaches_an_output(tmp_path: Path) -> None:
     """Neither the image files (decompressed) nor the manifests hold a value of the header's personal tags."""
     shared = study()

@@ -159,9 +159,12 @@ def _enhanced_sequence(image: Dataset) -> tuple[str, ...]:
 
 
 def _key(image: Dataset, is_adc: bool) -> SeriesKey:
+    study = str(image.get("StudyInstanceUID", ""))
+    # Anonymisers empty ID and name: then every examination counts as a patient, or all but one would be lost.
+    patient = str(image.get("PatientID") or "").strip() or str(image.get("PatientName") or "").strip()
     return SeriesKey(
-        str(image.get("PatientID", "")) or str(image.get("PatientName", "")) or "unknown",
-        str(image.get("StudyInstanceUID", "")),
+        patient or f"unknown {study}",
+        study,
         str(image.get("SeriesInstanceUID", "")),
         int(image.Rows),
         int(image.Columns),
