@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 
 from bringup.binaries.examine import examine
+from bringup.binaries.model import BinaryReport
+from bringup.binaries.source import Source
 from bringup.binaries.zip_archive import open_member, open_zip
 from bringup.catalog import Catalog, load
 from bringup.catalog.schema import TorchBuild
@@ -32,6 +35,7 @@ CUDA_PINS = (
     re.compile(r"nvidia-cuda-runtime(?:-cu\d+)?\s*\(?==\s*(\d+\.\d+)"),
     re.compile(r"cuda-toolkit(?:\[[^\]]*\])?\s*\(?==\s*(\d+\.\d+)"),
 )
+CUDA_LIBRARY = re.compile(r"torch/lib/libtorch_cuda(_cu|_cpp)?\.so")
 PYTHONS = ("3.10", "3.11", "3.12", "3.9")
 
 
@@ -106,17 +110,26 @@ def check_metadata(build: TorchBuild) -> Iterator[Difference]:
             yield Difference("torchvision", build.version, pins[0])
 
 
+def _examined(archive: zipfile.ZipFile, source: Source, name: str) -> BinaryReport:
+    with open_member(archive, source, archive.getinfo(name)) as inside:
+        return examine(inside, name)
+
+
+def _code(report: BinaryReport) -> int:
+    return len(report.containers)
+
+
 def check_binary(build: TorchBuild) -> Iterator[Difference]:
-    """Differences between a row's architectures and the wheel's libtorch_cuda.so, container by container."""
+    """Differences between a row's architectures and the wheel's CUDA library, container by container."""
     label = build.version if build.index is None else f"{build.version}+{build.local}"
     with tempfile.TemporaryDirectory() as folder:
         _pip(["download", "--dest", folder, *_target(_python_of(build)), f"torch==={label}"], build.index)
         with open_zip(next(Path(folder).glob("*.whl"))) as (archive, source):
-            member = archive.getinfo("torch/lib/libtorch_cuda.so")
-            with open_member(archive, source, member) as inside:
-                library = examine(inside, member.filename)
+            # Up to 1.13 the library was split, and the code stood in its second part.
+            names = [name for name in archive.namelist() if CUDA_LIBRARY.fullmatch(name)]
+            library = max((_examined(archive, source, name) for name in names), key=_code)
     for field, theirs in (("machine_code", library.machine_code_in_all), ("ptx", library.ptx)):
-        ours = list(getattr(build, field))
+        ours = getattr(build, field)
         if ours != theirs:
             yield Difference(field, " ".join(ours), " ".join(theirs))
 
