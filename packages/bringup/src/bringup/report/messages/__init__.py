@@ -108,7 +108,8 @@ def _in_chinese(text: str) -> str:
     for pattern, chinese in _chinese_reasons():
         match = pattern.fullmatch(text)
         if match:
-            return chinese.format(*(_in_chinese(part) for part in match.groups()))
+            words = {"shape": "形状", "strides": "步长"}  # all else that is filled in are names and numbers
+            return chinese.format(*(words.get(part, part) for part in match.groups()))
     return text
 
 
