@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,3 +158,27 @@ def test_wsl_allotment(memory: int, expected: set[str], machine: MachineFacts, p
     rows = found(guest, project, (toolkit("12.8"),), (gcc("11.4.0"),))
     assert set(rows) == expected
     assert all(fix == "bringup wsl" for fix in rows.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("wheel", "cuda"), [("nvidia-cuda-nvcc-cu11==11.8.89", "11.8"), ("nvidia-cuda-crt==13.5.37", "13.5")]
+)
+def test_the_header_of_a_real_toolkit_agrees(
+    wheel: str, cuda: str, tmp_path: Path, machine: MachineFacts, project: Path
+) -> None:
+    """The gcc that is here against the header that refuses a gcc: what it says is what the finding says."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "nvcc")]
+    subprocess.run([*pip, wheel], check=True)
+    header = next((tmp_path / "nvcc").rglob("crt/host_config.h"))
+    here = next(row for row in find_host_compilers() if row.family == "gcc")
+    compile_header = [str(here.cxx), "-E", "-x", "c++", "-D__CUDACC__", "-w", str(header)]
+    ran = subprocess.run(compile_header, capture_output=True, text=True)
+    said = re.search(
+        r"#error -- unsupported GNU version! gcc versions later than \d+ are not supported!", ran.stderr
+    )
+    examined = Examined(
+        load(), machine, project=read_project(project), toolkits=(toolkit(cuda),), compilers=(here,)
+    )
+    texts = [row.error_text for row in find(examined) if row.id == "gcc-too-new"]
+    assert texts == ([said[0]] if said else [])
