@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -257,3 +259,14 @@ def test_mha_headers_that_lie(
     error = capsys.readouterr().err
     assert "1_10_t2w.mha" in error and said in error and "fault of prostate-ssl" not in error
     assert len(discover_cases(out)) == 1
+
+
+def test_importing_and_checking_do_without_torch() -> None:
+    """Each of their processes would wait seconds for it."""
+    program = (
+        "import sys, prostate_ssl.data.checking, prostate_ssl.data.importing.dicom\n"
+        "import prostate_ssl.data.importing.files\n"
+        "assert 'torch' not in sys.modules\n"
+        "from prostate_ssl.data import build_feed, make_dataset"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
