@@ -5,20 +5,26 @@ from __future__ import annotations
 import ast
 import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from packaging.requirements import InvalidRequirement, Requirement
 
 from bringup.errors import BringupError
+from bringup.facts.project_requirements import (
+    Link,
+    Pin,
+    included,
+    links_of_lines,
+    pins_of_dockerfile,
+    pins_of_environment,
+    pins_of_lines,
+    pins_of_setup,
+    pins_of_setup_cfg,
+    read_pyproject,
+    serves_the_project,
+)
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+__all__ = ["Link", "Pin", "ProjectFacts", "TorchLoad", "read_project"]
 
 _SKIPPED = {
     ".git",
@@ -35,33 +41,6 @@ _SKIPPED = {
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".model", ".bin", ".pkl")
 _MOST_FILES = 50_000
 _LARGEST_SOURCE = 4 << 20
-_IS_FOLDER = re.compile(r"(?:[\w.-]+/)+[\w.-]+/?|\.")
-_PIP_INSTALL = re.compile(r"pip3?\s+install\s+(.+)")
-
-
-@dataclass(frozen=True)
-class Pin:
-    """A requirement and where it stands."""
-
-    requirement: Requirement
-    file: str
-    line: int
-
-
-@dataclass(frozen=True)
-class Link:
-    """A requirement that is no name on an index: `git+https://…`, `-e .`, `submodules/simple-knn`."""
-
-    text: str
-    file: str
-    line: int
-
-    @property
-    def name(self) -> str:
-        """The last part of the address: "torchmcubes" of `git+https://github.com/tatsy/torchmcubes.git@abc`."""
-        address = self.text.partition("#")[0].rstrip("/")
-        head, _, last = address.rpartition("/")
-        return (last if head else address).partition("@")[0].removesuffix(".git")
 
 
 @dataclass(frozen=True)
@@ -108,85 +87,6 @@ def _files(root: Path) -> Iterator[Path]:
             if count > _MOST_FILES:
                 return
             yield Path(folder) / file
-
-
-def _requirement(text: str) -> Requirement | None:
-    cleaned = text.split(" #")[0].split(" --")[0].strip().rstrip("\\").strip()
-    if not cleaned or cleaned.startswith(("#", "-")):
-        return None
-    try:
-        return Requirement(cleaned)
-    except InvalidRequirement:
-        return None
-
-
-def _pins_of_lines(text: str, file: str) -> Iterator[Pin]:
-    for number, line in enumerate(text.splitlines(), 1):
-        requirement = _requirement(line)
-        if requirement:
-            yield Pin(requirement, file, number)
-
-
-def _links_of_lines(text: str, file: str) -> Iterator[Link]:
-    """What `requirements.txt` and the pip list of an `environment.yml` install from elsewhere."""
-    for number, line in enumerate(text.splitlines(), 1):
-        row = line.split(" #")[0].strip().removeprefix("- ").strip().strip("'\"")
-        row = re.sub(r"^(-e|--editable)[ =]+", "", row)
-        if "@" in row and not row.startswith(("git+", "http", ".")):
-            row = row.partition("@")[2].strip()  # name @ git+https://…
-        if row.startswith(("git+", "http://", "https://", "./", "../")) or _IS_FOLDER.fullmatch(row):
-            yield Link(row, file, number)
-
-
-def _pins_of_pyproject(text: str, file: str) -> Iterator[Pin]:
-    document = tomllib.loads(text)
-    listed: list[Any] = list(document.get("project", {}).get("dependencies", []))
-    for texts in document.get("project", {}).get("optional-dependencies", {}).values():
-        listed += texts
-    for item in listed:
-        requirement = _requirement(str(item))
-        if requirement:
-            line = next((n for n, row in enumerate(text.splitlines(), 1) if str(item) in row), 1)
-            yield Pin(requirement, file, line)
-
-
-def _pins_of_environment(text: str, file: str) -> Iterator[Pin]:
-    """conda's environment.yml, line by line: `- pytorch=2.0.1`, `- pip:` lists."""
-    for number, line in enumerate(text.splitlines(), 1):
-        item = re.fullmatch(r"\s*-\s*['\"]?([A-Za-z0-9_.-]+)\s*([=<>!~][^'\"#\s]*)?['\"]?\s*(?:#.*)?", line)
-        if not item:
-            continue
-        name = "torch" if item[1] == "pytorch" else item[1]
-        version = item[2] or ""
-        if re.match(r"=(?!=)", version):
-            version = "==" + version[1:].split("=")[0]
-        requirement = _requirement(f"{name}{version}")
-        if requirement:
-            yield Pin(requirement, file, number)
-
-
-def _pins_of_dockerfile(text: str, file: str) -> Iterator[Pin]:
-    joined = text.replace("\\\n", "  ")
-    for number, line in enumerate(joined.splitlines(), 1):
-        for match in _PIP_INSTALL.finditer(line):
-            for word in match[1].split("&&")[0].split():
-                requirement = _requirement(word.strip("'\""))
-                if requirement and requirement.specifier:
-                    yield Pin(requirement, file, number)
-
-
-def _pins_of_setup(tree: ast.AST, file: str) -> Iterator[Pin]:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.keyword)
-            and node.arg == "install_requires"
-            and isinstance(node.value, ast.List)
-        ):
-            for item in node.value.elts:
-                if isinstance(item, ast.Constant) and isinstance(item.value, str):
-                    requirement = _requirement(item.value)
-                    if requirement:
-                        yield Pin(requirement, file, item.lineno)
 
 
 def _torch_names(tree: ast.AST) -> tuple[set[str], set[str]]:
@@ -238,7 +138,9 @@ def _imports(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
 class _Reading:
     """Collects while the files are walked."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.required: set[str] = set()
         self.pins: list[Pin] = []
         self.imports: dict[str, str] = {}
         self.loads: list[TorchLoad] = []
@@ -256,7 +158,7 @@ class _Reading:
             self.imports.setdefault(name, place)
         self.loads += _torch_loads(tree, text, file)
         if Path(file).name == "setup.py":
-            self.pins += _pins_of_setup(tree, file)
+            self.pins += pins_of_setup(tree, file)
             if "CUDAExtension" in text:
                 self.builds.append(file)
         if re.search(r"^if __name__ == ['\"]__main__['\"]", text, re.MULTILINE):
@@ -265,26 +167,46 @@ class _Reading:
     def text(self, text: str, file: str) -> None:
         name = Path(file).name.lower()
         if re.fullmatch(r"requirements.*\.txt", name):
-            self.pins += _pins_of_lines(text, file)
-            self.links += _links_of_lines(text, file)
+            if serves_the_project(file):
+                self.requirements(text, file)
         elif name == "pyproject.toml":
-            self.pins += _pins_of_pyproject(text, file)
-            wanted = tomllib.loads(text).get("project", {}).get("requires-python")
-            self.pythons += [wanted] if isinstance(wanted, str) else []
-        elif re.fullmatch(r"environment.*\.ya?ml", name):
-            self.pins += _pins_of_environment(text, file)
-            self.links += _links_of_lines(text, file)
+            pins, links, pythons = read_pyproject(text, file)
+            self.pins += pins
+            self.links += links
+            self.pythons += pythons
+        elif name == "setup.cfg":
+            pins, pythons = pins_of_setup_cfg(text, file)
+            self.pins += pins
+            self.pythons += pythons
+        elif re.fullmatch(r"(?:environment.*|conda)\.ya?ml", name):
+            self.pins += pins_of_environment(text, file)
+            self.links += links_of_lines(text, file)
         elif name.startswith("dockerfile") or name.endswith(".dockerfile"):
-            self.pins += _pins_of_dockerfile(text, file)
+            self.pins += pins_of_dockerfile(text, file)
         elif name == "cmakelists.txt" and re.search(r"\bCUDA\b", text):
             self.builds.append(file)
+
+    def requirements(self, text: str, file: str) -> None:
+        """A requirements file, and those that it names with `-r`."""
+        if file in self.required:
+            return
+        self.required.add(file)
+        self.pins += pins_of_lines(text, file)
+        self.links += links_of_lines(text, file)
+        for other in included(text, file):
+            path = self.root / other
+            if path.is_file() and path.resolve().is_relative_to(self.root.resolve()):
+                self.requirements(path.read_text(encoding="utf-8-sig", errors="replace"), other)
 
 
 def _wanted(name: str) -> bool:
     lowered = name.lower()
     return lowered.startswith(("requirements", "dockerfile", "environment")) or lowered in (
         "pyproject.toml",
+        "setup.cfg",
         "cmakelists.txt",
+        "conda.yaml",
+        "conda.yml",
     )
 
 
@@ -296,7 +218,7 @@ def read_project(root: Path) -> ProjectFacts:
     """
     if not root.is_dir():
         raise BringupError("no-project", exit_code=2, path=root)
-    reading = _Reading()
+    reading = _Reading(root)
     for path in _files(root):
         file = path.relative_to(root).as_posix()
         suffix = path.suffix.lower()

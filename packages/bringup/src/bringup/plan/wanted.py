@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -28,6 +29,8 @@ TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 _COMES_WITH_TORCH = frozenset(
     ("triton", "pytorch", "pytorch-cuda", "pytorch-mutex", "cudatoolkit", "cuda-toolkit", "cudnn", "nccl")
 )
+_PROJECT_NAME = re.compile(r"^\[project\][^\[]*?^name\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]", re.MULTILINE)
+_SETUP_NAME = re.compile(r"\bname\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]")
 NO_COMMIT = "0" * 40  # of a folder, whose content is compared instead
 _TOOLS = (
     "python",
@@ -140,11 +143,23 @@ def _add_link(wanted: Wanted, link: Link, project: ProjectFacts, catalog: Catalo
     wanted.leave_out(link.name, "link-by-hand", text=link.text, place=place)
 
 
+def _distribution_name(folder: Path) -> str:
+    """The name under which a project installs itself; its folder's where its files do not say."""
+    for file, pattern in ((folder / "pyproject.toml", _PROJECT_NAME), (folder / "setup.py", _SETUP_NAME)):
+        try:
+            found = pattern.search(file.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            continue
+        if found:
+            return found[1]
+    return _environment_name(folder)
+
+
 def _add_builds(wanted: Wanted, project: ProjectFacts, catalog: Catalog) -> None:
     """The project's own CUDA extensions, where no replacement or wheel is known for them."""
     for build in project.extension_builds:
         folder = str(PurePosixPath(build).parent)
-        name = canonicalize_name(_environment_name(Path(project.root) / folder))
+        name = canonicalize_name(_distribution_name(Path(project.root) / folder))
         row = catalog.extension(name)
         if row is not None:
             wanted.local_builds.setdefault(row.name, folder)
