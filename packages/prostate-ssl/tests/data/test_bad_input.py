@@ -258,13 +258,16 @@ def test_resampling_follows_position_in_space(tmp_path: Path) -> None:
     assert np.allclose(volumes.modalities[1], 500 + 2 * X + 3 * Y + Z, atol=1e-2)
 
 
-def test_too_many_bad_cases_stop_the_run_with_their_names(copied: Callable[[int], Path]) -> None:
+@pytest.mark.parametrize(("bad", "share"), [((1, 3), 0.3), ((1, 2, 3, 4), 1.0)])
+def test_too_many_bad_cases_stop_the_run_with_their_names(
+    copied: Callable[[int], Path], bad: tuple[int, ...], share: float
+) -> None:
     root = copied(4)
-    for name in ("phantom_0001", "phantom_0003"):
-        (root / name / "ax_t2wi.nii.gz").write_bytes(b"")
+    for number in bad:
+        (root / f"phantom_{number:04d}" / "ax_t2wi.nii.gz").write_bytes(b"")
     dataset = make_dataset(dataset_str=f"ProstateSSL:root={root}")
-    with pytest.raises(ProstateError, match=r"phantom_000[13].*phantom_000[13]"):
-        next(build_feed(dataset, SMALL, 4, 0, max_bad_share=0.3).batches())
+    with pytest.raises(ProstateError, match=r"phantom_000[1-4].*phantom_000[1-4]"):
+        next(build_feed(dataset, SMALL, 4, 0, max_bad_share=share).batches())
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no-folder", "other-shape"])

@@ -117,7 +117,7 @@ class CaseStore:
             len(self.case_ids),
             reason,
         )
-        if share > self._max_bad_share:
+        if share > self._max_bad_share or count == len(self.case_ids):
             named = "; ".join(f"{bad.case_id} ({bad.reason})" for bad in list(self.bad.values())[:10])
             self._stop = ProstateError(
                 f"{len(self.bad)} of {len(self.case_ids)} cases cannot be used, more than the allowed "
