@@ -137,6 +137,24 @@ def test_a_broken_environment_is_planned_anew(tmp_path: Path) -> None:
     assert {choice.subject for choice in plan.choices} >= {"numpy", "torch"}
 
 
+@pytest.mark.slow
+def test_what_no_index_has_is_left_out_and_said(tmp_path: Path) -> None:
+    root = tmp_path / "work"
+    root.mkdir()
+    (root / "requirements.txt").write_text(
+        "torch\nidna==3.7\nbringup-has-no-such-thing==1.0\ncertifi==99.0\n"
+    )
+    (root / "train.py").write_text("import torch\n")
+    ran = bringup(tmp_path / "home", "up", "--project", str(root), "--cpu", "--dry-run")
+    assert ran.returncode == 0, ran.stderr
+    assert "bringup-has-no-such-thing" in ran.stdout and "left out" in ran.stdout
+    plan = read_plan(tmp_path / "home" / "environments" / "work" / "plan.toml")
+    assert {row.name for row in plan.packages} >= {"idna", "torch"}
+    assert "bringup-has-no-such-thing" not in {row.name for row in plan.packages}
+    nowhere = {choice.subject for choice in plan.choices if choice.why.id == "pin-nowhere"}
+    assert nowhere == {"bringup-has-no-such-thing"}  # the other has versions: one of them is taken
+
+
 def test_one_thing_to_plan_for(tmp_path: Path) -> None:
     for words in (["plan"], ["plan", "prostate-ssl", "--env", "."], ["up"]):
         ran = bringup(tmp_path, *words)

@@ -60,6 +60,7 @@ class _Attempt:
     torch_is_free: bool
     python: str
     free: frozenset[str] = field(default=frozenset())
+    left_out: frozenset[str] = field(default=frozenset())
 
 
 def _attempts(wanted: Wanted) -> Iterator[_Attempt]:
@@ -82,6 +83,8 @@ def _torch_table(wanted: Wanted, attempt: _Attempt) -> dict[str, Any]:
 def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
     rows = []
     for key, (requirement, place) in sorted(wanted.pins.items()):
+        if key in attempt.left_out:
+            continue
         row: dict[str, Any] = {"spec": str(requirement)}
         if key in attempt.free:
             row["loosened"] = str(loosened(requirement))
@@ -195,6 +198,13 @@ def _named_in(error: BringupError, wanted: Wanted) -> frozenset[str]:
     return named or (frozenset() if "torch" in words else frozenset(wanted.pins))
 
 
+def _had_nowhere(error: BringupError, named: frozenset[str], attempt: _Attempt) -> frozenset[str]:
+    """The pin of which the index has no version at all, or none that fits although any would do."""
+    if len(named) != 1 or error.id == "requirements-conflict":
+        return frozenset()
+    return named if error.id == "no-versions" or named <= attempt.free else frozenset()
+
+
 def plan_wanted(
     wanted: Wanted, machine: MachineFacts, catalog: Catalog, wishes: Wishes
 ) -> tuple[Plan, Recipe]:
@@ -229,9 +239,13 @@ def _loosen_until_it_fits(
             return make_plan(recipe, machine, catalog, wishes), recipe, attempt
         except BringupError as error:
             more = _named_in(error, wanted) if error.id in _NO_FIT else frozenset()
-            if not more - attempt.free:
+            nowhere = frozenset() if wishes.offline else _had_nowhere(error, more, attempt)
+            if nowhere - attempt.left_out:
+                attempt = replace(attempt, left_out=attempt.left_out | nowhere)
+            elif more - attempt.free:
+                attempt = replace(attempt, free=attempt.free | more)
+            else:
                 raise
-            attempt = replace(attempt, free=attempt.free | more)
     raise BringupError("requirements-conflict", subject=wanted.name, text=", ".join(sorted(attempt.free)))
 
 
@@ -249,7 +263,7 @@ def _with_unfit(wanted: Wanted, plan: Plan) -> Iterator[Choice]:
 
 
 def _said(wanted: Wanted, attempt: _Attempt, plan: Plan) -> Iterator[Choice]:
-    """Every pin that is not met as it was written, and what stands in its place."""
+    """Every pin that is not met as it was written, what stands in its place, and what could not be had."""
     locked = {canonicalize_name(row.name): row.version for row in plan.packages}
     rows: Mapping[str, tuple[Requirement, str]] = {**wanted.pins, **wanted.torch}
     for key, (requirement, place) in sorted(rows.items()):
@@ -260,5 +274,9 @@ def _said(wanted: Wanted, attempt: _Attempt, plan: Plan) -> Iterator[Choice]:
         named = {"pin": str(requirement), "file": place, "gpus": ", ".join(plan.gpus)}
         reason = Reason(id="pin-moved-for-gpu" if moved else "pin-loosened", parameters=dict(named))
         yield Choice(subject=key, chosen=version, why=reason)
+    for key in sorted(attempt.left_out):
+        requirement, place = wanted.pins[key]
+        reason = Reason(id="pin-nowhere", parameters={"pin": str(requirement), "file": place})
+        yield Choice(subject=key, chosen="–", why=reason)
     for script in wanted.entry_points[:8]:
         yield Choice(subject=script, chosen="▶", why=Reason(id="entry-point", parameters={"script": script}))
