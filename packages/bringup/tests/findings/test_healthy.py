@@ -53,6 +53,9 @@ def test_a_fresh_environment_for_the_cpu(machine: MachineFacts, tmp_path: Path) 
 
 def test_a_correct_environment_for_its_gpu(machine: MachineFacts, tmp_path: Path) -> None:
     root = installed(tmp_path / "env", "cupy-cuda13x[ctk]", "numba")
+    # One library for each CUDA release, of which those before 12.8 have nothing for an RTX 5090.
+    pip = [str(root / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-compile", "--no-deps"]
+    subprocess.run([*pip, "bitsandbytes==0.50.2"], check=True)
     found = examine(machine, root, RTX_5090, H200, A100, driver="580.65.06", driver_cuda=(13, 0))
     assert [row for row in found if row.severity != "info"] == []
     # The same libraries taken away: everything that needs them is named in one finding.

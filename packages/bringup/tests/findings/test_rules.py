@@ -225,6 +225,10 @@ def write(root: Path, files: dict[str, str]) -> Path:
     ("file", "text", "gpu", "expected"),
     [
         ("requirements.txt", "numpy\ntorch==2.0.1\n", RTX_5090, ["impossible-pin"]),
+        # The release has builds with code for the chip, the build that is pinned is none of them.
+        ("requirements.txt", "torch==2.7.0+cu118\n", RTX_5090, ["impossible-pin"]),
+        ("requirements.txt", "torch==2.7.0+cu128\n", RTX_5090, []),
+        ("requirements.txt", "torch==2.15.0+cpu\n", RTX_5090, ["impossible-pin"]),
         ("requirements.txt", "torch==2.0.1\n", A100, []),
         ("requirements.txt", "torch>=2.0\n", RTX_5090, []),
         ("requirements.txt", "torch==2.11.0\n", RTX_5090, []),

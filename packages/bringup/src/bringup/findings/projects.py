@@ -10,6 +10,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from bringup.catalog.schema import TorchBuild
 from bringup.checkpoints import open_checkpoint, unimportable_classes
 from bringup.errors import BringupError
 from bringup.facts.environment import EnvironmentFacts
@@ -46,8 +47,9 @@ def torch_load_calls(examined: Examined) -> Iterator[Finding]:
             )
 
 
-def _allows(specifier: SpecifierSet, version: str) -> bool:
-    return specifier.contains(version, prereleases=True)
+def _allows(specifier: SpecifierSet, build: TorchBuild) -> bool:
+    """Whether a pin takes this build: «==2.7.0» takes every one of the release, «==2.7.0+cu118» that one."""
+    return specifier.contains(f"{build.version}+{build.local}", prereleases=True)
 
 
 def impossible_pin(examined: Examined) -> Iterator[Finding]:
@@ -58,11 +60,7 @@ def impossible_pin(examined: Examined) -> Iterator[Finding]:
     for pin in project.pins:
         if canonicalize_name(pin.requirement.name) != "torch" or not pin.requirement.specifier:
             continue
-        allowed = [
-            b
-            for b in examined.catalog.torch_builds
-            if b.cuda and _allows(pin.requirement.specifier, b.version)
-        ]
+        allowed = [b for b in examined.catalog.torch_builds if _allows(pin.requirement.specifier, b)]
         exact = [s.version for s in pin.requirement.specifier if s.operator in ("==", "===", "<=", "<", "~=")]
         for gpu in examined.gpus:
             serving = [
