@@ -115,6 +115,20 @@ def test_every_layout(
     assert probe.is_same(found, value)
 
 
+@pytest.mark.parametrize("layout", ["coo", "csr"])
+def test_indices_beyond_the_shape(
+    layout: str, save: Callable[..., Path], assemble: Callable[..., Any]
+) -> None:
+    """Converted as they stand, and refused where a tensor is made of them."""
+    index, ones, options = torch.tensor([0, 10**9]), torch.ones(2), {"check_invariants": False}
+    if layout == "csr":
+        value = torch.sparse_csr_tensor(torch.tensor([0, 1, 2]), index, ones, (2, 3), **options)
+    else:
+        value = torch.sparse_coo_tensor(index[None], ones, (3,), is_coalesced=True, **options)
+    with pytest.raises(RuntimeError, match=r"ind(ex|ices)|size"):
+        assemble(save({"w": value}))
+
+
 def test_a_quantised_type_without_a_quantiser(
     save: Callable[..., Path], assemble: Callable[..., Any]
 ) -> None:

@@ -103,16 +103,19 @@ class Assembler:
 
     def compose(self, layout, shape, parts, details):
         torch = self.torch
+        # Indices that reach beyond the shape would be followed by whatever computes with the tensor.
+        known = hasattr(torch.sparse, "check_sparse_tensor_invariants")
+        options = {"check_invariants": True} if known else {}
         if layout == "sparse_coo":
-            made = torch.sparse_coo_tensor(parts["indices"], parts["values"], shape)
+            made = torch.sparse_coo_tensor(parts["indices"], parts["values"], shape, **options)
             return made._coalesced_(details.get("is_coalesced", False))
         if layout == "nested":
             names = ("buffer", "sizes", "strides", "offsets")
             return torch._nested_view_from_buffer(*[parts[name] for name in names])
         compressed = parts.get("crow_indices", parts.get("ccol_indices"))
         plain = parts.get("col_indices", parts.get("row_indices"))
-        kind = getattr(torch, layout)
-        return torch.sparse_compressed_tensor(compressed, plain, parts["values"], shape, layout=kind)
+        options["layout"] = getattr(torch, layout)
+        return torch.sparse_compressed_tensor(compressed, plain, parts["values"], shape, **options)
 
     def quantised(self, values, row, details):
         torch = self.torch
