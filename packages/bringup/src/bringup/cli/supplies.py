@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bringup.binaries.architectures import ComputeCapability
     from bringup.plan.sequence import Given
     from bringup.recipes.schema import Recipe
 
@@ -28,7 +29,7 @@ _OF_THE_NETWORK = frozenset(
 
 @contextmanager
 def naming_what_is_missing(
-    recipe: Recipe, given: Given, pack: Path | None, find_links: Sequence[Path]
+    recipe: Recipe, gpus: Sequence[ComputeCapability], given: Given, pack: Path | None, links: Sequence[Path]
 ) -> Iterator[None]:
     """List source, wheels and weights that are not here, all at once, when one of them could not be had."""
     from bringup.errors import BringupError
@@ -41,9 +42,10 @@ def naming_what_is_missing(
             from bringup.report.fetch import print_missing
             from bringup.steps.packing.lacking import missing_supplies
 
-            missing = missing_supplies(recipe, given, pack, find_links)
+            missing = missing_supplies(recipe, given, pack, links)
             if missing:
-                print_missing(recipe.name, missing, pack, remarks())
+                chips = " ".join(f"--gpu {gpu.sm}" for gpu in gpus) or "--cpu"
+                print_missing(recipe.name, chips, missing, pack, remarks())
         raise
 
 

@@ -120,6 +120,7 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
     from bringup.binaries.architectures import ComputeCapability
     from bringup.cli.gpu_names import named_gpus
     from bringup.cli.supplies import checked_pack, naming_what_is_missing, say_other_weights
+    from bringup.facts.gpus import usable_gpus
     from bringup.facts.machine import read_machine
     from bringup.plan.planner import Wishes
     from bringup.plan.sequence import Given
@@ -143,7 +144,8 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
     wishes = Wishes(
         gpus, given.cpu, given.profile, None, links, given.offline, given.overlay, brought, given.prefer
     )
-    with naming_what_is_missing(chosen, brought, pack, links) if chosen else nullcontext():
+    chips = () if given.cpu else gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
+    with naming_what_is_missing(chosen, chips, brought, pack, links) if chosen else nullcontext():
         plan, recipe = _plan(given.recipe, given.project, machine, wishes)
         _show_plan(plan)
         if given.dry_run:
@@ -153,8 +155,8 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
     if given.project is not None and not given.words:
         return console.print(say("up.project-ready", name=plan.environment), markup=False)
     run = _run_of(recipe, given, bool(plan.gpus) and not given.gpu)
-    chips = [ComputeCapability.parse(gpu) for gpu in plan.gpus]
-    run = replace(run, variables=cuda_variables(chips, given.debug_cuda))
+    planned = [ComputeCapability.parse(gpu) for gpu in plan.gpus]
+    run = replace(run, variables=cuda_variables(planned, given.debug_cuda))
     since = time.time() if run.mode == "arguments" else None  # what lay there before is not shown
     stages = _run(recipe, run, applied, given.fresh)
     typer.echo(_report(recipe, run, machine, plan, applied, stages, since))

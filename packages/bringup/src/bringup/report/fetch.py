@@ -67,8 +67,10 @@ def document(packed: Packed) -> dict[str, Any]:
     }
 
 
-def print_missing(recipe: str, missing: Sequence[Missing], pack: Path | None, terminal: Console) -> None:
-    """All that a machine without network lacks, and how to bring it."""
+def print_missing(
+    recipe: str, chips: str, missing: Sequence[Missing], pack: Path | None, terminal: Console
+) -> None:
+    """All that a machine without network lacks, and how to bring it. `chips`: `--gpu sm_120`, or `--cpu`."""
     terminal.print(say("fetch.missing"), markup=False)
     for row in missing:
         names = f": {', '.join(row.files)}" if row.files else ""
@@ -77,6 +79,6 @@ def print_missing(recipe: str, missing: Sequence[Missing], pack: Path | None, te
         )
     folder = pack or Path(f"{recipe}-pack")
     terminal.print(say("fetch.bring"), markup=False)
-    terminal.print(f"  bringup fetch {recipe} --to {folder}", markup=False, soft_wrap=True)
+    terminal.print(f"  bringup fetch {recipe} --to {folder} {chips}", markup=False, soft_wrap=True)
     terminal.print(say("fetch.then"), markup=False)
     terminal.print(f"  bringup up {recipe} --from {folder} --offline …", markup=False, soft_wrap=True)
