@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation import eval_log_regression_with_model, load_backbone
 from prostate_ssl.evaluation.extract import read_table
-from prostate_ssl.evaluation.features import FeatureTable, feature_tables
+from prostate_ssl.evaluation.features import FeatureTable, feature_tables, histogram_features
 from prostate_ssl.evaluation.periodic import keep_best
 from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe
 from prostate_ssl.evaluation.run import compared_features
@@ -58,6 +59,24 @@ def table(n: int, gap: float, seed: int = 0) -> FeatureTable:
         labels,
         (rng.normal(size=(n, 6)) + gap * labels[:, None]).astype(np.float32),
     )
+
+
+def test_a_case_that_turned_bad_is_left_out_and_named(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    victims = sorted(path for path in root.iterdir() if path.is_dir())
+    (victims[2] / "ax_t2wi.nii.gz").write_bytes(b"")
+    dataset = ProstateDataset(parse_dataset_string(f"ProstateSupervised:root={root}:spatial_size=28"))
+    found = feature_tables(dataset, {"grey": histogram_features()}, batch_size=2)["grey"]
+    assert found.case_ids == tuple(path.name for path in victims if path != victims[2])
+    assert len(found.labels) == len(found.vectors) == 7 and f"case {victims[2].name} left out" in caplog.text
+    for folder in victims:
+        (folder / "ax_t2wi.nii.gz").write_bytes(b"")
+    dataset = ProstateDataset(parse_dataset_string(f"ProstateSupervised:root={root}"))
+    with pytest.raises(ProstateError, match="None of the 8"):
+        feature_tables(dataset, {"grey": histogram_features()})
 
 
 def test_probes_separate_what_can_be_separated_and_nothing_else():

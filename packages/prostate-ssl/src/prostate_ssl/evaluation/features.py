@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,10 @@ import torch
 
 from prostate_ssl.data import ProstateDataset
 from prostate_ssl.data.dataset import EvaluationSample
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
+
+log = logging.getLogger("prostate_ssl")
 
 
 @dataclass(frozen=True)
@@ -115,25 +119,49 @@ def feature_tables(
         batch_size: slices at once.
 
     Returns:
-        One table a name, with equal rows.
+        One table a name, with equal rows; cases that cannot be used are named in the log and have none.
+
+    Raises:
+        ProstateError: no case can be used.
     """
     chosen = list(range(len(dataset)) if indices is None else indices)
     sides = {extractor.side for extractor in extractors.values()}
     vectors: dict[str, list[np.ndarray]] = {name: [] for name in extractors}
-    labels: list[int] = []
+    seen: list[EvaluationSample] = []
     for start in range(0, len(chosen), batch_size):
         batch = chosen[start : start + batch_size]
-        # All sides of a case in turn: the dataset keeps only the last few prepared cases.
-        samples = [{side: dataset.sample(index, size=side) for side in sides} for index in batch]
+        samples = _usable(dataset, batch, sides)
+        if not samples:
+            continue
         for name, extractor in extractors.items():
             vectors[name].append(extractor.vectors([of_case[extractor.side] for of_case in samples]))
-        labels += [next(iter(of_case.values())).label for of_case in samples]
-    case_ids = tuple(dataset.case_ids[index] for index in chosen)
+        seen += [next(iter(of_case.values())) for of_case in samples]
+    if chosen and not seen:
+        raise ProstateError(
+            f"None of the {len(chosen)} cases to evaluate can be used. Look at them with `check`."
+        )
+    case_ids, labels = tuple(sample.case_id for sample in seen), [sample.label for sample in seen]
     known = np.array(labels, np.int64)
     return {
         name: FeatureTable(case_ids, known, np.concatenate(parts) if parts else np.zeros((0, 0), np.float32))
         for name, parts in vectors.items()
     }
+
+
+def _usable(
+    dataset: ProstateDataset, indices: Sequence[int], sides: set[int | None]
+) -> list[dict[int | None, EvaluationSample]]:
+    """Side → sample of every case that can be read: one that turned bad does not end a training."""
+
+    def of_case(index: int) -> dict[int | None, EvaluationSample] | None:
+        try:
+            # All sides of a case in turn: the dataset keeps only the last few prepared cases.
+            return {side: dataset.sample(index, size=side) for side in sides}
+        except UnreadableVolumeError as error:
+            log.warning("evaluation: case %s left out: %s", dataset.case_ids[index], error.message)
+            return None
+
+    return [samples for samples in map(of_case, indices) if samples]
 
 
 def case_vectors(
