@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.recipes.fields import (
     Address,
+    ClassPath,
     CommitHash,
     Condition,
     Expression,
@@ -199,7 +200,7 @@ class ConvertCheckpoints(Row):
     id: StepId
     folder: AbsolutePath
     files: InsidePath
-    class_path: Module
+    class_path: ClassPath
     keywords: dict[str, Value] = {}
     rename: dict[str, str] = {}
     layout: Literal["safetensors", "state-dict", "module"] = "safetensors"

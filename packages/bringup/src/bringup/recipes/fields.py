@@ -93,6 +93,13 @@ def _address(text: str) -> str:
     return text
 
 
+def _class_path(text: str) -> str:
+    module, colon, name = text.partition(":")
+    if not colon or not all(part.isidentifier() for part in [*module.split("."), *name.split(".")]):
+        raise ValueError(f"'{text}' is no class of a module such as gatunet_model:GatUNet")
+    return text
+
+
 def _module(text: str) -> str:
     if not _MODULE.fullmatch(text):
         raise ValueError(f"'{text}' is no module's name such as torch_scatter")
@@ -113,6 +120,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 CommitHash = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Module = Annotated[str, AfterValidator(_module)]
+ClassPath = Annotated[str, AfterValidator(_class_path)]
 Probe = Annotated[str, AfterValidator(_probe)]
 # A path below some folder, with `/`: never absolute, never with `..`.
 InsidePath = Annotated[str, AfterValidator(_inside)]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bringup.recipes.fields import (
     Address,
+    ClassPath,
     CommitHash,
     Condition,
     Expression,
@@ -178,7 +179,7 @@ class CheckpointRow(Row):
     """
 
     files: str
-    class_path: str
+    class_path: ClassPath
     keywords: dict[str, str | int | float | bool] = {}
     rename: dict[str, str] = {}
     layout: CheckpointLayout = "safetensors"
