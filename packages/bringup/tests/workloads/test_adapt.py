@@ -14,9 +14,9 @@ from packaging.requirements import Requirement
 from bringup.catalog import load
 from bringup.errors import BringupError
 from bringup.facts.project import read_project
-from bringup.plan.adapt import _attempts, loosened, make_recipe
-from bringup.plan.model import read_plan
-from bringup.plan.wanted import from_project, require_something
+from bringup.plan.adapt import _attempts, _why_moved, loosened, make_recipe
+from bringup.plan.model import Plan, read_plan
+from bringup.plan.wanted import Wanted, from_project, require_something
 
 COMMAND = [sys.executable, "-c", "from bringup.cli.main import main; main()"]
 
@@ -92,6 +92,24 @@ def test_torch_gives_way_before_python_does(project: Path) -> None:
         "mine": ("build",),
     }
     assert recipes[0].source is not None and [row.id for row in recipes[0].patches] == ["safe-torch-load"]
+
+
+@pytest.mark.parametrize(
+    ("pin", "why"),
+    [
+        ("torch==1.12.1", "pin-moved-for-gpu"),
+        ("torchvision==0.13.1", "pin-moved-for-gpu"),
+        ("torch==2.9.1", "pin-loosened"),
+        ("torchvision==0.24.1", "pin-follows-torch"),
+        ("numpy==1.19.0", "pin-loosened"),
+        ("index-ops==1.0", "pin-moved-for-gpu"),
+    ],
+)
+def test_why_a_pin_moves(pin: str, why: str) -> None:
+    requirement = Requirement(pin)
+    plan = Plan.model_construct(gpus=("sm_120",))
+    wanted = Wanted("some", unfit={"index-ops": "sm_80"})
+    assert _why_moved(requirement.name, requirement, wanted, plan, load()) == why
 
 
 @pytest.mark.parametrize(

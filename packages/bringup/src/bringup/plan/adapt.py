@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from pydantic import ValidationError
 
+from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
@@ -224,7 +225,7 @@ def plan_wanted(
                 raise
             last = error
             continue
-        choices = (*_with_unfit(wanted, plan), *_said(wanted, final, plan), *wanted.choices)
+        choices = (*_with_unfit(wanted, plan), *_said(wanted, final, plan, catalog), *wanted.choices)
         return plan.model_copy(update={"choices": choices}), recipe
     assert last is not None
     raise last
@@ -262,7 +263,22 @@ def _with_unfit(wanted: Wanted, plan: Plan) -> Iterator[Choice]:
         yield choice.model_copy(update={"rejected": rejected})
 
 
-def _said(wanted: Wanted, attempt: _Attempt, plan: Plan) -> Iterator[Choice]:
+def _why_moved(key: str, requirement: Requirement, wanted: Wanted, plan: Plan, catalog: Catalog) -> str:
+    """The reason's id: what is pinned has no code for the GPUs, follows torch, or does not fit the others."""
+    if not plan.gpus or (key not in TORCH_FAMILY and key not in wanted.unfit):
+        return "pin-loosened"
+    if key in wanted.unfit:
+        return "pin-moved-for-gpu"
+    chips = [ComputeCapability.parse(name) for name in plan.gpus]
+    for build in catalog.torch_builds:
+        version = build.version if key == "torch" else getattr(build, key)
+        pinned = version is not None and requirement.specifier.contains(version, prereleases=True)
+        if pinned and build.cuda and all(catalog.torch_runs_on(build, chip) for chip in chips):
+            return "pin-loosened" if key == "torch" else "pin-follows-torch"
+    return "pin-moved-for-gpu"
+
+
+def _said(wanted: Wanted, attempt: _Attempt, plan: Plan, catalog: Catalog) -> Iterator[Choice]:
     """Every pin that is not met as it was written, what stands in its place, and what could not be had."""
     locked = {canonicalize_name(row.name): row.version for row in plan.packages}
     rows: Mapping[str, tuple[Requirement, str]] = {**wanted.pins, **wanted.torch}
@@ -270,9 +286,9 @@ def _said(wanted: Wanted, attempt: _Attempt, plan: Plan) -> Iterator[Choice]:
         version = locked.get(canonicalize_name(key))
         if version is None or requirement.specifier.contains(version, prereleases=True):
             continue
-        moved = (key in TORCH_FAMILY or key in wanted.unfit) and bool(plan.gpus)
+        why = _why_moved(key, requirement, wanted, plan, catalog)
         named = {"pin": str(requirement), "file": place, "gpus": ", ".join(plan.gpus)}
-        reason = Reason(id="pin-moved-for-gpu" if moved else "pin-loosened", parameters=dict(named))
+        reason = Reason(id=why, parameters=dict(named))
         yield Choice(subject=key, chosen=version, why=reason)
     for key in sorted(attempt.left_out):
         requirement, place = wanted.pins[key]
