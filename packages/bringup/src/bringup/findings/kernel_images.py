@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bringup.binaries.architectures import ComputeCapability
 from bringup.binaries.compatibility import Verdict
 from bringup.binaries.report import BinaryReport
 from bringup.facts.environment import EnvironmentFacts
@@ -159,10 +160,10 @@ def _variant(path: str) -> str:
     return _BUILT_FOR.sub("#", path)
 
 
-def _chosen(reports: Sequence[BinaryReport], gpu: NamedGpu) -> list[BinaryReport]:
+def chosen_libraries(reports: Sequence[BinaryReport], chip: ComputeCapability) -> list[BinaryReport]:
     """The reports without those of which a variant fares better on the chip (bitsandbytes ships one library
     for each CUDA release, sgl-kernel one for each architecture)."""
-    fares = {report.path: _FARES.index(report.runs_on(gpu.capability).status) for report in reports}
+    fares = {report.path: _FARES.index(report.runs_on(chip).status) for report in reports}
     best: dict[str, int] = {}
     for path, rank in fares.items():
         best[_variant(path)] = min(rank, best.get(_variant(path), rank))
@@ -192,7 +193,7 @@ def kernel_images(examined: Examined) -> Iterator[Finding]:
     groups: dict[tuple[str, str, NamedGpu], Judged] = {}
     serving: set[tuple[str, NamedGpu]] = set()
     for gpu in examined.gpus:
-        for report in _chosen(reports, gpu):
+        for report in chosen_libraries(reports, gpu.capability):
             owner = owner_name(environment, report)
             judged = _kind(examined, report, gpu)
             if judged is None or judged[0] == "ptx-only":

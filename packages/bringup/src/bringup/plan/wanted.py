@@ -20,7 +20,7 @@ from bringup.errors import BringupError
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_distributions import Distribution
 from bringup.facts.project import Link, ProjectFacts, read_project
-from bringup.findings.kernel_images import importance, is_loadable
+from bringup.findings.kernel_images import chosen_libraries, importance, is_loadable
 from bringup.plan.model import Choice, Reason
 from bringup.recipes.fields import contradicts
 
@@ -266,12 +266,13 @@ def _builds_extensions(folder: Path) -> bool:
 def _without_code(environment: EnvironmentFacts, gpus: Sequence[ComputeCapability]) -> dict[str, str]:
     """Distributions with a library that stops on one of these chips, and what it carries."""
     found: dict[str, str] = {}
-    for report in environment.binaries:
-        owner = environment.owner(report.path)
-        stops = any(report.runs_on(gpu).status == "no" for gpu in gpus)
-        counts = report.has_device_code and is_loadable(report)
-        if owner and stops and counts and importance(environment, report) == "error":
-            found.setdefault(owner.key, " ".join(report.machine_code) or "–")
+    reports = [row for row in environment.binaries if row.has_device_code and is_loadable(row)]
+    for gpu in gpus:
+        for report in chosen_libraries(reports, gpu):
+            owner = environment.owner(report.path)
+            stops = report.runs_on(gpu).status == "no"
+            if owner and stops and importance(environment, report) == "error":
+                found.setdefault(owner.key, " ".join(report.machine_code) or "–")
     return found
 
 
