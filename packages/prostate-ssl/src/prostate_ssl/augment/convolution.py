@@ -45,7 +45,7 @@ def random_kernels(draws: CropDraws) -> list[torch.Tensor]:
 def apply_network(images: torch.Tensor, kernels: list[torch.Tensor]) -> torch.Tensor:
     """Pass each crop through its own network: images (n, M, S, S) in 0–1 → (n, M, S, S) of any range."""
     # The border is held once for all layers; each then takes one pixel off again.
-    padded = functional.pad((images - 0.5).mul_(2.0), (LAYERS, LAYERS, LAYERS, LAYERS), mode="replicate")
+    padded = functional.pad((images - 0.5) * 2.0, (LAYERS, LAYERS, LAYERS, LAYERS), mode="replicate")
     if images.device.type == "cpu":
         # Grouped convolutions have no fast path on the CPU: crop by crop is seven times quicker there.
         return torch.stack([_network_of_one(padded[row], kernels, row) for row in range(images.shape[0])])
@@ -87,10 +87,10 @@ def random_convolution(images: torch.Tensor, draws: CropDraws, present: torch.Te
     if not len(images):
         return images
     changed = apply_network(images, random_kernels(draws))
-    low, high = changed.amin(dim=(2, 3)), changed.amax(dim=(2, 3))
+    there = present[:, :, None, None]
     infinity = float("inf")
-    low = low.masked_fill(~present, infinity).amin(dim=1)[:, None, None, None]
-    high = high.masked_fill(~present, -infinity).amax(dim=1)[:, None, None, None]
+    low = changed.masked_fill(~there, infinity).amin(dim=(1, 2, 3), keepdim=True)
+    high = changed.masked_fill(~there, -infinity).amax(dim=(1, 2, 3), keepdim=True)
+    changed = (changed - low) / (high - low).clamp(min=1e-6)
     alpha = draws.of(MIXING)[:, :, None, None]
-    changed = changed.sub_(low).div_((high - low).clamp(min=1e-6)).mul_(alpha).add_((1.0 - alpha) * images)
-    return torch.where(is_air(images), images, changed)
+    return torch.where(is_air(images), images, alpha * changed + (1.0 - alpha) * images)

@@ -26,7 +26,7 @@ LOCAL_BLUR_PROBABILITY = 0.5
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
     """(x - 0.45) / 0.22, and 0 where x is air: the background stays zero (as published)."""
-    return (images - PIXEL_MEAN).div_(PIXEL_STD).masked_fill_(is_air(images), 0.0)
+    return ((images - PIXEL_MEAN) / PIXEL_STD).masked_fill(is_air(images), 0.0)
 
 
 class CropAugmenter:
@@ -102,12 +102,12 @@ class CropAugmenter:
         flip = draws.one(FLIP) < FLIP_PROBABILITY
         cut = resize_windows(planes.pixels[:, :channels], boxes[1], boxes[0], flip, room, shape[1])
         present = planes.present[boxes[1]]
-        images = cut[:, : present.shape[1]].clamp_(0.0, 1.0)
+        images = cut[:, : present.shape[1]].clamp(0.0, 1.0)
         images = self._change_intensity(images, draws, present)
         images = self._blur(images, draws, blur_probability, batch)
         if len(blur_probability) == 2:
             images = self._change_gamma(images, draws, batch)
-        images = normalise(images)  # (zeros where a modality is absent: it is air, which nothing changes)
+        images = normalise(images) * present[:, :, None, None]
         if self.settings.append_label_mask:
             images = torch.cat([images, (cut[:, -1:] > 0.5).float()], dim=1)
         return images
