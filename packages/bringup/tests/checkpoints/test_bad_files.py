@@ -158,22 +158,23 @@ def test_the_same_file_twice_is_refused() -> None:
 
 
 LIMITS: dict[str, tuple[str, bytes]] = {
-    "opcodes": ("opcodes", b"\x80\x02" + b"N0" * (limits.MAX_OPCODES // 2 + 5000) + b"."),
-    "memory_of_objects": ("memory", b"\x80\x02(" + b"]" * (limits.MAX_HELD_BYTES // 64 + 10) + b"l."),
+    "opcodes": ("opcodes", b"\x80\x02" + b"N0" * (limits.MAX_OPCODES // 128 + 5000) + b"."),
+    "memory_of_objects": ("memory", b"\x80\x02(" + b"]" * (limits.MAX_HELD_BYTES // 4096 + 10) + b"l."),
     "depth": ("depth", b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."),
 }
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_limits_of_the_machine(name: str, tmp_path: Path) -> None:
+def test_limits_of_the_machine(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a sixty-fourth of their size; `test_bombs` has them as they are."""
+    monkeypatch.setattr(limits, "MAX_OPCODES", limits.MAX_OPCODES // 64)
+    monkeypatch.setattr(limits, "MAX_HELD_BYTES", limits.MAX_HELD_BYTES // 64)
     limit, data = LIMITS[name]
     path = tmp_path / "x.pkl"
     path.write_bytes(data)
-    started = time.monotonic()
     with pytest.raises(BringupError) as caught, open_checkpoint(path) as checkpoint:
         assert checkpoint.tree
     assert caught.value.parameters["limit"] == limit
-    assert time.monotonic() - started < limits.MAX_SECONDS
 
 
 def test_the_limit_of_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,9 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", ["a_dict_copied", "objects", "dicts", "long_names_of_tensors", "long_paths"])
+@pytest.mark.parametrize(
+    "name", ["a_dict_copied", "objects", "dicts", "marks", "long_names_of_tensors", "long_paths"]
+)
 def test_memory_at_the_real_limits(name: str, tmp_path: Path) -> None:
     """What counts as 128 MiB is less than 1 GB of a process."""
     path = tmp_path / "x.pkl"
