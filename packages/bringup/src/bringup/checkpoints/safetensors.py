@@ -10,11 +10,8 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
-
-_WORTH_A_THREAD = 2**16
 
 _SIZES = {
     "F64": 8,
@@ -80,19 +77,14 @@ def write(
     """
     hashes: dict[str, str] = {}
     ordered = sorted(entries, key=storage_order)
-    with path.open("wb", buffering=0) as stream, ThreadPoolExecutor(1) as pool:
+    with path.open("wb", buffering=0) as stream:
         _write_all(stream.write, memoryview(header(ordered, metadata)))
         for entry in ordered:
             digest = hashlib.sha256()
             done = 0
             for piece in chunks(entry):
-                # Hashing lets go of the interpreter; for small pieces a thread would cost more than it gains.
-                hashed = pool.submit(digest.update, piece).result if len(piece) >= _WORTH_A_THREAD else None
-                if hashed is None:
-                    digest.update(piece)
+                digest.update(piece)
                 _write_all(stream.write, piece)
-                if hashed is not None:
-                    hashed()
                 done += len(piece)
                 advance(len(piece))
             if done != entry.size:
