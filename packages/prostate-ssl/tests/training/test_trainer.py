@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from omegaconf import OmegaConf
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.training.global_batch import keep_global_batch
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.networks import SelfDistillation, StepInputs
 from prostate_ssl.training.optimizer import build_optimizer, clip_gradients, parameter_rule, update_teacher
@@ -105,6 +107,27 @@ def test_a_run_that_was_stopped_gives_the_same_losses_and_weights(small_config, 
     for name, state in files[0]["optimizer"].items():
         for key, tensor in state.items():
             assert torch.equal(tensor, files[1]["optimizer"][name][key]), (name, key)
+
+
+def test_a_resumed_run_keeps_its_total_batch(small_config, small_overrides, tmp_path):
+    """Another number of processes, or another batch in the configuration: the samples of a step stay the same."""
+    train(small_config)
+    whole, folder = losses(tmp_path / "run"), tmp_path / "cut"
+    folder.mkdir()
+    run = prepare(
+        load_config("demo", [*small_overrides, f"train.output_dir={folder}"]), HERE, folder, resume=True
+    )
+    batches = run.data.batches(0)
+    for iteration in range(5):
+        step(run, iteration, next(batches))
+    run.checkpointer.save(5, {"global_batch": run.data.global_batch})
+    changed = [*small_overrides, f"train.output_dir={folder}", "train.batch_size_per_gpu=1"]
+    assert train(load_config("demo", changed)).completed == 12
+    assert losses(folder) == {i: value for i, value in whole.items() if i >= 5}
+    assert "total batch of 2: 2 cases in each of 1 processes" in (folder / "log.txt").read_text()
+    three = replace(HERE, world_size=3)
+    with pytest.raises(ProstateError, match=r"3 processes cannot share evenly.*\(1, 2\)"):
+        keep_global_batch(load_config("demo", changed), three, folder)
 
 
 def test_sigterm_saves_and_the_same_command_goes_on(small_overrides, tmp_path):

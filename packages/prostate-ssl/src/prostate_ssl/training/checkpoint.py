@@ -103,8 +103,7 @@ class Checkpointer:
 
     def candidates(self) -> list[Path]:
         """Checkpoint files, newest first."""
-        found = [p for p in self.folder.glob("model_*.rank_0.pth") if _NAME.match(p.name)]
-        return sorted(found, key=lambda p: int(_NAME.match(p.name)[1]), reverse=True)  # type: ignore[index]
+        return checkpoint_files(self.folder)
 
     def resume(self) -> dict[str, Any] | None:
         """Restore the newest readable checkpoint of the folder.
@@ -180,7 +179,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Checkpoint files of a run's folder, newest first."""
+    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(found, reverse=True)]
+
+
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint file of a run's folder."""
-    found = sorted(p for p in folder.glob("model_*.rank_0.pth") if _NAME.match(p.name))
-    return found[-1] if found else None
+    return next(iter(checkpoint_files(folder)), None)

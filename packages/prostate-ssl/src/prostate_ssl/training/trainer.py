@@ -21,10 +21,10 @@ from omegaconf import DictConfig
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import save_config
 from prostate_ssl.config.loading import probes_are_configured, scaled_learning_rate
-from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, read_checkpoint
 from prostate_ssl.training.feed import TrainingData, open_training_data
+from prostate_ssl.training.global_batch import keep_global_batch
 from prostate_ssl.training.memory import check_memory, out_of_memory
 from prostate_ssl.training.metrics import MetricsLog, setup_logging
 from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
@@ -100,6 +100,8 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
 
 def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, announce: bool = True) -> Run:
     """Data, networks, optimiser and schedules, restored from the last checkpoint if there is one."""
+    if resume:
+        keep_global_batch(cfg, session, folder)
     if session.device.type == "cuda":
         total_memory = torch.cuda.get_device_properties(session.device).total_memory
         check_memory(cfg, total_memory, session.world_size)
@@ -140,7 +142,6 @@ def restore(run: Run, resume: bool) -> int:
     state = run.checkpointer.resume() if resume else None
     if state is not None:
         first = int(state["iteration"]) + 1
-        _keep_global_batch(run, state)
         log.info("Resuming after iteration %d.", first)
         return first
     if run.cfg.MODEL.WEIGHTS:
@@ -148,16 +149,6 @@ def restore(run: Run, resume: bool) -> int:
         run.checkpointer.restore({"model": read_checkpoint(path)["model"]}, path)
         log.info("Starting from the weights of %s.", path)
     return 0
-
-
-def _keep_global_batch(run: Run, state: dict[str, object]) -> None:
-    before, now = state.get("global_batch"), run.data.global_batch
-    if before not in (None, now):
-        raise ProstateError(
-            f"The run was trained with a total batch of {before}, and this start has {now}. Set "
-            f"train.batch_size_per_gpu={int(str(before)) // run.session.world_size} to keep it, or use "
-            "another --output-dir."
-        )
 
 
 def _announce(run: Run) -> None:
