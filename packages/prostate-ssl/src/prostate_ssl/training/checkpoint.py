@@ -181,7 +181,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Checkpoint files of a run's folder, newest first."""
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name))]
+    found = [(int(match[1]), path) for path in folder.glob("model_*") if (match := _NAME.match(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
 
 
