@@ -371,33 +371,38 @@ def test_what_may_not_be_read_or_written_is_named(copied: Callable[[int], Path],
     """As a user who may not read one folder and one file, nor write here (root may do all: it steps down)."""
     shared = Path(tempfile.mkdtemp())  # (pytest's folders are closed to other users)
     root, dicom = shared / "data", shared / "dicom"
-    shutil.copytree(copied(3), root)
+    copied_once = copied(3)
+    (copied_once / "phantom_0003").rename(copied_once / "Fall ä 3")
+    shutil.copytree(copied_once, root)
     shared.chmod(0o755)
-    copied_once = tmp_path / "data"
     write_series(dicom, study(), 4, "t2_tse_tra")
-    (root / "phantom_0003").rename(root / "Fall ä 3")
     (root / "loop").symlink_to("loop")
     victims = [root / "phantom_0001", root / "Fall ä 3" / "ax_adc.nii.gz"]
     places = [root / "cache", root / "split" / "train.csv", root / "imported"]
     program = f"""
 import os
+from rich.cells import cell_len
 from prostate_ssl.cli.main import run
 from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
 def everything(root, out):
     runs = [run(["check", root]), run(["cache", root, "--out", out + "/cache", "--workers", "1"])]
     runs += [run(["split", root, "--out", out + "/split"])]
     return runs + [run(["import", "dicom", {str(dicom)!r}, "--out", out + "/imported", "--workers", "1"])]
-everything({str(copied_once)!r}, {str(tmp_path / "before")!r})  # imports whatever is imported late
+def batches(root):
+    settings = AugmentationSettings(global_crops_size=14, local_crops_size=14, local_crops_number=1)
+    feed = build_feed(make_dataset(dataset_str="ProstateSSL:root=" + root), settings, 2, 0, max_bad_share=0.5)
+    stream = feed.batches()
+    return len([next(stream) for _ in range(4)]), [bad.case_id for bad in feed.dropped], list(feed.fallbacks)
+everything({str(copied_once)!r}, {str(tmp_path / "before")!r})  # imports whatever is imported late, which the
+batches({str(copied_once)!r})                                   # other user may not be allowed to read,
+cell_len("\u4e2d")                                             # rich's tables of wide characters among it
 print("=" * 9, flush=True)
 for path in {[str(path) for path in victims]}:
     os.chmod(path, 0)
 if os.geteuid() == 0:
     os.setegid(65534), os.seteuid(65534)
 print(everything({str(root)!r}, {str(root)!r}))
-settings = AugmentationSettings(global_crops_size=14, local_crops_size=14, local_crops_number=1)
-feed = build_feed(make_dataset(dataset_str="ProstateSSL:root={root}"), settings, 2, 0, max_bad_share=0.5)
-stream = feed.batches()
-print(len([next(stream) for _ in range(4)]), [bad.case_id for bad in feed.dropped], list(feed.fallbacks))
+print(*batches({str(root)!r}))
 """
     root.chmod(0o555)
     try:
