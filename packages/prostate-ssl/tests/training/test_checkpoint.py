@@ -56,21 +56,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(small_config, small_ove
         train(other)
 
 
-def test_another_total_batch_is_refused_with_the_one_that_fits(small_config, small_overrides, tmp_path):
-    train(small_config)
-    other = load_config(
-        "demo",
-        [
-            *small_overrides,
-            f"train.output_dir={tmp_path / 'run'}",
-            "train.batch_size_per_gpu=4",
-            "optim.epochs=9",
-        ],
-    )
-    with pytest.raises(ProstateError, match=r"train\.batch_size_per_gpu=2"):
-        train(other)
-
-
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
