@@ -4,7 +4,6 @@ if there are any) and `NAME.json` (what they are). All of them or none; `NAME.js
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -19,8 +18,9 @@ from typing import Any
 
 from bringup.checkpoints import safetensors
 from bringup.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from bringup.checkpoints.hashing import SourceDigest
 from bringup.checkpoints.layout import StoredTensor
-from bringup.checkpoints.source import CHUNK, DeflatedSlice, FileSlice, SourceFile
+from bringup.checkpoints.source import DeflatedSlice, FileSlice, SourceFile
 from bringup.checkpoints.verdicts import UNNEEDED
 from bringup.errors import BringupError
 
@@ -186,48 +186,6 @@ def _write_tensors(
     in_order = sorted(entries, key=lambda entry: entry.view.start_in_file)
     rows: list[safetensors.Entry] = list(in_order)
     return safetensors.write(path, rows, metadata, lambda entry: by_name[entry.name].chunks(spilled), advance)
-
-
-class SourceDigest:
-    """SHA-256 of a whole file, mostly of pieces that are read for their own sake.
-
-    Pieces that come in the file's order are hashed in a second thread while they are written; what is
-    left out is read.
-    """
-
-    def __init__(self, file: SourceFile) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._reached = 0
-        self._pool = ThreadPoolExecutor(1)
-
-    def __enter__(self) -> SourceDigest:
-        self._file.observer = self._see
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.observer = None
-        self._pool.shutdown()
-
-    def _see(self, position: int, piece: memoryview) -> Callable[[], object]:
-        if position < self._reached:
-            return lambda: None
-        self._catch_up(position)
-        self._reached = position + len(piece)
-        return self._pool.submit(self._digest.update, piece).result
-
-    def _catch_up(self, position: int) -> None:
-        buffer = memoryview(bytearray(CHUNK))
-        while self._reached < position:
-            piece = buffer[: min(CHUNK, position - self._reached)]
-            self._file.read_into(self._reached, piece)
-            self._digest.update(piece)
-            self._reached += len(piece)
-
-    def hexdigest(self) -> str:
-        """The digest; reads what is left."""
-        self._catch_up(self._file.size)
-        return self._digest.hexdigest()
 
 
 def _deflated(stored: list[StoredTensor]) -> list[DeflatedSlice]:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from bringup.checkpoints.hashing import Hasher
+
 _SIZES = {
     "F64": 8,
     "I64": 8,
@@ -69,28 +71,28 @@ def write(
     """Write a file.
 
     Args:
-        chunks: gives an entry's bytes in pieces.
+        chunks: gives an entry's bytes in pieces, each in memory of its own.
         advance: told the number of bytes after each piece.
 
     Returns:
         SHA-256 of each entry's bytes by name.
     """
-    hashes: dict[str, str] = {}
+    digests: dict[str, hashlib._Hash] = {}
     ordered = sorted(entries, key=storage_order)
-    with path.open("wb", buffering=0) as stream:
+    with Hasher() as hasher, path.open("wb", buffering=0) as stream:
         _write_all(stream.write, memoryview(header(ordered, metadata)))
         for entry in ordered:
-            digest = hashlib.sha256()
+            digest = digests[entry.name] = hashlib.sha256()
             done = 0
             for piece in chunks(entry):
-                digest.update(piece)
+                hasher.update(digest, piece)
                 _write_all(stream.write, piece)
                 done += len(piece)
                 advance(len(piece))
             if done != entry.size:
                 raise RuntimeError(f"{entry.name}: {done} bytes of {entry.size}")
-            hashes[entry.name] = digest.hexdigest()
-    return hashes
+        hasher.finish()
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def _write_all(write_some: Callable[[memoryview], int | None], piece: memoryview) -> None:

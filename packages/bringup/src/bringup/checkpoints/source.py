@@ -20,8 +20,8 @@ CHUNK = 2**20
 _WINDOW = 2**16
 
 
-Observer = Callable[[int, memoryview], Callable[[], object]]
-"""Sees pieces of a file as they are read; gives a function that waits until it needs the piece no more."""
+Observer = Callable[[int, memoryview], None]
+"""Sees pieces of a file as they are read, with their positions."""
 
 
 class SourceFile:
@@ -34,26 +34,27 @@ class SourceFile:
         self.path = path
         self.size = os.fstat(self._stream.fileno()).st_size
 
-    def read_into(self, position: int, target: memoryview) -> None:
-        """Fill `target` with the bytes from `position` on.
+    def read(self, position: int, count: int) -> bytes:
+        """`count` bytes from `position` on.
 
         Raises:
             BringupError: `checkpoint-truncated` when the file ends before.
         """
-        done = 0
-        while done < len(target):
-            count = self._read_some(position + done, target[done:])
-            if count == 0:
-                raise BringupError("checkpoint-truncated", at=position + done)
-            done += count
+        data = self._read_some(position, count)
+        while len(data) < count:
+            more = self._read_some(position + len(data), count - len(data))
+            if not more:
+                raise BringupError("checkpoint-truncated", at=position + len(data))
+            data += more
+        return data
 
-    def _read_some(self, position: int, target: memoryview) -> int:
+    def _read_some(self, position: int, count: int) -> bytes:
         try:
             if sys.platform != "win32":
-                return os.preadv(self._stream.fileno(), [target], position)
+                return os.pread(self._stream.fileno(), count, position)
             with self._lock:
                 self._stream.seek(position)
-                return self._stream.readinto(target) or 0
+                return self._stream.read(count) or b""
         except OSError as error:
             raise BringupError("checkpoint-unreadable", text=error.strerror or error) from error
 
@@ -87,20 +88,15 @@ class FileSlice:
 
     def read(self) -> bytes:
         """All bytes."""
-        buffer = bytearray(self.size)
-        self.file.read_into(self.start, memoryview(buffer))
-        return bytes(buffer)
+        return self.file.read(self.start, self.size)
 
     def chunks(self) -> Iterator[memoryview]:
-        """All bytes in pieces of `CHUNK`; each piece is valid until the next is asked for."""
-        buffer = memoryview(bytearray(min(CHUNK, self.size)))
+        """All bytes in pieces of `CHUNK`, each in memory of its own."""
         for start in range(0, self.size, CHUNK):
-            piece = buffer[: min(CHUNK, self.size - start)]
-            self.file.read_into(self.start + start, piece)
-            release = self.file.observer(self.start + start, piece) if self.file.observer else None
+            piece = memoryview(self.file.read(self.start + start, min(CHUNK, self.size - start)))
+            if self.file.observer:
+                self.file.observer(self.start + start, piece)
             yield piece
-            if release:
-                release()
 
 
 @dataclass(frozen=True)

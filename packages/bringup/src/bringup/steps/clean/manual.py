@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bringup.errors import BringupError
 from bringup.steps.clean.items import Item, Kind, item_of
-from bringup.steps.image.engines import ENGINES, Engine, find_engine, variables
+from bringup.steps.image.engines import ENGINES, Engine, find_engine, image_store, variables
 
 _DOCKERFILES = (*(f"Dockerfile.step{number}" for number in range(1, 5)), "Dockerfile.final")
 _RUNFILE = re.compile(r"cuda_\d+\.\d+\.\d+_\d+\.\d+(?:\.\d+)?_linux(?:_sbsa)?\.run")
@@ -88,9 +88,15 @@ def _inspect(engine: Engine, reference: str) -> int | None:
 
 
 def manual_images() -> list[Item]:
-    """The four intermediate images, in every engine that answers. Layers that they share count with each."""
-    found = []
+    """The four intermediate images in every engine that answers, once where engines share their images.
+
+    Layers that they share count with each.
+    """
+    stores: dict[str, Engine] = {}
     for engine in filter(None, map(_engine, ENGINES)):
+        stores.setdefault(image_store(engine), engine)
+    found = []
+    for engine in stores.values():
         for reference in INTERMEDIATE:
             size = _inspect(engine, reference)
             if size is not None:

@@ -116,6 +116,21 @@ def _trouble(engine: Engine) -> str | None:
     return " ".join(line.strip() for line in lines[-2:]) or f"exit status {answer.returncode}"
 
 
+def image_store(engine: Engine) -> str:
+    """Where the engine keeps its images: the same folder for engines that share them, as podman and buildah
+    do, and as `docker` does where it is podman's other name. Its own name if it does not say."""
+    # buildah's answer is JSON without being asked, and `--format` is a Go template to it.
+    form = () if engine.name == "buildah" else ("--format", "json")
+    command = [engine.program, *engine.options, "info", *form]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, env=variables(engine))
+        facts = json.loads(answer.stdout)
+    except (OSError, subprocess.TimeoutExpired, ValueError):
+        return engine.name
+    store = facts.get("store") or {}
+    return str(store.get("graphRoot") or store.get("GraphRoot") or facts.get("DockerRootDir") or engine.name)
+
+
 def variables(engine: Engine) -> dict[str, str]:
     """The process environment in which the engine runs; what the user set stands."""
     settings = {"docker": {"DOCKER_BUILDKIT": "1"}, "buildah": {"BUILDAH_ISOLATION": "chroot"}}
