@@ -15,7 +15,7 @@ from typing import NamedTuple
 from bringup.binaries import empty_code
 from bringup.binaries.architectures import Architecture
 from bringup.binaries.compatibility import Images, Ptx
-from bringup.binaries.source import Damaged, Source
+from bringup.binaries.source import Damaged, Source, WindowedSource
 
 MAGIC = 0xBA55ED50
 MAGIC_BYTES = struct.pack("<I", MAGIC)
@@ -163,6 +163,7 @@ def read_containers(
         Damaged: there are more.
     """
     end = source.size if size is None else min(start + size, source.size)
+    source = WindowedSource(source)
     at = start
     while at + _CONTAINER.size <= end:
         header = source.read(at, _CONTAINER.size + _SMALLEST_ENTRY_HEADER)

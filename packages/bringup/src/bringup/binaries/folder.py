@@ -19,8 +19,9 @@ from bringup.binaries.names import holds_metadata, is_archive, may_be_binary
 from bringup.binaries.source import Damaged, open_source
 from bringup.binaries.zip_archive import scan_zip
 
-# A hop from header to header waits for a cold disk; several files wait together.
-_READERS = 8
+# A hop from header to header waits for a cold disk; several files wait together. More than these few only
+# take turns at the interpreter.
+_READERS = 4
 
 
 @dataclass
@@ -100,6 +101,13 @@ def _each_once(found: Survey) -> Iterator[str]:
         yield path
 
 
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
 def scan_folder(
     root: str | Path, on_file: Callable[[str], None] | None = None
 ) -> Iterator[BinaryReport | Unreadable]:
@@ -113,9 +121,12 @@ def scan_folder(
     paths = list(_each_once(found))
     pool = ThreadPoolExecutor(_READERS)
     try:
-        for path, row in zip(paths, pool.map(scan_file_at, paths), strict=True):
+        # The largest first, so that none of them is alone at the end.
+        coming = {path: pool.submit(scan_file_at, path) for path in sorted(paths, key=_size, reverse=True)}
+        for path in paths:
             if on_file:
                 on_file(path)
+            row = coming.pop(path).result()
             if row is not None:
                 yield row
     finally:

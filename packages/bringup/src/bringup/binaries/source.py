@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Protocol
 
 _CHUNK = 1 << 20
+_READ_WINDOW = 1 << 16
+_NEAR_READ = 1 << 15
 # A pipe would wait for a writer; Windows would translate line ends.
 _WITHOUT_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 
@@ -81,6 +83,28 @@ class SliceSource:
         if offset >= self.size or offset < 0 or length <= 0:
             return b""
         return self.whole.read(self._start + offset, min(length, self.size - offset))
+
+
+class WindowedSource:
+    """Another source, read in windows where the reads come close after one another.
+
+    Some libraries hold tens of thousands of small containers: a system call for each header costs more than
+    reading what lies between.
+    """
+
+    def __init__(self, whole: Source) -> None:
+        self._whole = whole
+        self.size = whole.size
+        self._window = b""
+        self._start = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        skip = offset - self._start
+        if skip < 0 or skip + length > len(self._window):
+            near = 0 <= skip - len(self._window) + length < _NEAR_READ
+            self._window = self._whole.read(offset, max(length, _READ_WINDOW) if near else length)
+            self._start, skip = offset, 0
+        return self._window[skip : skip + length]
 
 
 @contextmanager
