@@ -33,7 +33,7 @@ from bringup.steps.packing.weights import pack_weights
 from bringup.steps.sources import Supplies, fetch_source
 from bringup.steps.weights import fetch_weights
 
-from .conftest import BACKGROUND, CHECKPOINT, World
+from .conftest import BACKGROUND, CHECKPOINT, World, git
 
 
 def nobody(line: str) -> None:
@@ -62,6 +62,30 @@ def test_a_source_and_its_submodule_come_back_from_the_pack_alone(world: World, 
     fetch_source(step, tmp_path / "got", Supplies(True, pack), tmp_path / "log", nobody)
     assert (tmp_path / "got" / "vendored" / "inner" / "lib.py").read_text() == "x = 1\n"
     assert (tmp_path / "got" / "run.py").is_file()
+
+
+@pytest.mark.parametrize("kind", ["repository", "folder"])
+def test_a_copy_that_the_user_has_is_packed(world: World, tmp_path: Path, kind: str) -> None:
+    step, pack, local = source_step(world), tmp_path / "pack", tmp_path / "local"
+    if kind == "folder":
+        fetch_source(step, local, Supplies(), tmp_path / "log", nobody)
+    else:  # whose work tree has been edited since: the commit is taken, not the edit
+        git(tmp_path, "clone", "-q", "--recurse-submodules", world.outer.as_uri(), "local")
+        (local / "run.py").write_text("edited")
+    shutil.rmtree(world.outer)
+    shutil.rmtree(world.inner)
+    pack_source(step, pack / "sources", tmp_path / "log", nobody, local)
+    fetch_source(step, tmp_path / "got", Supplies(True, pack), tmp_path / "log", nobody)
+    assert (tmp_path / "got" / "vendored" / "inner" / "lib.py").read_text() == "x = 1\n"
+    assert "edited" not in (tmp_path / "got" / "run.py").read_text()
+
+
+def test_a_copy_without_the_commit_is_refused(world: World, tmp_path: Path) -> None:
+    step = source_step(world).model_copy(update={"commit": "0" * 40})
+    with pytest.raises(BringupError, match="source-failed"):
+        pack_source(step, tmp_path / "sources", tmp_path / "log", nobody, world.outer)
+    with pytest.raises(BringupError, match="no-source"):
+        pack_source(step, tmp_path / "sources", tmp_path / "log", nobody, tmp_path / "nowhere")
 
 
 def test_an_archive_says_nothing_of_who_made_it(world: World, tmp_path: Path) -> None:

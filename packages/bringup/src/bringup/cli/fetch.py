@@ -24,6 +24,7 @@ def command(
     profile: options.Profile = None,
     prefer: options.Prefer = None,
     python: Annotated[str | None, typer.Option(help="For this interpreter (a path or a version).")] = None,
+    source: options.SourceFolder = None,
     weights: options.WeightsFolder = None,
     find_links: options.FindLinks = None,
     check: Annotated[bool, typer.Option("--check", help="Only compare DIR with its manifest.")] = False,
@@ -48,7 +49,7 @@ def command(
         given=Given(None, weights),
         prefer=options.checked_way(prefer),
     )
-    _fill(chosen, recipe, folder, wishes, as_json)
+    _fill(chosen, recipe, folder, wishes, source, as_json)
     return None
 
 
@@ -68,7 +69,9 @@ def _check(folder: Path, as_json: bool) -> None:
         console.output().print(line, markup=False)
 
 
-def _fill(recipe: Recipe, given_name: str, folder: Path, wishes: Wishes, as_json: bool) -> None:
+def _fill(
+    recipe: Recipe, given_name: str, folder: Path, wishes: Wishes, source: Path | None, as_json: bool
+) -> None:
     from bringup.catalog import load as load_catalog
     from bringup.facts.machine import read_machine
     from bringup.plan.planner import make_plan
@@ -86,7 +89,7 @@ def _fill(recipe: Recipe, given_name: str, folder: Path, wishes: Wishes, as_json
     if not as_json:
         terminal.print(plan_table(plan))
     with StepDisplay(terminal, fetch.part_title, progress_text) as display:
-        packed = fill_pack(plan, folder, display, say_error, wishes.find_links)
+        packed = fill_pack(plan, folder, display, say_error, wishes.find_links, source)
     if as_json:
         console.print_json(fetch.document(packed))
     else:

@@ -93,11 +93,14 @@ def _is_torch(row: str) -> bool:
         return True
 
 
-def _parts(plan: Plan, folder: Path, find_links: tuple[Path, ...], log: Path) -> list[tuple[str, Part]]:
+def _parts(
+    plan: Plan, folder: Path, find_links: tuple[Path, ...], log: Path, local: Path | None
+) -> list[tuple[str, Part]]:
     parts: list[tuple[str, Part]] = []
 
     def source(step: FetchSource) -> Part:
-        return lambda tell: pack_source(step, folder / "sources", log, tell)
+        given = local if step in plan.steps else None  # the extensions have sources of their own
+        return lambda tell: pack_source(step, folder / "sources", log, tell, given)
 
     def weights(step: FetchWeights) -> Part:
         return lambda tell: pack_weights(step, folder / "weights", tell)
@@ -127,11 +130,13 @@ def fill_pack(
     observer: Observer,
     say_error: Callable[[BringupError], str],
     find_links: tuple[Path, ...] = (),
+    source: Path | None = None,
 ) -> Packed:
     """Bring everything that the plan fetches; a run that was broken off goes on with what is missing.
 
     Args:
         say_error: an error's words, for the manifest.
+        source: a local copy of the workload's source.
 
     Raises:
         BringupError: `no-space`; what else fails stands in `lacking`.
@@ -142,7 +147,7 @@ def fill_pack(
     log = folder / "fetch.log"
     lacking: list[tuple[str, BringupError]] = []
     seconds: dict[str, float] = {}
-    for name, part in _parts(plan, folder, find_links, log):
+    for name, part in _parts(plan, folder, find_links, log, source):
         observer.started(name)
         began = time.monotonic()
         error = _try(part, name, observer)
