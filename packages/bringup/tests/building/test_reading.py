@@ -147,6 +147,8 @@ def test_after_a_kill_there_are_fewer_jobs(jobs: int, peak: int | None, memory: 
         ("cc1plus: error: '-fno-fat-lto-objects' are supported only with linker plugin", 1, "lto"),
         ("nvcc error   : 'ptxas' died due to signal 11 (Invalid memory reference)", 1, "compiler-crash"),
         ('kernel.cu(3): error: identifier "uint32_t" is undefined', 1, "errors"),
+        # As pip shows the log of CMake while it tries the compiler.
+        ("    *** configuring\n      Killed\n\n      # --error 0x89 --\n", 1, "memory"),
         ("error: killed_by was not declared in this scope", 1, "errors"),
     ],
 )
@@ -162,6 +164,11 @@ def test_the_errors_themselves_are_told_and_not_the_frames_around_them() -> None
         "error: subprocess-exited-with-error\nERROR: Failed building wheel for x\n"
     )
     assert first_errors(log) == 'kernel.cu(3): error: identifier "uint32_t" is undefined'
+
+
+def test_message_of_cmake_follows_its_place() -> None:
+    log = "-- Looking\n  CMake Error at CMakeLists.txt:7 (message):\n\n    chip must be set\n\n\nConfiguring incomplete\n"
+    assert first_errors(log) == "CMake Error at CMakeLists.txt:7 (message): chip must be set"
 
 
 BARE = "[tool.ruff]\nline-length = 99\n"

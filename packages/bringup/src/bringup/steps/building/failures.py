@@ -10,7 +10,9 @@ from typing import Literal
 Cause = Literal["memory", "disk", "lto", "compiler-crash", "errors"]
 
 _MEMORY = re.compile(
-    r"Killed signal terminated program|died due to signal 9|fatal error: Killed|^Killed$"
+    # pip and CMake indent what the shell says; nvcc's `--error` is its compiler's exit status.
+    r"Killed signal terminated program|died due to signal 9|fatal error: Killed|^\s*Killed\s*$"
+    r"|# --error 0x89 --"
     r"|exit (?:status|code):? (?:-9|137)\b|returned non-zero exit status -?(?:9|137)\b|exited with code 137"
     r"|died with <Signals\.SIGKILL|Error 137\b|signal 9, Killed"
     r"|virtual memory exhausted|out of memory allocating|Cannot allocate memory|std::bad_alloc"
@@ -62,8 +64,9 @@ def first_errors(log: str, most: int = 3) -> str:
 
 def _errors(log: str) -> Iterator[str]:
     seen = set()
-    for line in log.splitlines():
-        text = line.strip()
+    lines = [text for line in log.splitlines() if (text := line.strip())]
+    for text, following in zip(lines, [*lines[1:], ""], strict=True):
         if _ERROR.search(text) and not _NOISE.search(text) and text not in seen:
             seen.add(text)
-            yield text[:240]
+            # CMake names the place and the command first; what is wrong stands below.
+            yield f"{text} {following}"[:240] if text.endswith("):") else text[:240]
