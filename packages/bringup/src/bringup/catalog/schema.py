@@ -95,6 +95,7 @@ class Extension(Row):
     Attributes:
         name: of the distribution, as PEP 503 compares it. `imports`: its top-level modules.
         portable: the shim of portable-kernels that replaces it, None where there is none.
+        portable_names: what the shim holds (modules, functions), where it is a part of the original alone.
         repository: where its source is. `wheels`: a find-links page with `{torch}` and `{cuda}`, if any.
         build: the command that builds it from source beside an installed torch.
     """
@@ -102,6 +103,7 @@ class Extension(Row):
     name: str
     imports: tuple[str, ...]
     portable: str | None = None
+    portable_names: tuple[str, ...] = ()
     repository: str
     wheels: str | None = None
     build: str | None = None

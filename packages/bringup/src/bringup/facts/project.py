@@ -14,6 +14,7 @@ from bringup.facts.project_requirements import (
     Link,
     Pin,
     included,
+    is_beside_the_project,
     links_of_lines,
     pins_of_dockerfile,
     pins_of_environment,
@@ -59,6 +60,7 @@ class ProjectFacts:
 
     Attributes:
         imports: top-level module → first place that imports it ("file:line").
+        imported_names: dotted, as they are imported: "pytorch3d.ops.knn_points".
         cuda_sources: .cu files below the folder; `extension_builds`: build files that compile CUDA.
         checkpoints: files that look like saved models.
         links: requirements that no index has. `requires_python`: ranges as the project's files say them.
@@ -76,6 +78,7 @@ class ProjectFacts:
     unreadable: tuple[tuple[str, str], ...]
     links: tuple[Link, ...] = ()
     requires_python: tuple[str, ...] = ()
+    imported_names: frozenset[str] = frozenset()
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -127,12 +130,14 @@ def _torch_loads(tree: ast.AST, text: str, file: str) -> Iterator[TorchLoad]:
 
 
 def _imports(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
+    """(dotted name, place) of all that is imported."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name.split(".")[0], f"{file}:{node.lineno}"
+                yield alias.name, f"{file}:{node.lineno}"
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.split(".")[0], f"{file}:{node.lineno}"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", f"{file}:{node.lineno}"
 
 
 class _Reading:
@@ -143,6 +148,7 @@ class _Reading:
         self.required: set[str] = set()
         self.pins: list[Pin] = []
         self.imports: dict[str, str] = {}
+        self.imported_names: set[str] = set()
         self.loads: list[TorchLoad] = []
         self.cuda: list[str] = []
         self.builds: list[str] = []
@@ -155,13 +161,16 @@ class _Reading:
     def python(self, text: str, file: str) -> None:
         tree = ast.parse(text)
         for name, place in _imports(tree, file):
-            self.imports.setdefault(name, place)
-        self.loads += _torch_loads(tree, text, file)
+            self.imports.setdefault(name.partition(".")[0], place)
+            self.imported_names.add(name)
+        if "torch" in text and "load" in text:
+            self.loads += _torch_loads(tree, text, file)
         if Path(file).name == "setup.py":
             self.pins += pins_of_setup(tree, file)
             if "CUDAExtension" in text:
                 self.builds.append(file)
-        if re.search(r"^if __name__ == ['\"]__main__['\"]", text, re.MULTILINE):
+        runs = re.search(r"^if __name__ == ['\"]__main__['\"]", text, re.MULTILINE)
+        if runs and Path(file).name != "setup.py" and not is_beside_the_project(file):
             self.entries.append(file)
 
     def text(self, text: str, file: str) -> None:
@@ -246,4 +255,5 @@ def read_project(root: Path) -> ProjectFacts:
         tuple(reading.unreadable),
         tuple(reading.links),
         tuple(reading.pythons),
+        frozenset(reading.imported_names),
     )

@@ -68,16 +68,24 @@ def _requirement(text: str) -> Requirement | None:
     if not cleaned or cleaned.startswith(("#", "-")):
         return None
     try:
-        return Requirement(cleaned)
+        requirement = Requirement(cleaned)
     except InvalidRequirement:
         return None
+    # `name @ https://…` is a link: an index may hold something else under that name.
+    return None if requirement.url else requirement
 
 
 def serves_the_project(file: str) -> bool:
     """Whether a requirements file is for those who run the project: not `requirements-dev.txt`, not docs/."""
     path = PurePosixPath(file)
     words = set(re.split(r"[^a-z0-9]+", path.stem.lower()))
-    return not words & _NOT_FOR_USERS and not set(path.parts[:-1]) & {"doc", "docs", ".github"}
+    return not words & _NOT_FOR_USERS and not is_beside_the_project(file)
+
+
+def is_beside_the_project(file: str) -> bool:
+    """Whether a file is for documentation, tests or a build service: below docs/, tests/, .ci/, .github/."""
+    folders = PurePosixPath(file).parts[:-1]
+    return any(name.startswith(".") or name in ("doc", "docs", "test", "tests") for name in folders)
 
 
 def included(text: str, file: str) -> Iterator[str]:
@@ -123,6 +131,7 @@ def read_pyproject(text: str, file: str) -> tuple[list[Pin], list[Link], list[st
         requirement = _requirement(item)
         if requirement and canonicalize_name(requirement.name) not in own:
             pins.append(Pin(requirement, file, _line(rows, item)))
+        links += [Link(link.text, file, _line(rows, item)) for link in links_of_lines(item, file)]
     pythons = [str(project["requires-python"])] if "requires-python" in project else []
     for name, value in _table(poetry, "dependencies").items():
         address = value.get("git") if isinstance(value, dict) else None

@@ -47,7 +47,8 @@ def loosened(requirement: Requirement) -> Requirement:
     kept = []
     for spec in requirement.specifier:
         if spec.operator in ("==", "===", "~="):
-            kept.append(f">={spec.version.removesuffix('.*')}")
+            # A local label ("+cu118") can only be asked for exactly.
+            kept.append(f">={spec.version.removesuffix('.*').partition('+')[0]}")
         elif spec.operator in (">=", ">"):
             kept.append(str(spec))
     freed.specifier = SpecifierSet(",".join(kept))
@@ -91,7 +92,6 @@ def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
             row["loosened"] = str(loosened(requirement))
             row["why"] = {"en": place, "zh": place}
         rows.append(row)
-    rows += [{"spec": row.name} for row in wanted.extensions if not _ways(row, wanted)]
     torch = wanted.torch.get("torch")
     held = torch[0].specifier if torch and not attempt.torch_is_free else None
     if held is not None and "numpy" not in wanted.pins and not any(map(held.contains, _MADE_FOR_NUMPY_2)):
@@ -100,9 +100,10 @@ def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
 
 
 def _ways(row: Extension, wanted: Wanted) -> list[str]:
-    """How a known extension can come into the new environment; none: as any other distribution."""
+    """How a known extension can come into the new environment."""
     build = row.name in wanted.local_builds or row.name in wanted.origins
-    there = (("wheel", row.wheels), ("portable", row.portable), ("build", build))
+    portable = row.portable and row.name not in wanted.beyond_portable
+    there = (("wheel", row.wheels), ("portable", portable), ("build", build))
     return [way for way, is_there in there if is_there]
 
 
@@ -118,7 +119,7 @@ def _build_table(name: str, licence: str, wanted: Wanted) -> dict[str, Any]:
 def _extension(row: Extension, wanted: Wanted) -> dict[str, Any]:
     ways = _ways(row, wanted)
     table: dict[str, Any] = {"distribution": row.name, "imports": list(row.imports), "ways": ways}
-    if row.portable:
+    if "portable" in ways:
         table["portable"] = row.portable
     if "build" in ways:
         table["build"] = _build_table(row.name, row.licence, wanted)
@@ -142,7 +143,7 @@ def make_recipe(wanted: Wanted, attempt: _Attempt) -> Recipe:
     Raises:
         BringupError: `requirements-conflict`: a pin that nothing can fulfil.
     """
-    extensions = [_extension(row, wanted) for row in wanted.extensions if _ways(row, wanted)]
+    extensions = [_extension(row, wanted) for row in wanted.extensions]
     extensions += _own_extensions(wanted)
     imports = [*wanted.imports, *(name for row in extensions for name in row.get("imports", []))]
     probes: list[dict[str, Any]] = [{"name": "imports", "imports": list(dict.fromkeys(imports))}]

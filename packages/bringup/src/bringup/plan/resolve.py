@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from bringup import state
+from bringup.catalog import load as load_catalog
 from bringup.errors import BringupError
 from bringup.facts.interpreters import Interpreter
 
@@ -274,7 +275,9 @@ def _lacks_a_wheel(error: BringupError) -> str | None:
         return None
     match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(error.parameters["requirement"]))
     name = canonicalize_name(match[0]) if match else None
-    return None if name in ("torch", "torchvision", "torchaudio") else name
+    if name in ("torch", "torchvision", "torchaudio") or (name and load_catalog().extension(name)):
+        return None  # Compiled against torch: its source package cannot even be read without one.
+    return name
 
 
 def _resolved(row: dict[str, object]) -> Resolved:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from bringup.binaries.architectures import ComputeCapability
@@ -30,6 +31,7 @@ _COMES_WITH_TORCH = frozenset(
     ("triton", "pytorch", "pytorch-cuda", "pytorch-mutex", "cudatoolkit", "cuda-toolkit", "cudnn", "nccl")
 )
 _PROJECT_NAME = re.compile(r"^\[project\][^\[]*?^name\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]", re.MULTILINE)
+_LOCAL_LABEL = re.compile(r"\+[A-Za-z0-9._-]+")
 _SETUP_NAME = re.compile(r"\bname\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]")
 NO_COMMIT = "0" * 40  # of a folder, whose content is compared instead
 _TOOLS = (
@@ -67,7 +69,8 @@ class Wanted:
         python: version ranges.
         pins: other distributions, each name once, with where it stands.
         torch: what is said of torch, torchvision and torchaudio.
-        extensions: catalog rows of compiled extensions that are used.
+        extensions: catalog rows of compiled extensions that are used; `extension_pins` as they are asked for.
+        beyond_portable: extensions of which more is used than their replacement holds, and what.
         local_builds: extension folders of the project itself, by distribution name.
         origins: of the environment's extensions that can be built again, by distribution name.
         unfit: what is installed without code for the GPUs, and the machine code that it carries.
@@ -83,6 +86,8 @@ class Wanted:
     pins: dict[str, tuple[Requirement, str]] = field(default_factory=dict)
     torch: dict[str, tuple[Requirement, str]] = field(default_factory=dict)
     extensions: list[Extension] = field(default_factory=list)
+    extension_pins: dict[str, tuple[Requirement, str]] = field(default_factory=dict)
+    beyond_portable: dict[str, str] = field(default_factory=dict)
     local_builds: dict[str, str] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
@@ -110,28 +115,57 @@ def _is_brought(key: str) -> bool:
 def _add(wanted: Wanted, requirement: Requirement, place: str, catalog: Catalog) -> None:
     key = canonicalize_name(requirement.name)
     if key in TORCH_FAMILY:
+        # Which CUDA it is built for follows from the GPUs: `==2.0.1+cu118` asks for 2.0.1.
+        requirement.specifier = SpecifierSet(_LOCAL_LABEL.sub("", str(requirement.specifier)))
         wanted.torch.setdefault(key, (requirement, place))
     elif _is_brought(key) or key in _TOOLS:
         if key == "python" and str(requirement.specifier):
             wanted.python.append(str(requirement.specifier))
     elif (row := catalog.extension(key)) is not None:
+        wanted.extension_pins.setdefault(row.name, (requirement, place))
         if row not in wanted.extensions:
             wanted.extensions.append(row)
     else:
-        plain = requirement
-        plain.url = None
-        wanted.pins.setdefault(key, (plain, place))
+        wanted.pins.setdefault(key, (requirement, place))
+
+
+def _settle_extensions(wanted: Wanted, places: Mapping[str, str]) -> None:
+    """Extensions for which there is no wheel index, replacement or source here: as any other distribution.
+
+    Those that live in a repository alone are named, never looked up on an index: the name may be another's
+    there (apex is).
+    """
+    for row in list(wanted.extensions):
+        here = row.name in wanted.local_builds or row.name in wanted.origins
+        if (row.portable and row.name not in wanted.beyond_portable) or row.wheels or here:
+            continue
+        wanted.extensions.remove(row)
+        place = next((places[name] for name in row.imports if name in places), row.repository)
+        requirement, place = wanted.extension_pins.get(row.name, (Requirement(row.name), place))
+        if row.name in wanted.beyond_portable and row.build:
+            names = wanted.beyond_portable[row.name]
+            wanted.leave_out(row.name, "extension-beyond-portable", names=names, text=row.build)
+        elif row.build and "git+" in row.build:
+            wanted.leave_out(row.name, "link-by-hand", text=row.build, place=place)
+        else:
+            wanted.pins.setdefault(row.name, (requirement, place))
 
 
 def _by_import(module: str, catalog: Catalog) -> Extension | None:
     return next((row for row in catalog.extensions if module in row.imports), None)
 
 
+def _by_repository(name: str, catalog: Catalog) -> Extension | None:
+    """`git+https://…/tiny-cuda-nn` installs tinycudann."""
+    named = (row for row in catalog.extensions if row.repository.rpartition("/")[2] == name)
+    return next(named, None)
+
+
 def _add_link(wanted: Wanted, link: Link, project: ProjectFacts, catalog: Catalog) -> None:
     """An address or folder: a known extension, one of the project's own, or something to do by hand."""
     if link.name in (".", ""):
         return
-    row = catalog.extension(link.name)
+    row = catalog.extension(link.name) or _by_repository(link.name, catalog)
     if row is not None:
         if row not in wanted.extensions:
             wanted.extensions.append(row)
@@ -182,6 +216,9 @@ def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
         row = _by_import(module, catalog)
         if row is not None and row not in wanted.extensions:
             wanted.extensions.append(row)
+    for row in wanted.extensions:
+        if beyond := _beyond_portable(row, project):
+            wanted.beyond_portable[row.name] = beyond
     replaceable = [
         row for row in wanted.extensions if row.portable or row.wheels or row.name in wanted.local_builds
     ]
@@ -189,6 +226,7 @@ def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
         wanted.extensions.remove(row)
         wanted.local_builds.pop(row.name, None)
         wanted.leave_out(row.name, "extension-drop")
+    _settle_extensions(wanted, project.imports)
     if "torch" in project.imports:
         wanted.imports.append("torch")
     for module in TORCH_FAMILY[1:]:
@@ -199,6 +237,16 @@ def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
     wanted.loads = any(load.weights_only == "missing" for load in project.torch_loads)
     wanted.entry_points = project.entry_points
     return wanted
+
+
+def _beyond_portable(row: Extension, project: ProjectFacts) -> str:
+    """What the project imports of an extension that its replacement does not hold; "" where nothing."""
+    if not row.portable_names:
+        return ""
+    below = tuple(f"{name}." for name in row.imports)
+    held = tuple(f"{name}." for name in row.portable_names)
+    used = [name for name in sorted(project.imported_names) if name.startswith(below)]
+    return ", ".join([name for name in used if not f"{name}.".startswith(held)][:3])
 
 
 def _is_imported(row: Extension, project: ProjectFacts) -> bool:
@@ -240,6 +288,7 @@ def from_environment(
         version = row.version.partition("+")[0] if row.version else None
         requirement = Requirement(f"{row.name}=={version}" if version else row.name)
         _add(wanted, requirement, str(root), catalog)
+    _settle_extensions(wanted, {})
     wanted.unfit = _without_code(environment, gpus)
     wanted.imports += [name for name in TORCH_FAMILY if name in wanted.torch]
     return wanted
@@ -286,8 +335,10 @@ def _first_of_each(environment: EnvironmentFacts) -> Iterator[Distribution]:
 
 def python_ranges(wanted: Wanted) -> Sequence[str]:
     """The ranges to try, the nearest to what is written first; the last is what this tool itself needs."""
-    written = ",".join(dict.fromkeys(wanted.python))
-    return [written, ">=3.10"] if written and not contradicts(written) else [">=3.10"]
+    written = str(SpecifierSet(",".join(wanted.python)))
+    if not written or written == ">=3.10" or contradicts(written):
+        return [">=3.10"]
+    return [written, ">=3.10"]
 
 
 def require_something(wanted: Wanted, origin: Path) -> None:
