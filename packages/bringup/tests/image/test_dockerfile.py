@@ -179,7 +179,7 @@ def test_the_context_holds_what_is_sent_and_nothing_else(tmp_path: Path) -> None
     assert b"\r" not in (folder / "Dockerfile").read_bytes()
     sent = {line[1:] for line in dockerignore().splitlines() if line.startswith("!")}
     assert dockerignore().startswith("*\n")
-    assert all((folder / name).exists() for name in sent)
+    assert all((folder / name).exists() for name in sent - {"source"})
     assert (folder / "own" / "bringup" / "pyproject.toml").is_file()
     assert not list((folder / "own").rglob("__pycache__"))
     assert load(str(folder / "recipe.toml")) == load(str(WORKLOAD))
@@ -192,6 +192,35 @@ def test_the_context_holds_what_is_sent_and_nothing_else(tmp_path: Path) -> None
     with pytest.raises(BringupError, match="image-folder-taken"):
         write_context(spec, tmp_path / "mine", text, {})
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_a_local_copy_of_the_source_takes_the_place_of_the_repository(tmp_path: Path) -> None:
+    (tmp_path / "code" / ".git").mkdir(parents=True)
+    (tmp_path / "code" / "run.py").write_text("print(1)\n")
+    spec = spec_of("triposr", source=tmp_path / "code")
+    text = dockerfile(spec, load_catalog())
+    assert "git clone" not in text
+    assert "cp -R /bringup/source/. /changes/opt/triposr" in text
+    assert "WORKDIR /opt/triposr" in text
+    # The context may lie inside the source that it takes a copy of.
+    folder = tmp_path / "code" / "image"
+    write_context(spec, folder, text, {})
+    write_context(spec, folder, text, {})
+    assert sorted(path.name for path in (folder / "source").iterdir()) == ["run.py"]
+    # Code that the base has is laid over, and its working folder stays the base's.
+    over = dockerfile(spec_of(source=tmp_path / "code"), load_catalog())
+    assert "cp -R /bringup/source/. /changes/opt/lab" in over
+    assert "edit.py --source /changes/opt/lab" in over
+    assert "WORKDIR" not in over
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder", "error"),
+    [("triposr", "nowhere", "no-source"), ("prostate-ssl", ".", "image-without-source")],
+)
+def test_a_source_that_cannot_be_taken(recipe: str, folder: str, error: str, tmp_path: Path) -> None:
+    with pytest.raises(BringupError, match=error):
+        spec_of(recipe, source=tmp_path / folder)
 
 
 def test_the_same_inputs_give_the_same_file() -> None:

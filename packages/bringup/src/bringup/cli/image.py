@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bringup.cli.options import SourceFolder
+
 if TYPE_CHECKING:
     from bringup.binaries.architectures import ComputeCapability
     from bringup.facts.machine import MachineFacts
@@ -29,6 +31,7 @@ def command(
     python: Annotated[str | None, typer.Option(help="The base's interpreter (a path in the image).")] = None,
     python_version: Annotated[str | None, typer.Option(help="Version of the base's Python.")] = None,
     keep_torch: Annotated[bool, typer.Option("--keep-torch", help="Use the base's own torch.")] = False,
+    source: SourceFolder = None,
     find_links: Annotated[list[Path] | None, typer.Option(help="A folder of wheels to use as well.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Install from --find-links alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
@@ -59,6 +62,7 @@ def command(
         keep_torch=keep_torch,
         find_links=tuple(folder.expanduser().absolute() for folder in find_links or ()),
         offline=offline,
+        source=source.expanduser().absolute() if source else None,
     )
     spec = make_spec(chosen, catalog, _for_gpus(wishes, named, cpu, machine, chosen))
     folder = output or Path(f"{chosen.name}-image")

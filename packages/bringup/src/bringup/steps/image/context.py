@@ -13,6 +13,7 @@ import tomli_w
 
 from bringup import state
 from bringup.errors import BringupError
+from bringup.plan.folders import left_out
 from bringup.plan.own_packages import find_own_package
 from bringup.steps.image.dockerfile import needs_bringup, requirement_lines
 from bringup.steps.image.spec import ImageSpec
@@ -22,7 +23,7 @@ _NOT_SENT = shutil.ignore_patterns(
     "__pycache__", "*.pyc", ".venv", "build", "dist", "tests", ".mypy_cache", ".ruff_cache", ".pytest_cache"
 )
 _INSIDE = ("assemble.py", "finish.py", "edit.py")
-_SENT = ("requirements.txt", "image.json", "recipe.toml", *_INSIDE, "own")
+_SENT = ("requirements.txt", "image.json", "recipe.toml", *_INSIDE, "own", "source")
 
 
 def dockerignore() -> str:
@@ -65,6 +66,16 @@ def _copy_own(spec: ImageSpec, folder: Path) -> None:
             shutil.copyfile(package.path, target)
 
 
+def _copy_source(source: Path, folder: Path) -> None:
+    """The user's copy of the workload's code, without its history, its environments and this very folder."""
+    own = folder.resolve()
+
+    def ignored(place: str, names: list[str]) -> set[str]:
+        return left_out(place, names) | {name for name in names if (Path(place) / name).resolve() == own}
+
+    shutil.copytree(source, folder / "source", ignore=ignored, symlinks=True)
+
+
 def prepare_folder(folder: Path) -> None:
     """Take an empty folder, or one that was written by this program before; what it wrote is replaced.
 
@@ -77,8 +88,9 @@ def prepare_folder(folder: Path) -> None:
         raise BringupError("image-folder-taken", exit_code=2, path=folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _MARK).write_text("Written by `bringup image`; may be deleted.\n", encoding="utf-8")
-    if (folder / "own").is_dir():
-        shutil.rmtree(folder / "own")
+    for name in ("own", "source"):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
 
 
 def write_context(spec: ImageSpec, folder: Path, text: str, scripts: Mapping[str, str]) -> Sequence[str]:
@@ -107,4 +119,6 @@ def write_context(spec: ImageSpec, folder: Path, text: str, scripts: Mapping[str
         if name.endswith(".sh"):
             (folder / name).chmod(0o755)
     _copy_own(spec, folder)
+    if spec.local is not None:
+        _copy_source(spec.local, folder)
     return sorted([*files, *scripts])

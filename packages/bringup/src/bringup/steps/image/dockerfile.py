@@ -191,6 +191,9 @@ def _fetch_source(spec: ImageSpec) -> list[str]:
     if not spec.fetched or source is None:
         return []
     place = f"/changes{spec.source}"
+    if spec.local is not None:
+        title = f"# {spec.recipe.name}'s own code, {source.licence}: the copy that was given."
+        return [title, _run([_context_mount()], [f"mkdir -p {place}", f"cp -R {CONTEXT}/source/. {place}"])]
     commands = [
         "command -v git > /dev/null || { rm -f /etc/apt/apt.conf.d/docker-clean; apt-get update; \n"
         "  apt-get install -y --no-install-recommends git ca-certificates; }",
@@ -238,7 +241,7 @@ def _checkpoints(spec: ImageSpec) -> list[str]:
     bringup = "env PYTHONPATH=/tmp/bringup \"$PYTHON\" -c 'from bringup.cli.main import main; main()'"
     files = " -o ".join(f"-path {shlex.quote(f'{models}/{row.files}')}" for row in spec.checkpoints)
     paths = " ".join(
-        f"--path {shlex.quote(spec.source + '/' + path) if not path.startswith('/') else path}"
+        f"--path {shlex.quote(_source_place(spec) + '/' + path) if not path.startswith('/') else path}"
         for row in spec.checkpoints
         for path in row.python_path
     )
@@ -285,7 +288,8 @@ def _final(spec: ImageSpec, user: str) -> list[str]:
         "ENV PATH=/opt/bringup/bin:$PATH",
         f"LABEL {texts}",
     ]
-    if spec.fetched:
+    in_base = spec.recipe.image is not None and spec.source in spec.recipe.image.folders.values()
+    if spec.fetched and not in_base:
         lines.append(f"WORKDIR {spec.source}")
     if user:
         lines.append(f"USER {user}")

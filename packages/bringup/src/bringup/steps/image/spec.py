@@ -39,6 +39,7 @@ class ImageWishes:
         base: another base image; `python`, `python_version`: its interpreter.
         keep_torch: the base's own torch is used as it is (NGC's images).
         find_links: folders of wheels that the build may use as well; `offline`: them alone.
+        source: a local copy of the workload's code, instead of the recipe's repository or what the base has.
     """
 
     gpus: tuple[ComputeCapability, ...] = ()
@@ -52,6 +53,7 @@ class ImageWishes:
     keep_torch: bool = False
     find_links: tuple[Path, ...] = field(default=())
     offline: bool = False
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class ImageSpec:
         index: PyTorch's own wheel index, where the build is not on the package index.
         drop: distributions of the base that go, files and all.
         imports: modules that must import in the finished image.
-        source: where the workload's code lies in the image; `fetched`: the build brings it there.
+        source: where the workload's code lies in the image; `fetched`: the build brings it there, from
+            `local` where the user gave a copy.
     """
 
     recipe: Recipe
@@ -95,6 +98,7 @@ class ImageSpec:
     fetched: bool
     find_links: tuple[Path, ...] = ()
     offline: bool = False
+    local: Path | None = None
 
     @property
     def tag(self) -> str:
@@ -119,8 +123,9 @@ def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpe
 
     Raises:
         BringupError: `unknown-profile`, `gpu-required`, `chip-blocks`, `driver-blocks`, `no-torch`,
-            `image-base-python`, `image-needs-toolkit`.
+            `image-base-python`, `image-needs-toolkit`, `no-source`, `image-without-source`.
     """
+    _check_source(recipe, wishes.source)
     profile = wishes.profile or recipe.default_profile
     if profile != recipe.default_profile and profile not in recipe.profiles:
         known = ", ".join([recipe.default_profile, *recipe.profiles])
@@ -139,7 +144,7 @@ def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpe
     probes = [row for row in recipe.probes if not row.profiles or profile in row.profiles]
     names = [name for row in probes if wishes.gpus or not row.needs_gpu for name in row.imports]
     folders = recipe.image.folders if recipe.image and not wishes.base else {}
-    fetched = recipe.source is not None and "code" not in folders
+    fetched = recipe.source is not None and ("code" not in folders or wishes.source is not None)
     return ImageSpec(
         recipe=recipe,
         profile=profile,
@@ -160,7 +165,15 @@ def make_spec(recipe: Recipe, catalog: Catalog, wishes: ImageWishes) -> ImageSpe
         fetched=fetched,
         find_links=wishes.find_links,
         offline=wishes.offline,
+        local=wishes.source,
     )
+
+
+def _check_source(recipe: Recipe, given: Path | None) -> None:
+    if given is not None and recipe.source is None:
+        raise BringupError("image-without-source", exit_code=2, recipe=recipe.name)
+    if given is not None and not given.is_dir():
+        raise BringupError("no-source", exit_code=2, path=given)
 
 
 def _python_range(recipe: Recipe, wishes: ImageWishes) -> str | None:
