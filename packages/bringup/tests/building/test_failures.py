@@ -94,6 +94,26 @@ def test_killed_compiler_is_tried_again_with_fewer_jobs(
     ]
 
 
+# Killed once, while CMake tries what the compiler is.
+KILLED_ONCE_BY_CMAKE = """\
+#!/bin/bash
+case "$*" in *CMakeCUDACompilerId*) mkdir "LOCK" 2>/dev/null && kill -KILL $$;; esac
+exec "REAL" "$@"
+"""
+
+
+@pytest.mark.slow
+def test_compiler_killed_while_cmake_configures_is_tried_again(
+    bringup: Bringup, environment: Path, tmp_path: Path
+) -> None:
+    source = scikit_project(tmp_path / "source")
+    toolkit = toolkit_with(bringup, tmp_path / "cuda", KILLED_ONCE_BY_CMAKE)
+    words = ("build", source, "--env", environment, "--arch", "9.0", "--jobs", "2", "-o", tmp_path)
+    answer = bringup(*words, "--toolkit", toolkit, "--json")
+    assert answer.code == 0, answer.errors + answer.output
+    assert [row["outcome"] for row in answer.first["attempts"]] == ["memory", "built"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("cicc", "id"),

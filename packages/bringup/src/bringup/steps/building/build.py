@@ -352,6 +352,8 @@ class _Builder:
         if cause == "memory" and settings.jobs > 1:
             jobs = fewer_jobs(settings.jobs, ran.peak, self.limits.memory)
             self._observer.line("compile", f"[retry] {settings.jobs} → {jobs}")
+            if "Configuring incomplete" in ran.log:
+                forget_objects(self._workshop)  # CMake would keep what it half knows of the compiler.
             return replace(settings, jobs=jobs)
         if cause == "memory":
             peak = f"{ran.peak / 1e9:.1f}"
