@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -161,6 +162,67 @@ def test_runfile_is_named_as_nvidia_names_it(bringup: Bringup) -> None:
 def test_versions_that_are_none(bringup: Bringup, version: str, id: str) -> None:
     code, error = bringup("toolkit", "install", version)
     assert (code, error["id"]) == (2, id)
+
+
+def test_removal_of_no_version(bringup: Bringup) -> None:
+    code, error = bringup("toolkit", "remove", "*", "--system", "--yes")
+    assert (code, error["id"]) == (2, "toolkit-version")
+
+
+# Names as NVIDIA's repository for ubuntu2204 and Debian have them.
+INSTALLED = {
+    "cuda-toolkit-12-8": ("12.8.1-1", "cuda-compiler-12-8, cuda-nsight-compute-12-8, gds-tools-12-8"),
+    "cuda-toolkit-12-8-config-common": ("12.8.90-1", ""),
+    "cuda-toolkit-12-config-common": ("12.8.90-1", ""),
+    "cuda-nvcc-12-8": ("12.8.93-1", "gcc"),
+    "cuda-nsight-compute-12-8": ("12.8.1-1", "nsight-compute-2025.1.1 (>= 2025.1.1.2)"),
+    "nsight-compute-2025.1.1": ("2025.1.1.2-1", ""),
+    "libnvjitlink-dev-12-8": ("12.8.93-1", "libnvjitlink-12-8 (>= 12.8.93)"),
+    "libcufile-12-8": ("1.13.1.3-1", ""),
+    "gds-tools-12-8": ("1.13.1.3-1", ""),
+    "cuda-nvcc-2-8": ("2.8-1", ""),
+    "nvidia-cuda-toolkit": ("11.8.89~11.8.0-5", ""),
+    "cuda-drivers-570": ("570.124.06-1", ""),
+    "cuda-compat-12-8": ("570.124.06-1", ""),
+    "cuda-keyring": ("1.1-1", ""),
+    "nvidia-driver-570": ("570.124.06-1", ""),
+    "gcc": ("12", ""),
+}
+OF_12_8 = {
+    *("cuda-toolkit-12-8", "cuda-toolkit-12-8-config-common", "cuda-nvcc-12-8", "cuda-nsight-compute-12-8"),
+    *("nsight-compute-2025.1.1", "libnvjitlink-dev-12-8", "libcufile-12-8", "gds-tools-12-8"),
+}
+
+
+@pytest.mark.skipif(shutil.which("dpkg-query") is None, reason="this system has no dpkg")
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [
+        ("12.8", OF_12_8),
+        ("2.8", {"cuda-nvcc-2-8"}),
+        ("11.8", {"nvidia-cuda-toolkit"}),
+        (None, OF_12_8 | {"cuda-toolkit-12-config-common", "cuda-nvcc-2-8", "nvidia-cuda-toolkit"}),
+    ],
+)
+def test_packages_of_the_system_are_all_named_and_no_driver_is(
+    bringup: Bringup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str | None, named: set[str]
+) -> None:
+    """dpkg's own program over a prepared database."""
+    rows = [
+        f"Package: {name}\nStatus: install ok installed\nArchitecture: amd64\nMaintainer: x\n"
+        f"Version: {number}\n{f'Depends: {depends}' + chr(10) if depends else ''}Description: x\n"
+        for name, (number, depends) in INSTALLED.items()
+    ]
+    (tmp_path / "status").write_text("\n".join(rows))
+    (tmp_path / "info").mkdir()
+    (tmp_path / "updates").mkdir()
+    monkeypatch.setenv("DPKG_ADMINDIR", str(tmp_path))
+    words = ["toolkit", "remove", *([version] if version else []), "--system", "--yes"]
+    code, document = bringup(*words)
+    assert code == 0
+    assert {row["name"] for row in document["system"]["packages"]} == named
+    purge = next(line for line in document["system"]["commands"] if "apt-get" in line)
+    assert set(purge.split()[3:]) == named
 
 
 def test_system_toolkits_are_named_with_their_commands_and_left_alone(bringup: Bringup) -> None:

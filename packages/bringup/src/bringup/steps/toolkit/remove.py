@@ -21,9 +21,11 @@ from bringup.steps.processes import run_logged
 from bringup.steps.toolkit.pip import pip_environment, pip_for
 from bringup.steps.toolkit.wheels import MANIFEST, Installed, folder_size, read_manifest
 
+# As NVIDIA's repositories and Debian name what belongs to a toolkit. `cuda-compat` is part of a driver.
 _SYSTEM_PACKAGE = re.compile(
-    r"cuda-(?!drivers|keyring)[\w-]*\d+-\d+|cuda-toolkit-[\w-]*|nvidia-cuda-(?:toolkit|dev)[\w-]*"
-    r"|lib(?:cublas|cusparse|cusolver|curand|cufft|npp|nvjpeg)[\w-]*\d+-\d+"
+    r"cuda-(?!drivers|keyring|compat)[\w-]*\d+-\d+|cuda-toolkit-[\w-]*|nvidia-cuda-(?:toolkit|dev)[\w-]*"
+    r"|lib(?:cublas|cusparse|cusolver|curand|cufft|cufile|npp|nvjpeg|nvjitlink|nvfatbin|nvvm|nvptxcompiler)"
+    r"[\w-]*\d+-\d+|gds-tools-\d+-\d+|nsight-(?:compute|systems)-[\d.]+"
 )
 
 
@@ -71,8 +73,10 @@ def plan_removal(version: str | None, environment: Path | None, system: bool) ->
         system: also list the system's own toolkits and the commands that remove them.
 
     Raises:
-        BringupError: `toolkit-not-ours`: bringup added nothing to that environment.
+        BringupError: `toolkit-not-ours`: bringup added nothing to that environment; `toolkit-version`.
     """
+    if version is not None and not re.fullmatch(r"\d+\.\d+", version):
+        raise BringupError("toolkit-version", exit_code=2, given=version)
     folders: list[tuple[Path, int]] = []
     packages: tuple[PackageRemoval, ...] = ()
     files: tuple[Path, ...] = ()
@@ -138,14 +142,23 @@ def _files(root: Path, manifest: Installed) -> Iterator[Path]:
 def _system_packages(version: str | None) -> Iterator[tuple[str, str]]:
     if shutil.which("dpkg-query") is None:
         return
-    command = ["dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Abbrev}\n"]
+    command = ["dpkg-query", "-W", "-f", "${db:Status-Abbrev}\t${Package}\t${Version}\t${Depends}\n"]
     listed = subprocess.run(command, capture_output=True, text=True, errors="replace").stdout
-    wanted = version.replace(".", "-") if version else ""
-    for line in listed.splitlines():
-        name, _, rest = line.partition(" ")
-        number, _, status = rest.partition(" ")
-        if status.strip() == "ii" and _SYSTEM_PACKAGE.fullmatch(name) and wanted in name:
-            yield name, number
+    rows = [line.split("\t") for line in listed.splitlines() if line.count("\t") == 3]
+    toolkit = [row for row in rows if row[0].strip() == "ii" and _SYSTEM_PACKAGE.fullmatch(row[1])]
+    chosen = [row for row in toolkit if version is None or _is_of(version, row[1], row[2])]
+    # Nsight's packages have versions of their own: a toolkit's package asks for them.
+    asked = {re.split(r"[ (:]", part.strip())[0] for row in chosen for part in re.split(r"[,|]", row[3])}
+    others = {row[1] for row in toolkit if row not in chosen and row[1].startswith("nsight-")}
+    chosen += [row for row in toolkit if row[1] in asked & others]
+    yield from sorted((row[1], row[2]) for row in chosen)
+
+
+def _is_of(version: str, package: str, number: str) -> bool:
+    """Whether a package is of a CUDA release: by its name, or by its number (Debian's own)."""
+    if package.startswith("nvidia-cuda-"):
+        return number.startswith(f"{version}.")
+    return re.search(rf"(?<!\d){version.replace('.', '-')}(?!\d)", package) is not None
 
 
 def _system_folders(version: str | None) -> Iterator[tuple[Path, int]]:
