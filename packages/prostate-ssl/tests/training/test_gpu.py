@@ -13,6 +13,12 @@ from prostate_ssl.training.trainer import train
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture(autouse=True)
+def gpu() -> None:
+    """Without one, fail at once: a configuration for a large card would take the machine's own memory."""
+    torch.cuda.init()
+
+
 def test_a_configuration_that_cannot_fit_is_refused_before_the_first_step(small_overrides, tmp_path):
     large = ["student.arch=medical_vit_giant2", "train.batch_size_per_gpu=4096", "train.img_size=224"]
     cfg = load_config(
