@@ -100,43 +100,46 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("Stopped.", file=sys.stderr)
         return 130
-    except ProstateError as error:
-        if debug:
-            raise
-        _let_first_rank_speak()
-        print(f"error: {error.message}", file=sys.stderr)
-        return error.exit_code
-    except PermissionError as error:
-        if debug:
-            raise
-        _let_first_rank_speak()
-        print(
-            f"error: {error.filename}: permission denied. Ask its owner, or name another place.",
-            file=sys.stderr,
-        )
-        return 1
     except Exception as error:
         if debug:
             raise
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            where = f" ({error.filename})" if error.filename else ""
-            print(
-                f"error: The disk is full{where}. What was whole before is whole still; make room and give "
-                "the same command again.",
-                file=sys.stderr,
-            )
-            return 1
+        message, code = _in_words(error)
         _let_first_rank_speak()
-        print(
-            f"error: {type(error).__name__}: {error}. This is a fault of prostate-ssl itself; "
-            "the same command with --debug shows where.",
-            file=sys.stderr,
+        print(f"error: {message}", file=sys.stderr)
+        return code
+
+
+def _in_words(error: Exception) -> tuple[str, int]:
+    """One paragraph about an error, and the exit code: 3 for faults of our own, else the world's or 1."""
+    if isinstance(error, ProstateError):
+        return error.message, error.exit_code
+    if isinstance(error, OSError) and error.errno is not None:
+        return _failed_file(error), 1
+    return (
+        f"{type(error).__name__}: {error}. This is a fault of prostate-ssl itself; the same command with "
+        "--debug shows where.",
+        3,
+    )
+
+
+def _failed_file(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return (
+            f"{where}The disk is full. What was whole before is whole still; make room and give the same "
+            "command again."
         )
-        return 3
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        reason = "read-only file system" if error.errno == errno.EROFS else "permission denied"
+        return f"{where}{reason}. Ask its owner, or name another place."
+    return f"{where}{(error.strerror or str(error)).lower()}. Look at that place, or name another."
 
 
 def _let_first_rank_speak() -> None:
-    """What is wrong on every rank, rank 0 says; the launcher ends the others before they repeat it."""
+    """What is wrong on every rank, rank 0 says; the launcher ends the others before they repeat it.
+
+    Ranks below the first cannot ask whether it speaks: many errors come before there is a process group.
+    """
     if int(os.environ.get("RANK", 0)) > 0:
         time.sleep(5)
 

@@ -1,0 +1,35 @@
+"""Failures of the world outside are told in one paragraph, and by the first rank before the others."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CODE = "import sys; from prostate_ssl.cli.main import run; sys.exit(run(sys.argv[1:]))"
+
+
+def _explain_into(place: str, rank: str) -> tuple[subprocess.CompletedProcess[str], float]:
+    begun = time.monotonic()
+    with Path(place).open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, "config", "--explain", "student"],
+            env=os.environ | {"RANK": rank}, stdout=out, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    return done, time.monotonic() - begun
+
+
+def test_a_full_disk_is_no_fault_of_ours():
+    done, _ = _explain_into("/dev/full", "0")
+    assert done.returncode == 1 and "The disk is full" in done.stderr and "fault" not in done.stderr
+
+
+@pytest.mark.slow
+def test_other_ranks_give_the_first_time_to_say_it():
+    done, seconds = _explain_into("/dev/full", "1")
+    assert done.returncode == 1 and "The disk is full" in done.stderr
+    assert seconds > 5  # by then its launcher has ended it
