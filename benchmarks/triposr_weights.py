@@ -105,7 +105,7 @@ def fit(model: torch.nn.Module, codes: torch.Tensor, steps: int) -> float:
         loss.backward()
         optimiser.step()
         schedule.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def main() -> None:

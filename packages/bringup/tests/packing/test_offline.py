@@ -109,6 +109,6 @@ def test_without_a_pack_everything_that_is_missing_is_named(world: World, tmp_pa
         "up", str(world.recipe), "--offline", "--cpu", "--", "x", environment=environment, directory=tmp_path
     )
     assert up.returncode == 1
-    for text in ("source", "wheels", "config.yaml, nested/model.ckpt", "u2net.onnx", "bringup fetch"):
+    for text in ("source", "wheels", "config.yaml, nested/model.ckpt", "u2net.onnx", "bringup fetch /"):
         assert text in up.stderr, up.stderr
     assert "Traceback" not in up.stderr

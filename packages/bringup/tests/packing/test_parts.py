@@ -151,7 +151,8 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("BRINGUP_HOME", str(tmp_path / "state"))
     missing = missing_supplies(load("triposr"), Given(), None, ())
     stream = io.StringIO()
-    print_missing("triposr", "--gpu sm_120", missing, None, Console(file=stream, width=200))
+    words = ("a picture.png", "--output-dir", "output/")
+    print_missing("triposr", "--gpu sm_120", missing, None, words, Console(file=stream, width=200))
     shown = stream.getvalue()
     for text in (
         "VAST-AI-Research/TripoSR @ d26e33181947",
@@ -160,7 +161,7 @@ def test_all_that_is_missing_is_named_at_once(tmp_path: Path, monkeypatch: pytes
         "facebook/dino-vitb16: config.json",
         "u2net.onnx",
         "bringup fetch triposr --to triposr-pack --gpu sm_120",
-        "bringup up triposr --from triposr-pack --offline",
+        "bringup up triposr --from triposr-pack --offline -- 'a picture.png' --output-dir output/",
     ):
         assert text in shown, shown
 

@@ -29,9 +29,17 @@ _OF_THE_NETWORK = frozenset(
 
 @contextmanager
 def naming_what_is_missing(
-    recipe: Recipe, gpus: Sequence[ComputeCapability], given: Given, pack: Path | None, links: Sequence[Path]
+    recipe: Recipe,
+    gpus: Sequence[ComputeCapability],
+    given: Given,
+    pack: Path | None,
+    links: Sequence[Path],
+    name: str | None = None,
 ) -> Iterator[None]:
-    """List source, wheels and weights that are not here, all at once, when one of them could not be had."""
+    """List source, wheels and weights that are not here, all at once, when one of them could not be had.
+
+    `name`: the recipe as it was given, a file's path for one that is not built in.
+    """
     from bringup.errors import BringupError
 
     try:
@@ -45,7 +53,8 @@ def naming_what_is_missing(
             missing = missing_supplies(recipe, given, pack, links)
             if missing:
                 chips = " ".join(f"--gpu {gpu.sm}" for gpu in gpus) or "--cpu"
-                print_missing(recipe.name, chips, missing, pack, remarks())
+                called = name or recipe.name
+                print_missing(called, chips, missing, pack, given.arguments, remarks())
         raise
 
 

@@ -145,7 +145,8 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
         gpus, given.cpu, given.profile, None, links, given.offline, given.overlay, brought, given.prefer
     )
     chips = () if given.cpu else gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
-    with naming_what_is_missing(chosen, chips, brought, pack, links) if chosen else nullcontext():
+    missing = naming_what_is_missing(chosen, chips, brought, pack, links, given.recipe) if chosen else None
+    with missing or nullcontext():
         plan, recipe = _plan(given.recipe, given.project, machine, wishes)
         _show_plan(plan)
         if given.dry_run:

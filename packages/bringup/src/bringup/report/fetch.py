@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,17 +69,27 @@ def document(packed: Packed) -> dict[str, Any]:
 
 
 def print_missing(
-    recipe: str, chips: str, missing: Sequence[Missing], pack: Path | None, terminal: Console
+    recipe: str,
+    chips: str,
+    missing: Sequence[Missing],
+    pack: Path | None,
+    arguments: Sequence[str],
+    terminal: Console,
 ) -> None:
-    """All that a machine without network lacks, and how to bring it. `chips`: `--gpu sm_120`, or `--cpu`."""
+    """All that a machine without network lacks, and how to bring it.
+
+    Args:
+        recipe: as it was given. chips: `--gpu sm_120`, or `--cpu`. arguments: the workload's own.
+    """
     terminal.print(say("fetch.missing"), markup=False)
     for row in missing:
         names = f": {', '.join(row.files)}" if row.files else ""
         terminal.print(
             f"  ✗ {say(f'fetch.kind-{row.kind}')}  {row.origin}{names}", markup=False, soft_wrap=True
         )
-    folder = pack or Path(f"{recipe}-pack")
+    folder = pack or Path(f"{Path(recipe).stem}-pack")
+    words = f"-- {shlex.join(arguments)}" if arguments else "…"
     terminal.print(say("fetch.bring"), markup=False)
     terminal.print(f"  bringup fetch {recipe} --to {folder} {chips}", markup=False, soft_wrap=True)
     terminal.print(say("fetch.then"), markup=False)
-    terminal.print(f"  bringup up {recipe} --from {folder} --offline …", markup=False, soft_wrap=True)
+    terminal.print(f"  bringup up {recipe} --from {folder} --offline {words}", markup=False, soft_wrap=True)
