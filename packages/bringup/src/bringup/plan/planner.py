@@ -47,6 +47,7 @@ class Wishes:
         given: folders that the user brings in place of downloads.
         prefer: the way that is tried first for every extension.
         torch_from_source: compile PyTorch itself although a build may be had.
+        resolvers: those at work: the rounds of one planning share what they were told.
     """
 
     gpus: tuple[ComputeCapability, ...] = ()
@@ -59,6 +60,15 @@ class Wishes:
     given: Given = field(default_factory=Given)
     prefer: str | None = None
     torch_from_source: bool = False
+    resolvers: dict[str, Resolver] = field(default_factory=dict, compare=False, repr=False)
+
+    def resolver(self, interpreter: Interpreter, overlay: Sequence[str] = ()) -> Resolver:
+        """pip for this interpreter."""
+        if interpreter.path not in self.resolvers:
+            made = Resolver(interpreter, self.find_links, self.offline, overlay)
+            made.prepare()
+            self.resolvers[interpreter.path] = made
+        return self.resolvers[interpreter.path]
 
 
 def torch_range(recipe: Recipe, profile: str) -> TorchRange:
@@ -107,8 +117,7 @@ def _choose_interpreter_and_torch(
     rejected: list[Rejected] = []
     failure: BringupError | None = None
     for interpreter in _fitting_interpreters(recipe, machine, wishes):
-        resolver = Resolver(interpreter, wishes.find_links, wishes.offline)
-        resolver.prepare()
+        resolver = wishes.resolver(interpreter)
         try:
             if wishes.torch_from_source:
                 torch = plan_source_build(question, machine, catalog, "torch-source-asked")
@@ -140,7 +149,7 @@ def _compiled_torch(
     """The last resort, by itself where builds for the chip exist but no index in reach has one."""
     torch = plan_source_build(question, machine, catalog, "torch-source-no-wheel")
     interpreter = _fitting_interpreters(recipe, machine, wishes)[0]
-    resolver = Resolver(interpreter, wishes.find_links, wishes.offline)
+    resolver = wishes.resolver(interpreter)
     why = Reason(id="python-in-range", parameters={"range": recipe.python})
     found = Choice(subject="python", chosen=interpreter.version, why=why, rejected=tuple(rejected))
     return resolver, torch, found
@@ -162,8 +171,7 @@ def _given_torch(needs: TorchRange, wishes: Wishes) -> tuple[Resolver, TorchChoi
         raise BringupError("overlay-other-torch", path=facts.root, version=version, range=needs.range)
     why = Reason(id="torch-given", parameters={"path": facts.root})
     folders = (*facts.site_packages, *facts.paths)
-    resolver = Resolver(interpreter, wishes.find_links, wishes.offline, folders)
-    resolver.prepare()
+    resolver = wishes.resolver(interpreter, folders)
     choice = Choice(subject="torch", chosen=str(version), why=why)
     torch = TorchChoice(version, facts.torch.cuda, None, choice, folders)
     return resolver, torch, Choice(subject="python", chosen=interpreter.version, why=why)

@@ -12,9 +12,10 @@ import re
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from filelock import FileLock
@@ -28,6 +29,9 @@ from bringup.facts.interpreters import Interpreter
 
 _MOST_SOURCE_PACKAGES = 8
 _OLDEST_PIP = Version("24.0")  # Older ones download whole wheels for a dry run.
+# Many mirrors offer no metadata beside their wheels (PEP 658): pip would download each candidate whole, torch
+# among them, to read its requirements. With this it asks for the end of the file, where they are.
+_METADATA_ALONE = ("--use-feature=fast-deps",)
 _NETWORK = re.compile(
     r"NewConnectionError|NameResolutionError|Temporary failure in name resolution|Max retries exceeded|"
     r"ConnectTimeout|ReadTimeout|Network is unreachable|Connection refused|ProxyError|getaddrinfo failed|"
@@ -38,6 +42,9 @@ _SPACE = re.compile(r"No space left on device|Errno 28|not enough space on the d
 _ABSENT = re.compile(r"No matching distribution found for (.+)")
 _CONFLICT = re.compile(r"ResolutionImpossible|conflicting dependencies")
 _HASH = re.compile(r"THESE PACKAGES DO NOT MATCH THE HASHES|Hash mismatch|hash mismatch")
+
+
+_Row = TypeVar("_Row", "Resolved", Version)
 
 
 @dataclass(frozen=True)
@@ -121,6 +128,7 @@ class Resolver:
         self._find_links = tuple(find_links)
         self._offline = offline
         self._ready = False
+        self._answers: dict[tuple[object, ...], list[Any] | BringupError] = {}
         version = interpreter.version.replace(".", "_")
         mark = zlib.crc32("\n".join([interpreter.path, *overlay]).encode())
         self._folder = state.cache() / "resolvers" / f"python-{version}-{mark:08x}"
@@ -136,6 +144,18 @@ class Resolver:
         elif index:
             options.append(source_option(index))
         return options
+
+    def _remembered(self, question: tuple[object, ...], ask: Callable[[], list[_Row]]) -> list[_Row]:
+        """The answer to a question; the rounds of one planning ask many of them again."""
+        if question not in self._answers:
+            try:
+                self._answers[question] = ask()
+            except BringupError as error:
+                self._answers[question] = error
+        known = self._answers[question]
+        if isinstance(known, BringupError):
+            raise known
+        return list(known)
 
     def _pip(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """pip's answer. The folder is held meanwhile, and made again where `bringup clean` took it away."""
@@ -194,6 +214,10 @@ class Resolver:
         Raises:
             BringupError: the index cannot be reached.
         """
+        question = ("versions", name, index, only_index)
+        return self._remembered(question, lambda: self._versions(name, index, only_index))
+
+    def _versions(self, name: str, index: str | None, only_index: str | None) -> list[Version]:
         options = self._source_options(index)
         if only_index and not self._offline:
             options = [f"--index-url={only_index}", "--no-cache-dir"]
@@ -227,7 +251,15 @@ class Resolver:
         Raises:
             BringupError: nothing matches, requirements contradict each other, the index is unreachable.
         """
-        wanted = list(requirements)
+        wanted = tuple(requirements)
+        question = (wanted, index, with_dependencies, tuple(find_links))
+        return self._remembered(
+            question, lambda: self._from_wheels_first(wanted, index, with_dependencies, find_links)
+        )
+
+    def _from_wheels_first(
+        self, wanted: Sequence[str], index: str | None, with_dependencies: bool, find_links: Sequence[Path]
+    ) -> list[Resolved]:
         from_source: list[str] = []
         lacking: BringupError | None = None
         while True:
@@ -261,7 +293,9 @@ class Resolver:
             if not with_dependencies:
                 options.append("--no-deps")
             options += [f"--report={report}", *self._source_options(index)]
-            answer = self._pip("install", *options, *wanted)
+            answer = self._pip("install", *_METADATA_ALONE, *options, *wanted)
+            if answer.returncode == 2 and "invalid choice" in answer.stderr:  # A pip that has it no longer.
+                answer = self._pip("install", *options, *wanted)
             if answer.returncode:
                 subject = ", ".join(wanted[:3])
                 raise explain_installer_failure(answer.stdout + answer.stderr, subject)
