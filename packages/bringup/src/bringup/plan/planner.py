@@ -113,6 +113,7 @@ def _choose_interpreter_and_torch(
         allowed=SpecifierSet(needs.range),
         on_windows=host.system == "windows" or host.wsl is not None,
         cuda=needs.cuda,
+        companions=needs.companions,
     )
     rejected: list[Rejected] = []
     failure: BringupError | None = None

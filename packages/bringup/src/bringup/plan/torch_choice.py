@@ -33,6 +33,7 @@ class TorchQuestion:
         platform: for example "linux-x86_64".
         allowed: the recipe's range of torch versions.
         on_windows: whether Windows' driver minimums apply (Windows itself and WSL2).
+        companions: torchvision or torchaudio, where they are wanted beside it.
     """
 
     gpus: tuple[ComputeCapability, ...]
@@ -41,6 +42,7 @@ class TorchQuestion:
     allowed: SpecifierSet
     on_windows: bool
     cuda: tuple[str, ...] = ()
+    companions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,18 @@ def _newest(versions: Sequence[Version], allowed: SpecifierSet, local: str | Non
     return max(fitting, default=None)
 
 
+def _missing_companion(
+    torch: Version, question: TorchQuestion, resolver: Resolver, catalog: Catalog, index: str | None = None
+) -> str | None:
+    """The first companion of a labelled torch that its index (None: the user's) does not offer."""
+    row = next((build for build in catalog.torch_builds if build.version == torch.public), None)
+    for name in question.companions:
+        release = getattr(row, name, None)
+        if release and Version(f"{release}+{torch.local}") not in resolver.versions(name, only_index=index):
+            return name
+    return None
+
+
 def _choose_cpu(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchChoice:
     """The CPU build: by its label on the user's index or PyTorch's, else a default that is one."""
     listed = resolver.versions("torch")
@@ -78,7 +92,11 @@ def _choose_cpu(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -
 
     labelled = _newest(listed, question.allowed, "cpu")
     plain = _newest(listed, question.allowed, None)
-    if labelled:
+    missing = _missing_companion(labelled, question, resolver, catalog) if labelled else None
+    if missing:
+        why = Reason(id="torch-without-companion", parameters={"name": missing})
+        rejected.append(Rejected(what=str(labelled), why=why))
+    elif labelled:
         if plain and plain > labelled:
             rejected.append(Rejected(what=str(plain), why=Reason(id="torch-is-cuda-build")))
         return chosen(labelled, None, "torch-cpu-no-gpu")
@@ -87,12 +105,14 @@ def _choose_cpu(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -
         return chosen(plain, None, "torch-cpu-no-gpu")
     try:
         there = _newest(resolver.versions("torch", only_index=CPU_INDEX), question.allowed, "cpu")
+        if there and not _missing_companion(there, question, resolver, catalog, CPU_INDEX):
+            return chosen(there, CPU_INDEX, "torch-cpu-no-gpu")
     except BringupError:
-        there = None
-    if there:
-        return chosen(there, CPU_INDEX, "torch-cpu-no-gpu")
+        pass  # out of reach here
     if plain:
         return chosen(plain, None, "torch-cuda-on-cpu")
+    if labelled:
+        return chosen(labelled, None, "torch-cpu-no-gpu")
     raise BringupError("no-torch", range=question.allowed, python=resolver.interpreter.version)
 
 
