@@ -145,3 +145,17 @@ def test_an_extension_is_known_by_the_name_that_it_installs_under(tmp_path: Path
     wanted = from_project(read_project(root), load())
     assert wanted.local_builds == {"torch-scatter": "."}
     assert [row.name for row in wanted.extensions] == ["torch-scatter"]
+
+
+def test_what_is_imported_and_asked_for_nowhere_is_added(tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text("torch\nopencv-python==4.8.0.74\nscipy>=1.9\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_all.py").write_text("import pandas\n")
+    (tmp_path / "trimesh").mkdir()
+    (tmp_path / "trimesh" / "__init__.py").write_text("")
+    program = "import numpy as np, torch, cv2, scipy, trimesh, os, unknown_thing\nfrom PIL import Image\n"
+    (tmp_path / "train.py").write_text(program)
+    wanted = from_project(read_project(tmp_path), load())
+    assert set(wanted.pins) == {"opencv-python", "scipy", "numpy", "pillow"}
+    added = {choice.subject: choice.why.parameters for choice in wanted.choices}
+    assert added["numpy"] == {"place": "train.py:1"} and added["Pillow"] == {"place": "train.py:2"}

@@ -94,8 +94,9 @@ def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
         rows.append(row)
     torch = wanted.torch.get("torch")
     held = torch[0].specifier if torch and not attempt.torch_is_free else None
-    if held is not None and "numpy" not in wanted.pins and not any(map(held.contains, _MADE_FOR_NUMPY_2)):
-        rows.append({"spec": "numpy<2"})
+    any_numpy = "numpy" not in wanted.pins or not str(wanted.pins["numpy"][0].specifier)
+    if held is not None and any_numpy and not any(map(held.contains, _MADE_FOR_NUMPY_2)):
+        rows = [*(row for row in rows if row["spec"] != "numpy"), {"spec": "numpy<2"}]
     return rows
 
 

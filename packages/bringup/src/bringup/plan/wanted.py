@@ -23,6 +23,7 @@ from bringup.facts.environment_distributions import Distribution
 from bringup.facts.project import Link, ProjectFacts, read_project
 from bringup.findings.kernel_images import chosen_libraries, importance, is_loadable
 from bringup.plan.model import Choice, Reason
+from bringup.plan.undeclared import undeclared
 from bringup.recipes.fields import contradicts
 
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
@@ -234,6 +235,10 @@ def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
             wanted.torch.setdefault(module, (Requirement(module), project.imports[module]))
         elif wanted.torch.pop(module, None):
             wanted.leave_out(module, "extension-drop")
+    for name, place in undeclared(project, wanted.pins.keys()):
+        wanted.pins[canonicalize_name(name)] = (Requirement(name), place)
+        why = Reason(id="import-undeclared", parameters={"place": place})
+        wanted.choices.append(Choice(subject=name, chosen="+", why=why))
     wanted.loads = any(load.weights_only == "missing" for load in project.torch_loads)
     wanted.entry_points = project.entry_points
     return wanted
