@@ -1,7 +1,8 @@
-"""Kernels called without the dispatcher, where nobody needs it.
+"""Which way a primitive is called.
 
-The dispatcher and its Python autograd take several times as long as a launch. A plain CUDA tensor outside of
-tracing goes to the kernels at once; everything else to the operator, whose rules are the same functions.
+The dispatcher and its Python autograd take several times as long as a launch: a plain CUDA tensor outside of
+tracing goes to the kernels at once. Under torch.func's transforms and in forward mode an `autograd.Function`
+has the rules; everything else goes to the operator, whose rules are the same functions.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from portable_kernels.scatter.transforms import is_transformed, transformable
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
@@ -21,11 +24,12 @@ def is_plain(tensor: torch.Tensor) -> bool:
         and type(tensor) in _PLAIN
         and not torch.compiler.is_compiling()
         and torch._C._len_torch_dispatch_stack() == 0
-        and not torch._C._are_functorch_transforms_active()
+        and not is_transformed()
     )
 
 
 def direct_or_dispatched(
+    name: str,
     operator: Callable[..., Any],
     cuda: Callable[..., Any],
     context: Callable[[Any, tuple[Any, ...], Any], None],
@@ -45,10 +49,13 @@ def direct_or_dispatched(
     function: Any = type(cuda.__name__, (torch.autograd.Function,), members)
 
     def call(src: torch.Tensor, *args: Any) -> Any:
-        if not is_plain(src):
-            return operator(src, *args)
-        if src.requires_grad and torch.is_grad_enabled():
-            return function.apply(src, *args)
-        return cuda(src, *args)
+        if is_plain(src):
+            if src.requires_grad and torch.is_grad_enabled():
+                return function.apply(src, *args)
+            return cuda(src, *args)
+        if not torch.compiler.is_compiling() and is_transformed():
+            return transformed.apply(src, *args)
+        return operator(src, *args)
 
+    transformed = transformable(name, operator, call, context, backward)
     return call

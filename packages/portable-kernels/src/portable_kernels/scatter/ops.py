@@ -23,6 +23,7 @@ from portable_kernels import index_errors
 from portable_kernels.scatter import gathers, launches, reference
 from portable_kernels.scatter.direct import direct_or_dispatched, is_plain
 from portable_kernels.scatter.layout import Place, Start, as_three, place, resized, with_rank
+from portable_kernels.scatter.transforms import of_winners
 
 NAMESPACE = "portable_kernels"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -336,13 +337,7 @@ def _spread_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> 
 
 def _spread_backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
     (arg,) = ctx.saved_tensors
-    missing = arg >= ctx.length
-    values = (
-        grad.gather(ctx.dim, arg.clamp(max=max(ctx.length - 1, 0)))
-        if ctx.length
-        else grad.new_zeros(arg.shape)
-    )
-    return values.masked_fill(missing, 0), None, None, None
+    return of_winners(grad, arg, ctx.dim, ctx.length), None, None, None
 
 
 # -------------------------------------------------------------------------------------------- registry
@@ -388,7 +383,7 @@ for _name, (_cpu, _cuda, _fake, _context, _backward) in _RULES.items():
 
 def _primitive(name: str) -> Callable[..., Any]:
     _, cuda, _, context, backward = _RULES[name]
-    return direct_or_dispatched(getattr(torch.ops.portable_kernels, name), cuda, context, backward)
+    return direct_or_dispatched(name, getattr(torch.ops.portable_kernels, name), cuda, context, backward)
 
 
 reduce_by_index = _primitive("reduce_by_index")
