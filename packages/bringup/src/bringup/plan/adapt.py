@@ -37,7 +37,8 @@ _NO_BUILD = (
     "no-ensurepip",
 )
 _NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict")
-_MOST_ROUNDS = 12
+_MOST_ROUNDS = 20
+_PATIENCE = 4  # rounds of freeing one pin after the other; then it is a lock made for another torch
 _MADE_FOR_NUMPY_2 = ("2.3.0", "2.4.0", "2.5.1", "2.6.0", "2.7.0", "2.9.1", "2.11.0", "2.15.0")
 
 
@@ -236,7 +237,7 @@ def plan_wanted(
 def _loosen_until_it_fits(
     wanted: Wanted, attempt: _Attempt, machine: MachineFacts, catalog: Catalog, wishes: Wishes
 ) -> tuple[Plan, Recipe, _Attempt]:
-    for _ in range(_MOST_ROUNDS):
+    for number in range(_MOST_ROUNDS):
         recipe = make_recipe(wanted, attempt)
         try:
             return make_plan(recipe, machine, catalog, wishes), recipe, attempt
@@ -246,6 +247,7 @@ def _loosen_until_it_fits(
             if nowhere - attempt.left_out:
                 attempt = replace(attempt, left_out=attempt.left_out | nowhere)
             elif more - attempt.free:
+                more = more if number < _PATIENCE else frozenset(wanted.pins)
                 attempt = replace(attempt, free=attempt.free | more)
             else:
                 raise

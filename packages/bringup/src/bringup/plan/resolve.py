@@ -25,9 +25,11 @@ from packaging.version import InvalidVersion, Version
 from bringup import state
 from bringup.catalog import load as load_catalog
 from bringup.errors import BringupError
+from bringup.facts.host import read_disk
 from bringup.facts.interpreters import Interpreter
 
 _MOST_SOURCE_PACKAGES = 8
+_BARE_ENVIRONMENT = 25_000_000  # bytes that pip takes in a new environment
 _OLDEST_PIP = Version("24.0")  # Older ones download whole wheels for a dry run.
 # Many mirrors offer no metadata beside their wheels (PEP 658): pip would download each candidate whole, torch
 # among them, to read its requirements. With this it asks for the end of the file, where they are.
@@ -128,6 +130,8 @@ class Resolver:
         self._find_links = tuple(find_links)
         self._offline = offline
         self._ready = False
+        self._from_source: set[str] = set()  # what has no wheel, and can be had so
+        self._unbuildable: set[str] = set()
         self._answers: dict[tuple[object, ...], list[Any] | BringupError] = {}
         version = interpreter.version.replace(".", "_")
         mark = zlib.crc32("\n".join([interpreter.path, *overlay]).encode())
@@ -150,7 +154,7 @@ class Resolver:
         if question not in self._answers:
             try:
                 self._answers[question] = ask()
-            except BringupError as error:
+            except BringupError as error:  # noqa: PERF203 - one try a round is the point
                 self._answers[question] = error
         known = self._answers[question]
         if isinstance(known, BringupError):
@@ -260,19 +264,27 @@ class Resolver:
     def _from_wheels_first(
         self, wanted: Sequence[str], index: str | None, with_dependencies: bool, find_links: Sequence[Path]
     ) -> list[Resolved]:
-        from_source: list[str] = []
+        named = {canonicalize_name(re.split(r"[^\w.-]", text.strip(), maxsplit=1)[0]) for text in wanted}
+        from_source = sorted(self._from_source - named)
         lacking: BringupError | None = None
         while True:
             try:
-                return self._resolve(wanted, from_source, index, with_dependencies, find_links)
+                rows = self._resolve(wanted, from_source, index, with_dependencies, find_links)
             except BringupError as error:  # noqa: PERF203 - one try a round is the point
                 if lacking and error.id == "installer-failed":
+                    self._unbuildable.add(from_source[-1])
                     raise lacking from error  # Its source package cannot be built here: as good as none.
                 name = _lacks_a_wheel(error)
-                if name is None or name in from_source or len(from_source) >= _MOST_SOURCE_PACKAGES:
+                if name in from_source or name in self._unbuildable:
+                    raise
+                self._from_source |= set(from_source)
+                if name is None or len(from_source) >= _MOST_SOURCE_PACKAGES:
                     raise
                 from_source.append(name)
                 lacking = error
+            else:
+                self._from_source |= set(from_source)
+                return rows
 
     def _resolve(
         self,
@@ -329,9 +341,14 @@ def _resolved(row: dict[str, object]) -> Resolved:
     )
 
 
-def explain_environment_failure(log: str, interpreter: Interpreter) -> BringupError:
-    """Why `python -m venv` did not make an environment."""
-    if _SPACE.search(log):
+def explain_environment_failure(log: str, interpreter: Interpreter, free: int | None = None) -> BringupError:
+    """Why `python -m venv` did not make an environment.
+
+    `free`: bytes left on the disk, that of the state folder where None.
+    venv says only that its call of ensurepip failed, be the cause a full disk or a missing module.
+    """
+    free = read_disk(state.home()).free if free is None else free
+    if _SPACE.search(log) or ("ensurepip" in log and free < _BARE_ENVIRONMENT):
         return BringupError("no-space", subject="venv", path=state.home())
     if "ensurepip" in log or "No module named venv" in log:
         return BringupError("no-ensurepip", python=interpreter.path, version=interpreter.version)
