@@ -154,7 +154,7 @@ class Resolver:
         if question not in self._answers:
             try:
                 self._answers[question] = ask()
-            except BringupError as error:  # noqa: PERF203 - one try a round is the point
+            except BringupError as error:
                 self._answers[question] = error
         known = self._answers[question]
         if isinstance(known, BringupError):
