@@ -85,6 +85,8 @@ class StepDisplay:
     def started(self, step: str) -> None:
         self._last_line = time.monotonic()
         if self._progress:
+            if self._task is not None:
+                self._progress.remove_task(self._task)  # It failed, and is tried another way.
             self._task = self._progress.add_task(self._title_of(step), total=None, line="")
         else:
             self._console.print(f"  … {self._title_of(step)}", markup=False)

@@ -324,13 +324,14 @@ class _Builder:
         ) | dict(self._request.variables)
         log = self._cache.log
         install_dynamic_requirements(self.isolation, project, workshop.tree, made, self._request.source, log)
-        self._observer.started("compile")
+        step = f"compile-after-{self.attempts[-1].outcome}" if self.attempts else "compile"
+        self._observer.started(step)
         began = time.monotonic()
-        tell = lambda line: self._observer.line("compile", line)  # noqa: E731
+        tell = lambda line: self._observer.line(step, line)  # noqa: E731
         ran = run_attempt(project, self.isolation, workshop, made, settings.jobs, log, tell)
         seconds = time.monotonic() - began
         if not ran.code:
-            self._observer.finished("compile", seconds, False)
+            self._observer.finished(step, seconds, False)
         if ran.peak:
             remember_peak(project.name, ran.peak)
         return ran, seconds
@@ -351,7 +352,6 @@ class _Builder:
             raise BringupError("no-space", subject=name, path=self._workshop.root)
         if cause == "memory" and settings.jobs > 1:
             jobs = fewer_jobs(settings.jobs, ran.peak, self.limits.memory)
-            self._observer.line("compile", f"[retry] {settings.jobs} → {jobs}")
             if "Configuring incomplete" in ran.log:
                 forget_objects(self._workshop)  # CMake would keep what it half knows of the compiler.
             return replace(settings, jobs=jobs)
