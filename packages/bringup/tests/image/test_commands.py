@@ -55,6 +55,7 @@ TABLE: list[tuple[Word, str, str, str]] = [
     ((Here("data"), ":/input"), '"%cd%\\data:/input"', '"${PWD}\\data:/input"', '"$PWD"/data:/input'),
     ((Here(), ":/work"), '"%cd%:/work"', '"${PWD}:/work"', '"$PWD":/work'),
     ((Here("a b"), ":/x"), '"%cd%\\a b:/x"', '"${PWD}\\a b:/x"', "\"$PWD\"'/a b':/x"),
+    ((Here("50% & $x's"),), '"%cd%\\50% & $x\'s"', '"${PWD}\\50% & `$x\'s"', "\"$PWD\"'/50% & $x'\"'\"'s'"),
     ((Here("50% $x"),), '"%cd%\\50% $x"', '"${PWD}\\50% `$x"', "\"$PWD\"'/50% $x'"),
     ((Beside(),), '"%~dp0."', '"$PSScriptRoot"', '"$(dirname "$0")"'),
 ]
@@ -208,3 +209,9 @@ def test_continued_lines_are_one_command() -> None:
     words = ["printf", "%s,", *(f"word number {number}" for number in range(20))]
     ran = subprocess.run(["bash", "-c", command_line(words, "bash")], capture_output=True, text=True)
     assert ran.stdout == "".join(f"word number {number}," for number in range(20))
+
+
+def test_percent_signs_of_a_path_are_doubled_in_a_script() -> None:
+    words = ["podman", "build", (Here("50% & more"),)]
+    assert command_line(words, "cmd", batch=True) == 'podman build "%cd%\\50%% & more"'
+    assert command_line(words, "cmd") == 'podman build "%cd%\\50% & more"'

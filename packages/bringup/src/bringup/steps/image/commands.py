@@ -136,7 +136,7 @@ def quote_cmd(word: Word, batch: bool = False) -> str:
     for part in _parts(word):
         if isinstance(part, Here):
             inside = part.path.replace("/", "\\")
-            pieces.append("%cd%" + (f"\\{inside}" if inside else ""))
+            pieces.append("%cd%" + (f"\\{inside.replace('%', '%%') if batch else inside}" if inside else ""))
         elif isinstance(part, Beside):
             pieces.append("%~dp0.")
         else:
