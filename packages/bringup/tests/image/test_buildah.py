@@ -340,6 +340,18 @@ def test_sources_in_the_base_are_edited_and_only_changed_files_copied(base: str,
     assert of["other.py"] < of["say.py"]
 
 
+def test_a_local_copy_is_laid_over_the_code_of_the_base(base: str, tmp_path: Path) -> None:
+    (tmp_path / "lab.toml").write_text(LAB_RECIPE, encoding="utf-8")
+    (tmp_path / "my copy").mkdir()
+    (tmp_path / "my copy" / "say.py").write_text('print("hello from here")\n')
+    words = ("--keep-torch", "--build", "--engine", "buildah", "--json", "--source", "my copy")
+    ran = bringup("image", "lab.toml", *words, folder=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    name = f"localhost/{json.loads(ran.stdout)['tag']}"
+    assert inside(name, PYTHON, "/opt/lab/say.py") == "goodbye from here", "the copy, with the recipe's edits"
+    assert inside(name, "cat", "/opt/lab/other.py") == "x = 1", "what the copy has not is the base's"
+
+
 def test_a_base_that_is_not_there(wheels: Path, store: Path, tmp_path: Path) -> None:
     ran = image(tmp_path, RECIPE, "localhost/no-such-base:1", wheels, "--build")
     assert ran.returncode == 1
