@@ -35,8 +35,11 @@ def _objectives_rank(rank: int, port: int, folder: str) -> None:
     valid = torch.arange(12) % 5 != 0
     rows = slice(0, 6) if rank == 0 else slice(6, 12)
     center = RunningCenter((1, 7))
+    targets = center.targets(whole[rows], 0.05, valid[rows])
+    unmoved = center.center.clone()
+    center.settle()
     results = {
-        "center": [center.targets(whole[rows], 0.05, valid[rows]), center.center],
+        "center": [targets, center.center, unmoved],
         "sinkhorn": [sinkhorn_knopp(whole[rows], 0.05, valid[rows])],
     }
     x = whole[rows].clone().requires_grad_()
@@ -54,8 +57,10 @@ def test_centers_sinkhorn_and_global_koleo_see_the_joined_batch(tmp_path):
     valid = torch.arange(12) % 5 != 0
     center = RunningCenter((1, 7))
     targets = center.targets(whole, 0.05, valid)
+    center.settle()
     assert torch.allclose(torch.cat([r["center"][0] for r in ranks]), targets, atol=1e-6)
     assert all(torch.allclose(r["center"][1], center.center, atol=1e-6) for r in ranks)
+    assert not any(r["center"][2].any() for r in ranks)
     joined = torch.cat([r["sinkhorn"][0] for r in ranks])
     assert torch.allclose(joined, sinkhorn_knopp(whole, 0.05, valid), atol=1e-6)
     x = whole.clone().requires_grad_()

@@ -7,14 +7,20 @@ import math
 import torch
 from torch import nn
 
-from prostate_ssl.objectives.collective import max_over_ranks, sum_over_ranks
+from prostate_ssl.objectives.collective import (
+    PendingSum,
+    max_over_ranks,
+    start_sum_over_ranks,
+    sum_over_ranks,
+)
 
 
 class RunningCenter(nn.Module):
     """Centring and sharpening (Caron et al. 2021, section 3.1, eq. 4).
 
     targets = softmax((scores − c) / τ), where c ← m c + (1 − m) · mean of the scores over all tokens of
-    all ranks. As published, a batch is centred with the c of the batches before it.
+    all ranks. As published, a batch is centred with the c of the batches before it, so the ranks' sum has
+    until the end of the step to arrive (`settle`).
 
     Args:
         shape: shape of the buffer `center`; published: (1, K) for DINO and (1, 1, K) for iBOT.
@@ -26,13 +32,14 @@ class RunningCenter(nn.Module):
     def __init__(self, shape: tuple[int, ...], momentum: float = 0.9) -> None:
         super().__init__()
         self.momentum = momentum
+        self._observed: PendingSum | None = None
         self.register_buffer("center", torch.zeros(shape))
 
     @torch.no_grad()
     def targets(
         self, scores: torch.Tensor, temperature: float | torch.Tensor, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Targets for `scores`, then the center moves.
+        """Targets for `scores`; the center moves when the caller calls `settle`.
 
         Args:
             scores: (T, K) teacher scores.
@@ -42,14 +49,21 @@ class RunningCenter(nn.Module):
         Returns:
             (T, K) float32, rows summing to one.
         """
+        self.settle()
         scores = scores.float()
-        targets = ((scores - self.center.view(1, -1)) / temperature).softmax(-1)
         weight = torch.ones_like(scores[:, 0]) if valid is None else valid.float()
-        total = sum_over_ranks(torch.cat([weight @ scores, weight.sum().view(1)]))
+        self._observed = start_sum_over_ranks(torch.cat([weight @ scores, weight.sum().view(1)]))
+        return ((scores - self.center.view(1, -1)) / temperature).softmax(-1)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Move the center by what `targets` has seen on all ranks; nothing if nothing is new."""
+        if self._observed is None:
+            return
+        total, self._observed = self._observed.wait(), None
         mean = total[:-1] / total[-1].clamp(min=1)
         moved = torch.lerp(mean.view_as(self.center), self.center, self.momentum)
         self.center.copy_(torch.where(total[-1] > 0, moved, self.center))
-        return targets
 
 
 @torch.no_grad()

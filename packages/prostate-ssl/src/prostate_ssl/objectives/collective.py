@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 
@@ -16,6 +18,30 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     if world_size() > 1:
         dist.all_reduce(value)
     return value
+
+
+@dataclass(frozen=True)
+class PendingSum:
+    """A sum over all ranks that is on its way.
+
+    Attributes:
+        value: this rank's summand; the sum once `wait` has returned.
+        work: the exchange, or None where there is one rank.
+    """
+
+    value: torch.Tensor
+    work: dist.Work | None
+
+    def wait(self) -> torch.Tensor:
+        """The sum. On a GPU it is the current stream that waits, not this thread."""
+        if self.work is not None:
+            self.work.wait()
+        return self.value
+
+
+def start_sum_over_ranks(value: torch.Tensor) -> PendingSum:
+    """Begin to add `value` over all ranks, in place; nobody waits for the slowest rank before `wait`."""
+    return PendingSum(value, dist.all_reduce(value, async_op=True) if world_size() > 1 else None)
 
 
 def max_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -162,6 +162,8 @@ class SelfDistillation(nn.Module):
         with self.gradient_sync(True):
             loss = self._global_loss(batch, step, targets, shown)
             loss.backward()
+        self.dino_loss.settle()
+        self.ibot_patch_loss.settle()
         shown = {name: value.detach() for name, value in shown.items()}
         if targets.masked is not None:
             shown["masked_patches"] = targets.masked.count
@@ -169,7 +171,7 @@ class SelfDistillation(nn.Module):
 
     @torch.no_grad()
     def teacher_targets(self, batch: CropBatch, temperature: float | torch.Tensor) -> Targets:
-        """The teacher's distributions; the running centers move."""
+        """The teacher's distributions; the running centers move when they `settle`."""
         cases = len(batch.case_index)
         masked = self._masked_tokens(batch) if self.do_ibot else None
         rows = self._rows(batch.global_crops, batch.masks.shape[-1], masked)
