@@ -32,4 +32,4 @@ def test_a_full_disk_is_no_fault_of_ours():
 def test_other_ranks_give_the_first_time_to_say_it():
     done, seconds = _explain_into("/dev/full", "1")
     assert done.returncode == 1 and "The disk is full" in done.stderr
-    assert seconds > 5  # by then its launcher has ended it
+    assert seconds > 20  # by then its launcher has ended it

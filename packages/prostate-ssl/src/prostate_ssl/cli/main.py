@@ -16,6 +16,8 @@ from typer.exceptions import TyperException
 
 from prostate_ssl.errors import ProstateError
 
+_FIRST_RANK_HAS = 20.0  # seconds; on a busy machine ranks begin seconds apart
+
 # verb -> (module below prostate_ssl.cli, one line of help). Imported only when the verb is called, so that
 # `--help` is quick and a broken optional package cannot take the other verbs with it.
 VERBS: dict[str, tuple[str, str]] = {
@@ -141,7 +143,7 @@ def _let_first_rank_speak() -> None:
     Ranks below the first cannot ask whether it speaks: many errors come before there is a process group.
     """
     if int(os.environ.get("RANK", 0)) > 0:
-        time.sleep(5)
+        time.sleep(_FIRST_RANK_HAS)
 
 
 def main() -> None:
