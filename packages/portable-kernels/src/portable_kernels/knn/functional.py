@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from portable_kernels.forward_mode import refuse_tangents
 from portable_kernels.knn import launches, ops
 from portable_kernels.scatter.direct import is_plain
 
@@ -125,6 +126,7 @@ def knn_points(
     PyTorch3D», 2020).
     """
     _check_clouds("knn_points", p1, p2, lengths1, lengths2, K)
+    refuse_tangents("knn_points", p1, p2)
     if norm not in (1, 2):
         raise ValueError("Support for 1 or 2 norm.")
     p1, p2 = p1.contiguous(), p2.contiguous()
@@ -160,6 +162,7 @@ def knn_gather(x: torch.Tensor, idx: torch.Tensor, lengths: torch.Tensor | None 
     if x.is_complex():
         raise RuntimeError(f'"knn_gather" not implemented for {x.dtype}')
     _check_lengths("lengths", lengths, x)
+    refuse_tangents("knn_gather", x)
     return _gather(x.contiguous(), idx.contiguous(), _contiguous(lengths), False)
 
 
@@ -194,6 +197,7 @@ def ball_query(
     Source: C. Qi et al., «PointNet++», NeurIPS 2017; the definitions of `pytorch3d.ops.ball_query`.
     """
     _check_clouds("ball_query", p1, p2, lengths1, lengths2, K)
+    refuse_tangents("ball_query", p1, p2)
     p1, p2 = p1.contiguous(), p2.contiguous()
     lengths1, lengths2 = _contiguous(lengths1), _contiguous(lengths2)
     search = _kernels_or(ops.ball_query, launches.ball_query, p1, p2)

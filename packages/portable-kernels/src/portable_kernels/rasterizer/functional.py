@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from portable_kernels.forward_mode import refuse_tangents
 from portable_kernels.rasterizer import launches, ops
 from portable_kernels.rasterizer.camera import NEAR
 
@@ -128,6 +129,7 @@ def rasterize_gaussians(
     antialiasing = getattr(settings, "antialiasing", None)
     try:
         _check(scene, settings)
+        refuse_tangents("rasterize_gaussians", *scene.values())
         view = (settings.bg, settings.viewmatrix, settings.projmatrix, settings.campos)
         color, radii, inverse_depth, *_ = torch.ops.portable_kernels.rasterize(
             *(t.contiguous() for t in (*scene.values(), *view)),

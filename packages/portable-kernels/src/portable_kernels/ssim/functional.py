@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from portable_kernels.forward_mode import refuse_tangents
 from portable_kernels.ssim import ops
 
 __all__ = ["fused_ssim", "ops"]
@@ -38,6 +39,7 @@ def fused_ssim(
         raise RuntimeError(f"expected scalar type Float but found {img1.dtype}")
     if not train:
         img1 = img1.detach()
+    refuse_tangents("fused_ssim", img1)
     train = img1.requires_grad and torch.is_grad_enabled()
     mean, _ = torch.ops.portable_kernels.ssim(
         img1.contiguous(), img2.detach().contiguous(), padding == "valid", train
