@@ -43,6 +43,17 @@ def test_a_published_file_is_accepted_as_it_is(tmp_path):
     assert cfg.dino.head_n_prototypes == 65536 and cfg.teacher.momentum_teacher == 0.992
 
 
+def test_what_dinov2_adds_for_its_models_with_registers_is_accepted(tmp_path):
+    path = tmp_path / "dinov2.yaml"
+    path.write_text(
+        "student: {arch: medical_vit_tiny, patch_size: 14, num_register_tokens: 4, "
+        "interpolate_antialias: true, interpolate_offset: 0.0}\n"
+        "crops: {global_crops_size: 518, local_crops_size: 98}\n"
+    )
+    model = build_model_from_cfg(load_config(path), only_teacher=True)
+    assert (model.num_register_tokens, model.interpolate_antialias, model.interpolate_offset) == (4, True, 0)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

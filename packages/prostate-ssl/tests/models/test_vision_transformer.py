@@ -219,6 +219,21 @@ def test_stochastic_depth_is_the_same_on_any_number_of_ranks():
     )
 
 
+@pytest.mark.parametrize(("antialias", "offset"), [(False, 0.1), (True, 0.0), (True, 0.1), (False, 0.0)])
+@pytest.mark.parametrize("grid", [(3, 5), (9, 4), (12, 12)])
+def test_positions_are_interpolated_as_in_dinov2(antialias, offset, grid):
+    """Both published ways: without antialiasing and with the offset, and (with registers) the other way round."""
+    model = MedicalVisionTransformer(
+        VitShape(6, 1, 2), patch_size=7, img_size=56,
+        interpolate_antialias=antialias, interpolate_offset=offset,
+    )  # fmt: skip
+    square = model.pos_embed[0, 1:].detach().double().view(1, 8, 8, 6).permute(0, 3, 1, 2)
+    scales = {"scale_factor": tuple((n + offset) / 8 for n in grid)} if offset else {"size": grid}
+    expected = torch.nn.functional.interpolate(square, mode="bicubic", antialias=antialias, **scales)
+    found = model.positions(*grid)[0, 1:].detach().double()
+    assert torch.allclose(found, expected[0].flatten(1).T, atol=1e-7)
+
+
 @pytest.mark.parametrize("registers", [0, 2])
 def test_wanted_rows_are_the_same_as_all_tokens(registers):
     torch.manual_seed(0)

@@ -84,6 +84,7 @@ _RANGES: dict[str, tuple[float, float]] = {
             "train.max_bad_share",
             "ibot.mask_sample_probability",
             "semi_supervised.label_smoothing",
+            "student.interpolate_offset",
             "teacher.momentum_teacher",
             "teacher.final_momentum_teacher",
         ),

@@ -148,7 +148,13 @@ class Student:
     ffn_bias: bool = key(True, "Bias of the FFN layers.")
     use_mri_seq_embed: bool = key(False, "Add a learned unit-norm embedding of the modality to its patches.")
     img_wise_pos_embed: bool = key(True, "Positions per modality; False stacks the modalities in space.")
-    num_register_tokens: int = key(0, "Ours: register tokens after the CLS token.")
+    num_register_tokens: int = key(0, "DINOv2's: register tokens after the CLS token.")
+    interpolate_antialias: bool = key(
+        False, "DINOv2's: antialias positions that are interpolated (True in its models with registers)."
+    )
+    interpolate_offset: float = key(
+        0.1, "DINOv2's: added to the grid's size when positions are interpolated (0 with registers)."
+    )
 
 
 @dataclass

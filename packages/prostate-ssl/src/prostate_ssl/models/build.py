@@ -51,6 +51,8 @@ def build_backbone(cfg: DictConfig) -> MedicalVisionTransformer:
         proj_bias=student.proj_bias,
         ffn_bias=student.ffn_bias,
         num_register_tokens=student.num_register_tokens,
+        interpolate_antialias=student.interpolate_antialias,
+        interpolate_offset=student.interpolate_offset,
     )
 
 

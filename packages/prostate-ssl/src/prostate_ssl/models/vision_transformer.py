@@ -72,6 +72,8 @@ class MedicalVisionTransformer(nn.Module):
         ffn_layer: "mlp", "swiglu" (or "swiglufused", the same function).
         layerscale: initial value of LayerScale; None or 0 for none.
         num_register_tokens: registers after the CLS token (Darcet et al. 2023).
+        interpolate_antialias, interpolate_offset: how positions are interpolated; DINOv2's models with
+            registers were trained with antialiasing and without the offset, the others the other way round.
     """
 
     mask_token: nn.Parameter
@@ -91,6 +93,8 @@ class MedicalVisionTransformer(nn.Module):
         proj_bias: bool = True,
         ffn_bias: bool = True,
         num_register_tokens: int = 0,
+        interpolate_antialias: bool = False,
+        interpolate_offset: float = 0.1,
     ) -> None:
         super().__init__()
         dim = shape.embed_dim
@@ -99,6 +103,7 @@ class MedicalVisionTransformer(nn.Module):
         self.mri_sequences = tuple(mri_sequences)
         self.modalities = modality_table(mri_sequences)
         self.use_mri_seq_embed, self.img_wise_pos_embed = use_mri_seq_embed, img_wise_pos_embed
+        self.interpolate_antialias, self.interpolate_offset = interpolate_antialias, interpolate_offset
         self.activation_checkpointing = False
         self._interpolations: dict[tuple[int, int, torch.device], torch.Tensor] = {}
 
@@ -140,8 +145,8 @@ class MedicalVisionTransformer(nn.Module):
     def positions(self, rows: int, columns: int) -> torch.Tensor:
         """Positional encoding for a grid of rows × columns patches, (1, 1 + rows·columns, D).
 
-        Bicubic, with DINOv2's offset of 0.1 in the scale, which shifts the sampling points a little:
-        without it, published weights would see other positions than they were trained with.
+        Bicubic; DINOv2's offset in the scale (`interpolate_offset`) shifts the sampling points a little, and
+        without it published weights would see other positions than they were trained with.
         """
         side = math.isqrt(self.pos_embed.shape[1] - 1)
         if rows == side and columns == side:
@@ -159,9 +164,12 @@ class MedicalVisionTransformer(nn.Module):
         key = (source, target, self.pos_embed.device)
         if key not in self._interpolations:
             # What PyTorch's own interpolation makes of unit vectors; so it is the same by construction.
-            units = torch.eye(source, dtype=torch.float64).view(1, source, source, 1)
-            scale = ((target + 0.1) / source, 1.0)
-            matrix = F.interpolate(units, scale_factor=scale, mode="bicubic").view(source, target).T
+            # Two columns wide: PyTorch's antialiasing gives something else for a width of one.
+            units = torch.eye(source, dtype=torch.float64).view(1, source, source, 1).repeat(1, 1, 1, 2)
+            scale = ((target + self.interpolate_offset) / source, 1.0)
+            how = {"scale_factor": scale} if self.interpolate_offset else {"size": (target, 2)}
+            grid = F.interpolate(units, mode="bicubic", antialias=self.interpolate_antialias, **how)
+            matrix = grid[0, :, :, 0].T
             self._interpolations[key] = matrix.float().to(self.pos_embed.device)
         return self._interpolations[key]
 
