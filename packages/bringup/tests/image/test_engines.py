@@ -164,7 +164,13 @@ def test_unpacked_sizes_without_fetching_the_wheel(members: int, server: str, tm
     wheel = tmp_path / "x-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(members):
-            archive.writestr(f"package/module_{number:06}.py", b"x" * 1000)
+            archive.writestr(f"package/module_{number:06}.so", b"x" * 1000)
     (tmp_path / "broken.whl").write_bytes(b"no zip")
     urls = [f"{server}/{wheel.name}", wheel.as_uri(), f"{server}/broken.whl", f"{server}/none.whl"]
     assert unpacked_sizes(urls) == [members * 1000, members * 1000, None, None]
+
+
+def test_bytecode_that_pip_writes_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x-1-py3-none-any.whl", "w") as archive:
+        archive.writestr("package/module.py", b"x" * 1000)
+    assert unpacked_sizes([(tmp_path / "x-1-py3-none-any.whl").as_uri()]) == [2400]
