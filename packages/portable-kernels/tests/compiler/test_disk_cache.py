@@ -118,6 +118,16 @@ def test_a_read_only_folder_costs_only_time(folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_other_users_read_what_the_umask_lets_them(folder: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        _compiled()
+    finally:
+        os.umask(before)
+    assert _only_file(folder).stat().st_mode & 0o777 == 0o644
+
+
 @pytest.mark.slow
 def test_a_full_disk_leaves_no_partial_file(folder: Path) -> None:
     """A process whose files may not grow (EFBIG, as a full disk gives ENOSPC) still gets its kernels."""

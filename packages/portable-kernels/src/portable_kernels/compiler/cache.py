@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sys
-import tempfile
 from pathlib import Path
 
 from portable_kernels.compiler.nvrtc import OPTIONS, CodeFormat, compile_source, version
@@ -65,15 +65,16 @@ def _write(path: Path, payload: bytes) -> None:
     """Write under a name of its own, then rename: a reader sees all of it or nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}.part")
+        file = temporary.open("xb")  # readable as the umask says: users may share a folder
     except OSError:
         return
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(hashlib.sha256(payload).digest() + payload)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def compiled(source: KernelSource, target: str, code_format: CodeFormat) -> bytes:
