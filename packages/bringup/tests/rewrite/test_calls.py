@@ -120,6 +120,7 @@ REASONS = {
     "g(torch.load)": "reference",
     "def f(torch): return torch.load(p)": "other-binding",
     "torch.load(x for x in y)": "generator",
+    "from torch import *; load(p)": "other-binding",
 }
 
 

@@ -147,11 +147,15 @@ class _Finder(cst.CSTVisitor):
         self.modules: set[cst.Call] = set()
         self._functions: set[cst.CSTNode] = set()
         self._scopes: list[dict[str, cst.Call | None]] = [{}]
+        self._starred = False
 
     def _is_load(self, node: cst.CSTNode) -> str:
         names = self._names.get(node, ())  # type: ignore[attr-defined]
-        listed = names() if callable(names) else names
-        return _origin(listed, get_full_name_for_node(node))
+        listed = list(names() if callable(names) else names)
+        written = get_full_name_for_node(node)
+        if self._starred and written == "load" and not listed:
+            return "other-binding"  # torch's own, unless a later star import brought another.
+        return _origin(listed, written)
 
     def visit_Call(self, node: cst.Call) -> None:
         if isinstance(node.func, (cst.Name, cst.Attribute)):
@@ -165,6 +169,9 @@ class _Finder(cst.CSTVisitor):
         return False
 
     def visit_ImportFrom(self, node: cst.ImportFrom) -> bool:
+        module = get_full_name_for_node(node.module) if node.module else ""
+        if isinstance(node.names, cst.ImportStar) and not node.relative:
+            self._starred = self._starred or module in ("torch", "torch.serialization")
         return False
 
     def visit_Attribute(self, node: cst.Attribute) -> None:
