@@ -71,3 +71,22 @@ def test_nothing_of_torch_is_imported(tmp_path: Path) -> None:
         "sys.exit(bool({'torch', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["recipes", "list"], ["--help"], ["recipes", "show", "deepprep"]])
+def test_output_that_finds_the_disk_full(arguments: list[str], tmp_path: Path) -> None:
+    """With the buffer that a user's output has: what does not fit may show only at the end."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", "from bringup.cli.main import main; main()", "--lang", "en", *arguments]
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"BRINGUP_HOME": str(tmp_path)},
+        )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("The disk is full.")
+    assert "Exception ignored" not in ran.stderr

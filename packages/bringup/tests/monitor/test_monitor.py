@@ -44,6 +44,11 @@ def here() -> Sample:
         return sampler.read()
 
 
+def heeding_interrupts() -> None:
+    """Before exec: a shell's background jobs, this test's process among them perhaps, ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"LC_ALL": "C.UTF-8", "COLUMNS": "120", "TERM": "xterm-256color"} | more
 
@@ -164,6 +169,7 @@ def test_it_ends_cleanly(number: signal.Signals, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env=environment(),
+        preexec_fn=heeding_interrupts,
     )
     assert running.stdout is not None
     running.stdout.readline()
@@ -178,7 +184,12 @@ def test_it_ends_cleanly(number: signal.Signals, tmp_path: Path) -> None:
 def test_a_terminal_gets_a_live_table(tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     running = subprocess.Popen(
-        [*COMMAND, "--interval", "0.3"], stdout=follower, stderr=follower, stdin=follower, env=environment()
+        [*COMMAND, "--interval", "0.3"],
+        stdout=follower,
+        stderr=follower,
+        stdin=follower,
+        env=environment(),
+        preexec_fn=heeding_interrupts,
     )
     os.close(follower)
     seen = b""

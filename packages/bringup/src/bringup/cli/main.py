@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import traceback
 
@@ -41,6 +43,14 @@ def _report(error: BringupError, as_json: bool) -> int:
     return error.exit_code
 
 
+def _let_go_of_output() -> None:
+    """Write what is left, or drop it: Python would try again at its end, and exit with 120 where it fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code (0 done, 1 failed, 2 usage, 3 tool failure)."""
     kept, language, debug = _take_global_options(arguments)
@@ -50,6 +60,7 @@ def run(arguments: list[str]) -> int:
         from bringup.cli.app import application
 
         result = application(kept)(args=kept, prog_name="bringup", standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except BringupError as error:
         if debug:
@@ -62,12 +73,15 @@ def run(arguments: list[str]) -> int:
     except TyperException as error:
         console.remarks().print(f"{error.format_message()} (bringup --help)", style="red", markup=False)
         return 2
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # Whoever reads has seen enough: `| head`.
+        _let_go_of_output()
         return 0
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _let_go_of_output()
+            return _report(BringupError("disk-full"), as_json=False)
         kind = type(error).__name__
         return _report(BringupError("internal", exit_code=3, kind=kind, text=error), as_json)
 

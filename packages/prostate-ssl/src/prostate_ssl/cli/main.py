@@ -93,6 +93,7 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
     command = typer.main.get_command(app)
     try:
         result: Any = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except typer.Exit as leaving:
         return leaving.exit_code
@@ -102,13 +103,25 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
     except (typer.Abort, KeyboardInterrupt):
         print("Stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough: `| head`
+        _let_go_of_output()
+        return 0
     except Exception as error:
         if debug:
             raise
         message, code = _in_words(error)
+        _let_go_of_output()
         _let_first_rank_speak()
         print(f"error: {message}", file=sys.stderr)
         return code
+
+
+def _let_go_of_output() -> None:
+    """Write what is left, or drop it: Python would try again at its end, and exit with 120 where it fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _in_words(error: Exception) -> tuple[str, int]:
