@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,11 @@ def test_peak_memory_at_ten_gigabytes(tmp_path: Path) -> None:
     with torch.serialization.skip_data():
         torch.save({f"w{index}": torch.empty(2**26) for index in range(gigabytes * 4)}, path)
     assert path.stat().st_size > gigabytes * 10**9
-    assert peak_bytes(path, tmp_path / "out") < 100e6
+    try:
+        assert peak_bytes(path, tmp_path / "out") < 100e6
+    finally:
+        # What was not written to the disk yet never need be.
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
 
 
 def seconds(work: Callable[[], object], repeats: int = 3) -> float:
@@ -87,15 +92,21 @@ def copy_and_hash(source: Path, target: Path) -> None:
 def test_one_gigabyte_against_copying_and_hashing(tmp_path: Path) -> None:
     """In turns, the quickest of each: other work on the machine slows now the one, now the other."""
     path = large(tmp_path / "x.pt", 60, "zip")
+    # While the system still writes what others left, it makes whoever writes wait, now the one, now the other.
+    os.sync()
     copied = converted = float("inf")
-    for number in range(8):
-        # Both write to fresh names: overwriting spares the system the finding of pages.
+    for number in range(14):
+        # Both write to fresh names: overwriting spares the system the finding of pages. Who comes first in a
+        # round gets the pages that the last one gave back, at hand still.
         copy, folder = tmp_path / f"copy{number}", tmp_path / f"out{number}"
-        copied = min(copied, seconds(partial(copy_and_hash, path, copy), 1))
-        converted = min(converted, seconds(partial(convert, path, folder), 1))
+        for first in (number % 2 == 0, number % 2 == 1):
+            if first:
+                copied = min(copied, seconds(partial(copy_and_hash, path, copy), 1))
+            else:
+                converted = min(converted, seconds(partial(convert, path, folder), 1))
         copy.unlink()
         shutil.rmtree(folder)
-        if number >= 2 and converted < 1.5 * copied:
+        if number >= 3 and converted < 1.5 * copied:
             break
     assert converted < 1.5 * copied, (converted, copied)
 

@@ -265,11 +265,11 @@ def test_compressed_archives_are_inflated(
 def test_tensors_stay_in_the_file_until_written(save: Callable[..., Path]) -> None:
     path = save({"w": torch.randn(500_000)})
     with open_checkpoint(path) as checkpoint:
-        read = checkpoint.file.read
+        read = checkpoint.file.read_into
         touched: list[int] = []
-        checkpoint.file.read = lambda position, count: (  # type: ignore[method-assign]
-            touched.append(count),
-            read(position, count),
+        checkpoint.file.read_into = lambda position, target: (  # type: ignore[method-assign]
+            touched.append(len(target)),
+            read(position, target),
         )[1]
         assert checkpoint.tensors[0].tensor.shape == (500_000,)
         assert checkpoint.layout.stored[0].size == 2_000_000

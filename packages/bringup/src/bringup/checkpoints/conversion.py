@@ -20,7 +20,7 @@ from bringup.checkpoints import safetensors
 from bringup.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from bringup.checkpoints.hashing import SourceDigest
 from bringup.checkpoints.layout import StoredTensor
-from bringup.checkpoints.source import DeflatedSlice, FileSlice, SourceFile
+from bringup.checkpoints.source import Buffers, DeflatedSlice, FileSlice, SourceFile
 from bringup.checkpoints.verdicts import UNNEEDED
 from bringup.errors import BringupError
 
@@ -146,7 +146,7 @@ def _write_files(checkpoint: Checkpoint, partial: Path, name: str, advance: Adva
     before = _stamp(checkpoint.path)
     with SourceDigest(checkpoint.file) as digest, contextlib.ExitStack() as stack:
         stored = checkpoint.layout.stored
-        spilled = _spill(stored, partial, stack)
+        spilled = _spill(stored, partial, stack, checkpoint.file.buffers)
         files: list[Path] = []
         table: dict[str, Any] = {}
         for ending, in_model in (("safetensors", True), ("rest.safetensors", False)):
@@ -154,7 +154,7 @@ def _write_files(checkpoint: Checkpoint, partial: Path, name: str, advance: Adva
             if not entries and not in_model:
                 continue
             path = partial / f"{name}.{ending}"
-            hashes = _write_tensors(path, entries, name, spilled, advance)
+            hashes = _write_tensors(path, entries, name, spilled, advance, checkpoint.file.buffers)
             files.append(path)
             for entry in entries:
                 row = {"file": path.name, "dtype": entry.dtype, "shape": list(entry.shape)}
@@ -177,7 +177,12 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _write_tensors(
-    path: Path, entries: list[StoredTensor], name: str, spilled: dict[int, FileSlice], advance: Advance
+    path: Path,
+    entries: list[StoredTensor],
+    name: str,
+    spilled: dict[int, FileSlice],
+    advance: Advance,
+    buffers: Buffers,
 ) -> dict[str, str]:
     by_name = {entry.name: entry for entry in entries}
     shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -185,7 +190,8 @@ def _write_tensors(
     # In the order of the source, its pieces are read once for both hashes.
     in_order = sorted(entries, key=lambda entry: entry.view.start_in_file)
     rows: list[safetensors.Entry] = list(in_order)
-    return safetensors.write(path, rows, metadata, lambda entry: by_name[entry.name].chunks(spilled), advance)
+    chunks = lambda entry: by_name[entry.name].chunks(spilled)  # noqa: E731
+    return safetensors.write(path, rows, metadata, chunks, advance, buffers.hold)
 
 
 def _deflated(stored: list[StoredTensor]) -> list[DeflatedSlice]:
@@ -198,7 +204,9 @@ def _deflated(stored: list[StoredTensor]) -> list[DeflatedSlice]:
     return list(found.values())
 
 
-def _spill(stored: list[StoredTensor], folder: Path, stack: contextlib.ExitStack) -> dict[int, FileSlice]:
+def _spill(
+    stored: list[StoredTensor], folder: Path, stack: contextlib.ExitStack, buffers: Buffers
+) -> dict[int, FileSlice]:
     """Inflate compressed storages into files that vanish with the partial folder."""
     spilled: dict[int, FileSlice] = {}
     for number, data in enumerate(_deflated(stored)):
@@ -206,7 +214,7 @@ def _spill(stored: list[StoredTensor], folder: Path, stack: contextlib.ExitStack
         with path.open("wb") as stream:
             for piece in data.chunks():
                 stream.write(piece)
-        file = stack.enter_context(SourceFile(path))
+        file = stack.enter_context(SourceFile(path, buffers))
         spilled[id(data)] = FileSlice(file, 0, file.size)
     return spilled
 

@@ -9,25 +9,27 @@ from types import TracebackType
 
 from bringup.checkpoints.source import CHUNK, SourceFile
 
-BACKLOG = 16
-"""Pieces that wait to be hashed; with pieces of `source.CHUNK`, 16 MiB."""
+_BACKLOG = 16
+"""Pieces that wait to be hashed."""
 
 
 class Hasher:
-    """Updates digests in a thread of its own, in the order of the calls.
-
-    A piece must not be changed after it was given; it is let go once it is hashed. `with` ends the thread.
-    """
+    """Updates digests in a thread of its own, in the order of the calls. `with` ends the thread."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1)
         self._waiting: deque[Future[None]] = deque()
 
-    def update(self, digest: hashlib._Hash, piece: memoryview) -> None:
-        """Queue a piece; waits while `BACKLOG` pieces are queued."""
-        self._waiting.append(self._pool.submit(digest.update, piece))
-        if len(self._waiting) > BACKLOG:
+    def update(self, digest: hashlib._Hash, piece: memoryview) -> Future[None]:
+        """Queue a piece, which must stay as it is until the returned work is done.
+
+        Waits while many pieces are queued, and for a large one, of which memory has no room for two.
+        """
+        work = self._pool.submit(digest.update, piece)
+        self._waiting.append(work)
+        while len(self._waiting) > (_BACKLOG if len(piece) <= CHUNK else 0):
             self._waiting.popleft().result()
+        return work
 
     def finish(self) -> None:
         """Wait until all is hashed."""
@@ -72,13 +74,13 @@ class SourceDigest:
         self._take(piece)
 
     def _take(self, piece: memoryview) -> None:
-        self._hasher.update(self._digest, piece)
+        self._file.buffers.hold(self._hasher.update(self._digest, piece))
         self._reached += len(piece)
 
     def _catch_up(self, position: int) -> None:
         while self._reached < position:
             count = min(CHUNK, position - self._reached)
-            self._take(memoryview(self._file.read(self._reached, count)))
+            self._take(self._file.read_piece(self._reached, count))
 
     def hexdigest(self) -> str:
         """The digest; reads what is left."""

@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
 
@@ -67,12 +68,14 @@ def write(
     metadata: dict[str, str],
     chunks: Callable[[Entry], Iterator[memoryview]],
     advance: Callable[[int], None],
+    hold: Callable[[Future[None]], None],
 ) -> dict[str, str]:
     """Write a file.
 
     Args:
-        chunks: gives an entry's bytes in pieces, each in memory of its own.
+        chunks: gives an entry's bytes in pieces.
         advance: told the number of bytes after each piece.
+        hold: told the work that still reads a piece when the next one is asked for.
 
     Returns:
         SHA-256 of each entry's bytes by name.
@@ -85,7 +88,7 @@ def write(
             digest = digests[entry.name] = hashlib.sha256()
             done = 0
             for piece in chunks(entry):
-                hasher.update(digest, piece)
+                hold(hasher.update(digest, piece))
                 _write_all(stream.write, piece)
                 done += len(piece)
                 advance(len(piece))

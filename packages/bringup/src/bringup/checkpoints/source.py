@@ -11,12 +11,14 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from bringup.errors import BringupError
 
 CHUNK = 2**20
+_PIECES = 16
 _WINDOW = 2**16
 
 
@@ -24,37 +26,75 @@ Observer = Callable[[int, memoryview], None]
 """Sees pieces of a file as they are read, with their positions."""
 
 
+class Buffers:
+    """Memory for the pieces of a file, used in turns: fresh memory for each costs more than hashing it.
+
+    A piece stays as it is until those who work at it elsewhere (`hold`) are done.
+    """
+
+    def __init__(self) -> None:
+        self._slots: list[tuple[bytearray, list[Future[None]]]] = []
+        self._turn = -1
+
+    def take(self, size: int) -> memoryview:
+        """Memory for the next piece, of at most `CHUNK` bytes."""
+        self._turn = (self._turn + 1) % _PIECES
+        if self._turn == len(self._slots):
+            self._slots.append((bytearray(CHUNK), []))
+        buffer, holders = self._slots[self._turn]
+        while holders:
+            holders.pop().result()
+        return memoryview(buffer)[:size]
+
+    def hold(self, work: Future[None]) -> None:
+        """Keep the piece that was taken last until `work` is done."""
+        if self._slots:
+            self._slots[self._turn][1].append(work)
+
+
 class SourceFile:
     """An open file; closed with `close` or by `with`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, buffers: Buffers | None = None) -> None:
         self._lock = threading.Lock()
         self.observer: Observer | None = None
+        self.buffers = buffers or Buffers()
         self._stream = path.open("rb", buffering=0)
         self.path = path
         self.size = os.fstat(self._stream.fileno()).st_size
 
     def read(self, position: int, count: int) -> bytes:
-        """`count` bytes from `position` on.
+        """`count` bytes from `position` on; same errors as `read_into`."""
+        buffer = bytearray(count)
+        self.read_into(position, memoryview(buffer))
+        return bytes(buffer)
+
+    def read_piece(self, position: int, count: int) -> memoryview:
+        """As `read`, for at most `CHUNK` bytes, in one of `buffers`."""
+        piece = self.buffers.take(count)
+        self.read_into(position, piece)
+        return piece
+
+    def read_into(self, position: int, target: memoryview) -> None:
+        """Fill `target` with the bytes from `position` on.
 
         Raises:
             BringupError: `checkpoint-truncated` when the file ends before.
         """
-        data = self._read_some(position, count)
-        while len(data) < count:
-            more = self._read_some(position + len(data), count - len(data))
-            if not more:
-                raise BringupError("checkpoint-truncated", at=position + len(data))
-            data += more
-        return data
+        done = 0
+        while done < len(target):
+            count = self._read_some(position + done, target[done:])
+            if count == 0:
+                raise BringupError("checkpoint-truncated", at=position + done)
+            done += count
 
-    def _read_some(self, position: int, count: int) -> bytes:
+    def _read_some(self, position: int, target: memoryview) -> int:
         try:
             if sys.platform != "win32":
-                return os.pread(self._stream.fileno(), count, position)
+                return os.preadv(self._stream.fileno(), [target], position)
             with self._lock:
                 self._stream.seek(position)
-                return self._stream.read(count) or b""
+                return self._stream.readinto(target) or 0
         except OSError as error:
             raise BringupError("checkpoint-unreadable", text=error.strerror or error) from error
 
@@ -91,9 +131,9 @@ class FileSlice:
         return self.file.read(self.start, self.size)
 
     def chunks(self) -> Iterator[memoryview]:
-        """All bytes in pieces of `CHUNK`, each in memory of its own."""
+        """All bytes in pieces of `CHUNK`, each valid until the next or as long as it is held."""
         for start in range(0, self.size, CHUNK):
-            piece = memoryview(self.file.read(self.start + start, min(CHUNK, self.size - start)))
+            piece = self.file.read_piece(self.start + start, min(CHUNK, self.size - start))
             if self.file.observer:
                 self.file.observer(self.start + start, piece)
             yield piece
