@@ -1,6 +1,6 @@
 """Conversion against copying and hashing, and against `torch.load` + safetensors' `save_file`, in one run.
 
-    python benchmarks/convert.py [--gigabytes 1] [--repeats 3]
+    python benchmarks/convert.py [--gigabytes 1] [--repeats 8]
 
 Writes one row a run to `convert.jsonl`. All times are wall-clock seconds, the best of the repeats; every
 contender reads the same file from the page cache and writes to the same disk.
@@ -27,18 +27,21 @@ import torch
 from bringup.checkpoints import convert, convert_all
 
 
-def best(work: Callable[[Path], object], folder: Path, repeats: int) -> float:
-    """Seconds of the quickest of `repeats` calls, each with a folder of its own to write to.
+def best(contenders: dict[str, Callable[[Path], object]], folder: Path, repeats: int) -> dict[str, float]:
+    """Seconds of the quickest of `repeats` calls of each, in turns, each with a folder of its own to write to.
 
-    Overwriting would spare some contenders the system's search for free pages.
+    Overwriting would spare some contenders the system's search for free pages, and so would coming after one
+    that has just given its pages back: the order changes from round to round.
     """
-    times = []
-    for _ in range(repeats):
-        with tempfile.TemporaryDirectory(dir=folder) as fresh:
-            started = time.perf_counter()
-            work(Path(fresh))
-            times.append(time.perf_counter() - started)
-    return min(times)
+    names = list(contenders)
+    seconds = dict.fromkeys(names, float("inf"))
+    for number in range(repeats):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            with tempfile.TemporaryDirectory(dir=folder) as fresh:
+                started = time.perf_counter()
+                contenders[name](Path(fresh))
+                seconds[name] = min(seconds[name], time.perf_counter() - started)
+    return seconds
 
 
 def make_checkpoint(path: Path, size: float) -> None:
@@ -76,16 +79,17 @@ def measure(folder: Path, size: float, repeats: int) -> dict[str, object]:
         "convert": lambda out: convert(source, out),
         "load_and_save": lambda out: load_and_save(source, out / "usual.safetensors"),
     }
-    seconds = {name: best(work, folder, repeats) for name, work in contenders.items()}
+    seconds = best(contenders, folder, repeats)
     small = []
     for index in range(10):
         small.append(folder / f"small{index}.pt")
         make_checkpoint(small[-1], 20e6)
     program = [Path(sys.executable).with_name("bringup"), "convert", *small, "-o"]
-    seconds["convert_ten_of_20_mb"] = best(lambda out: convert_all(small, out), folder, repeats)
-    seconds["command_ten_of_20_mb"] = best(
-        lambda out: subprocess.run([*program, out], check=True, capture_output=True), folder, repeats
-    )
+    ten: dict[str, Callable[[Path], object]] = {
+        "convert_ten_of_20_mb": lambda out: convert_all(small, out),
+        "command_ten_of_20_mb": lambda out: subprocess.run([*program, out], check=True, capture_output=True),
+    }
+    seconds |= best(ten, folder, repeats)
     return {
         "bytes": source.stat().st_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -98,7 +102,7 @@ def main() -> None:
     """Measure, print, append."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=8)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         row = measure(Path(folder), options.gigabytes * 1e9, options.repeats)

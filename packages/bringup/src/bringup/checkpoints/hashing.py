@@ -9,7 +9,7 @@ from types import TracebackType
 
 from bringup.checkpoints.source import CHUNK, SourceFile
 
-_BACKLOG = 16
+_BACKLOG = 8
 """Pieces that wait to be hashed."""
 
 

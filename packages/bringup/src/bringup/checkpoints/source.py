@@ -18,7 +18,7 @@ from pathlib import Path
 from bringup.errors import BringupError
 
 CHUNK = 2**20
-_PIECES = 16
+_PIECES = 8
 _WINDOW = 2**16
 
 
