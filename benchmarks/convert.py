@@ -28,7 +28,7 @@ from bringup.checkpoints import convert, convert_all
 
 
 def best(contenders: dict[str, Callable[[Path], object]], folder: Path, repeats: int) -> dict[str, float]:
-    """Seconds of the quickest of `repeats` calls of each, in turns, each with a folder of its own to write to.
+    """Seconds of the quickest of `repeats` calls of each, in turns, each with a folder of its own.
 
     Overwriting would spare some contenders the system's search for free pages, and so would coming after one
     that has just given its pages back: the order changes from round to round.
