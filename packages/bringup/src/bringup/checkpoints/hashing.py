@@ -74,7 +74,7 @@ class SourceDigest:
         self._take(piece)
 
     def _take(self, piece: memoryview) -> None:
-        self._file.buffers.hold(self._hasher.update(self._digest, piece))
+        self._file.buffers.hold(piece, self._hasher.update(self._digest, piece))
         self._reached += len(piece)
 
     def _catch_up(self, position: int) -> None:

@@ -68,14 +68,14 @@ def write(
     metadata: dict[str, str],
     chunks: Callable[[Entry], Iterator[memoryview]],
     advance: Callable[[int], None],
-    hold: Callable[[Future[None]], None],
+    hold: Callable[[memoryview, Future[None]], None],
 ) -> dict[str, str]:
     """Write a file.
 
     Args:
         chunks: gives an entry's bytes in pieces.
         advance: told the number of bytes after each piece.
-        hold: told the work that still reads a piece when the next one is asked for.
+        hold: told each piece and the work that may read it still when the next one is asked for.
 
     Returns:
         SHA-256 of each entry's bytes by name.
@@ -88,7 +88,7 @@ def write(
             digest = digests[entry.name] = hashlib.sha256()
             done = 0
             for piece in chunks(entry):
-                hold(hasher.update(digest, piece))
+                hold(piece, hasher.update(digest, piece))
                 _write_all(stream.write, piece)
                 done += len(piece)
                 advance(len(piece))

@@ -46,10 +46,11 @@ class Buffers:
             holders.pop().result()
         return memoryview(buffer)[:size]
 
-    def hold(self, work: Future[None]) -> None:
-        """Keep the piece that was taken last until `work` is done."""
-        if self._slots:
-            self._slots[self._turn][1].append(work)
+    def hold(self, piece: memoryview, work: Future[None]) -> None:
+        """Keep what `piece` shows until `work` is done; memory that is not ours needs no keeping."""
+        for buffer, holders in self._slots:
+            if piece.obj is buffer:
+                holders.append(work)
 
 
 class SourceFile:
