@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,7 +190,10 @@ def _write_tensors(
     # In the order of the source, its pieces are read once for both hashes.
     in_order = sorted(entries, key=lambda entry: entry.view.start_in_file)
     rows: list[safetensors.Entry] = list(in_order)
-    chunks = lambda entry: by_name[entry.name].chunks(spilled)  # noqa: E731
+
+    def chunks(entry: safetensors.Entry) -> Iterator[memoryview]:
+        return by_name[entry.name].chunks(spilled)
+
     return safetensors.write(path, rows, metadata, chunks, advance, buffers.hold)
 
 

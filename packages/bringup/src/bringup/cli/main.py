@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
             raise
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _let_go_of_output()
-            return _report(BringupError("disk-full"), as_json=False)
+            return _report(BringupError("disk-full"), as_json)
         kind = type(error).__name__
         return _report(BringupError("internal", exit_code=3, kind=kind, text=error), as_json)
 
