@@ -69,6 +69,26 @@ def test_the_telling_row_hides_the_general_one() -> None:
     assert sorted(row.id for row in explain(both)) == ["missing-module", "no-xformers"]
 
 
+# What train.py printed on an H200 with diff-gaussian-rasterization 59f5f77e built for sm_80 alone.
+RASTERIZER_WITHOUT_IMAGE = """\
+    num_rendered, color, radii, geomBuffer, binningBuffer, imgBuffer = _C.rasterize_gaussians(*args)
+                                                                       ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+torch.OutOfMemoryError: CUDA out of memory. Tried to allocate more than 1EB memory.
+Training progress:   0%|          | 0/300 [00:00<?, ?it/s]
+"""
+
+
+def test_an_allocation_that_nobody_asked_for() -> None:
+    (row,) = explain(RASTERIZER_WITHOUT_IMAGE.encode())
+    assert (row.id, row.line) == ("absurd-allocation", 3)
+    assert "more than 1EB" in cause(row) and "no kernel image" in cause(row)
+    assert fix(row).startswith("bringup doctor")
+    honest = b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 120.00 GiB. GPU 0 has\n"
+    assert [row.id for row in explain(honest)] == ["cuda-out-of-memory"]
+    both = [row.id for row in explain(honest + RASTERIZER_WITHOUT_IMAGE.encode())]
+    assert both == ["cuda-out-of-memory", "absurd-allocation"]
+
+
 def test_in_order_of_appearance() -> None:
     log = b"c++: fatal error: Killed signal terminated program cc1plus\nERROR: Failed building wheel for x\n"
     assert [row.id for row in explain(log)] == ["compiler-killed", "wheel-build-failed"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bringup.facts.machine import MachineFacts
+from bringup.findings.error_texts import explain
 from bringup.findings.model import NamedGpu
 
 from .conftest import FIXTURES, Broken
@@ -66,6 +67,18 @@ def test_a_shim_is_offered_where_there_is_one(broken: Broken, machine: MachineFa
     broken.distribution("torchmcubes", "0.1.0", {"torchmcubes/_m.so": FIXTURES / "two-units.so"})
     (finding,) = examine(machine, broken.root, H200)
     assert finding.fix.startswith("portable-kernels install --shim torchmcubes")
+
+
+def test_an_extension_that_dies_of_something_else(broken: Broken, machine: MachineFacts) -> None:
+    """The compiled rasteriser ignores failed launches: only with `--debug` does it say «no kernel image»."""
+    broken.torch(library=FIXTURES / "many.so")
+    name = "diff_gaussian_rasterization"
+    broken.distribution(name, "0.0.0", {f"{name}/_C.so": FIXTURES / "two-units.so"})
+    (finding,) = examine(machine, broken.root, H200)
+    assert finding.id == "no-kernel-image"
+    first, second = finding.error_text.splitlines()
+    assert [row.id for row in explain(first.encode())] == ["absurd-allocation"]
+    assert [row.id for row in explain(second.encode())] == ["no-kernel-image"]
 
 
 def test_cpu_torch_and_a_gpu(broken: Broken, machine: MachineFacts) -> None:

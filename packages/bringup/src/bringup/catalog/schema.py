@@ -98,6 +98,8 @@ class Extension(Row):
         portable_names: what the shim holds (modules, functions), where it is a part of the original alone.
         repository: where its source is. `wheels`: a find-links page with `{torch}` and `{cuda}`, if any.
         build: the command that builds it from source beside an installed torch.
+        error_without_image: what it raises on a GPU that it carries no code for, where it does not look at
+            what its launches return and so never says «no kernel image».
     """
 
     name: str
@@ -107,6 +109,7 @@ class Extension(Row):
     repository: str
     wheels: str | None = None
     build: str | None = None
+    error_without_image: str = ""
     licence: str
 
 

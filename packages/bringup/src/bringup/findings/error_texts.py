@@ -112,7 +112,7 @@ class _Row:
         self.first = Explanation(self.row.id, number, excerpt, 0, dict.fromkeys(_WORDS, "?") | told)
 
 
-_WORDS = ("symbol", "library", "arch", "version", "requirement", "module")
+_WORDS = ("symbol", "library", "arch", "version", "requirement", "module", "size")
 
 
 @dataclass

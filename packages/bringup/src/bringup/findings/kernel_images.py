@@ -9,6 +9,7 @@ from pathlib import Path
 from bringup.binaries.architectures import ComputeCapability
 from bringup.binaries.compatibility import Verdict
 from bringup.binaries.report import BinaryReport
+from bringup.catalog import Catalog
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_engines import read_engines
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Severity
@@ -112,12 +113,17 @@ def _kind(examined: Examined, report: BinaryReport, gpu: NamedGpu) -> tuple[str,
     )
 
 
-def _error_text(id: str, subject: str, severity: Severity, gpu: NamedGpu, report: BinaryReport) -> str:
+def _error_text(
+    id: str, subject: str, severity: Severity, gpu: NamedGpu, report: BinaryReport, catalog: Catalog
+) -> str:
     if id == "ptx-only":
         return ""
     if id == "ptx-newer-than-driver":
         return PTX_TOO_NEW
-    return _torch_warning(gpu, report) if subject == "torch" and severity == "error" else NO_IMAGE
+    if subject == "torch" and severity == "error":
+        return _torch_warning(gpu, report)
+    row = catalog.extension(subject)
+    return f"{row.error_without_image}\n{NO_IMAGE}" if row and row.error_without_image else NO_IMAGE
 
 
 Judged = list[tuple[BinaryReport, Severity, Verdict]]
@@ -144,7 +150,7 @@ def _finding(examined: Examined, id: str, subject: str, gpu: NamedGpu, rows: Jud
             Evidence("NVML", "driver version", f"{examined.driver.version} (CUDA {parameters['cuda']})"),
         )
         fix = driver_fix(examined, "0")
-    text = _error_text(id, subject, severity, gpu, report)
+    text = _error_text(id, subject, severity, gpu, report, examined.catalog)
     return Finding(id, severity, subject, evidence, text, fix, parameters)
 
 
