@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
+from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import load
 from bringup.facts.interpreters import find_interpreters
+from bringup.plan.companions import BuiltFor, choose_companions, newest_for, torch_companions
 from bringup.plan.resolve import Resolver
 from bringup.plan.torch_choice import TorchQuestion, choose_torch
 
 
-def wheel(folder: Path, name: str, version: str) -> None:
+def wheel(folder: Path, name: str, version: str, torch: str = "") -> None:
+    """`torch`: what its METADATA require of torch."""
     info = f"{name}-{version}.dist-info"
+    requires = f"Requires-Dist: torch{torch}\n" if torch else ""
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        file.writestr(
+            f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}"
+        )
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
 
@@ -50,3 +59,77 @@ def test_torch_comes_with_its_companions(
     choice = choose_torch(question, resolver, load())
     assert str(choice.version) == chosen
     assert [row.why.id for row in choice.choice.rejected] == rejected
+
+
+@pytest.fixture
+def folder_of_wheels(tmp_path: Path) -> Resolver:
+    """xFormers as its releases declare themselves, an inference engine that pins torch, and a library that
+    takes any."""
+    for torch in ("2.15.0", "2.13.0+cpu", "2.10.0", "2.9.1"):
+        wheel(tmp_path, "torch", torch)
+    xformers = {"0.0.35": ">=2.10", "0.0.34": ">=2.10", "0.0.33": "==2.9.1", "0.0.32": "==2.8.0"}
+    engine = {"3.0": "==2.14.0", "2.0": "==2.10.0", "1.0": "==2.9.1"}
+    for name, rows in {"xformers": xformers, "engine": engine, "metrics": {"1.9": ">=2.0"}}.items():
+        for version, torch in rows.items():
+            wheel(tmp_path, name, version, torch)
+    resolver = Resolver(next(row for row in find_interpreters() if row.minor >= (3, 10)), (tmp_path,), True)
+    resolver.prepare()
+    return resolver
+
+
+def test_what_belongs_to_one_torch_is_told_from_its_metadata(folder_of_wheels: Resolver) -> None:
+    asked = ["xformers", "engine>=1", "metrics"]
+    assert [row.name for row in torch_companions(asked, folder_of_wheels, load())] == ["xformers", "engine"]
+
+
+@pytest.mark.parametrize(
+    ("requirement", "torch", "cuda", "newest"),
+    [
+        ("xformers", "2.15.0", "13.2", None),  # METADATA say torch>=2.10, its libraries 2.10 and CUDA 12
+        ("xformers", "2.10.0", "12.8", "0.0.35"),
+        ("xformers<0.0.35", "2.10.0", "12.8", "0.0.34"),
+        ("xformers", "2.10.0+cu130", "13.0", None),
+        ("xformers", "2.9.1", "12.8", "0.0.33"),
+        ("xformers", "2.9.1+cu130", "13.0", None),  # built against the default build: CUDA 12
+        ("xformers", "2.8.0+cu126", "12.6", "0.0.32"),
+        ("engine", "2.10.0", "12.8", "2.0"),
+        ("engine", "2.13.0+cpu", None, None),
+    ],
+)
+def test_the_newest_that_was_built_for_this_torch(
+    requirement: str, torch: str, cuda: str | None, newest: str | None, folder_of_wheels: Resolver
+) -> None:
+    found, rejected = newest_for(Requirement(requirement), Version(torch), cuda, folder_of_wheels, load())
+    assert (str(found) if found else None) == newest
+    assert {row.why.id for row in rejected} <= {"companion-built-for"}
+
+
+def test_torch_is_chosen_for_what_stands_beside_it(folder_of_wheels: Resolver) -> None:
+    beside = (Requirement("xformers"),)
+    blackwell = (ComputeCapability(12, 0),)
+    question = TorchQuestion(blackwell, None, "linux-x86_64", SpecifierSet(">=2.6"), False, beside=beside)
+    choice = choose_torch(question, folder_of_wheels, load())
+    assert str(choice.version) == "2.10.0"
+    assert choice.choice.rejected[0].why.id == "torch-without-companion"
+    held = replace(question, allowed=SpecifierSet("==2.15.0"))
+    assert str(choose_torch(held, folder_of_wheels, load()).version) == "2.15.0"
+
+
+def test_a_companion_that_nobody_built_is_said(folder_of_wheels: Resolver) -> None:
+    asked = ["metrics", "xformers", "engine"]
+    texts, choices = choose_companions(asked, Version("2.10.0"), "12.8", folder_of_wheels, load())
+    assert texts == ["metrics", "xformers==0.0.35", "engine==2.0"]
+    assert [(row.subject, row.why.id) for row in choices] == [("engine", "companion-for-torch")]
+    texts, choices = choose_companions(asked, Version("2.15.0"), "13.2", folder_of_wheels, load())
+    assert texts == asked
+    assert {(row.subject, row.why.id) for row in choices} == {
+        ("xformers", "companion-without-code"),
+        ("engine", "companion-without-code"),
+    }
+
+
+def test_every_row_of_the_catalog_can_be_compared() -> None:
+    for row in load().companions:
+        built = BuiltFor(SpecifierSet(row.torch), row.cuda)
+        SpecifierSet(row.versions)
+        assert not built.serves(Version("1.13.0"), "11.7")

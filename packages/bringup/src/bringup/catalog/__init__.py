@@ -17,6 +17,7 @@ from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.binaries.compatibility import carries
 from bringup.catalog.gpu_names import find_gpu
 from bringup.catalog.schema import (
+    Companion,
     DriverMinimum,
     EngineBuild,
     Extension,
@@ -47,6 +48,7 @@ class Catalog:
     libraries: tuple[Library, ...] = ()
     engines: tuple[EngineBuild, ...] = ()
     torch_sources: tuple[TorchSource, ...] = ()
+    companions: tuple[Companion, ...] = ()
 
     def toolkit(self, version: str) -> Toolkit | None:
         """The toolkit "12.8", also when asked for as "12.8.93"; None where the catalog does not know it."""
@@ -57,6 +59,15 @@ class Catalog:
         """The extension of this distribution name, however it is spelled."""
         key = canonicalize_name(name)
         return next((row for row in self.extensions if row.name == key), None)
+
+    def companion(self, name: str, version: Version) -> Companion | None:
+        """What a release of this distribution was built for, where its METADATA do not say."""
+        rows = (row for row in self.companions if row.name == canonicalize_name(name))
+        return next((row for row in rows if SpecifierSet(row.versions).contains(version)), None)
+
+    def default_cuda(self, torch: str) -> str | None:
+        """The CUDA of the build that the package index has of this torch release."""
+        return next((row.cuda for row in self.torch_builds if row.version == torch and not row.index), None)
 
     def portable_replacement(self, name: str) -> bool:
         """Whether portable-kernels has a shim in place of this distribution."""
@@ -137,6 +148,7 @@ def load() -> Catalog:
         toolkits=tuple(Toolkit.model_validate(row) for row in _table("toolkits.toml", "toolkits")),
         libraries=tuple(Library.model_validate(row) for row in _table("libraries.toml", "libraries")),
         engines=tuple(EngineBuild.model_validate(row) for row in _table("engines.toml", "engines")),
+        companions=tuple(Companion.model_validate(row) for row in _table("companions.toml", "companions")),
         torch_sources=tuple(
             TorchSource.model_validate(row) for row in _table("torch_sources.toml", "torch_sources")
         ),

@@ -113,6 +113,21 @@ class Extension(Row):
     licence: str
 
 
+class Companion(Row):
+    """Wheels that declare less about torch than they were built for.
+
+    Attributes:
+        name: of the distribution, as PEP 503 compares it. `versions`: which of its releases.
+        torch: range of torch releases that these wheels were built for.
+        cuda: major version of the CUDA runtime that they link; None: none, or that of torch's default build.
+    """
+
+    name: str
+    versions: str
+    torch: str
+    cuda: int | None = None
+
+
 class Library(Row):
     """A shared library by its soname, and what brings it.
 

@@ -21,7 +21,7 @@ from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
 from bringup.facts.machine import MachineFacts
 from bringup.plan.model import Choice, Plan, Reason, Rejected
-from bringup.plan.planner import Wishes, make_plan
+from bringup.plan.planner import Resolvers, Wishes, make_plan
 from bringup.plan.sequence import Given
 from bringup.plan.steps import Value
 from bringup.plan.wanted import NO_COMMIT, TORCH_FAMILY, Origin, Wanted, python_ranges
@@ -220,9 +220,10 @@ def plan_wanted(
     last: BringupError | None = None
     if wanted.source is not None:
         wishes = replace(wishes, given=Given(wanted.source, wishes.given.weights, wishes.given.models))
+    resolvers = Resolvers(wishes)
     for attempt in _attempts(wanted):
         try:
-            plan, recipe, final = _loosen_until_it_fits(wanted, attempt, machine, catalog, wishes)
+            plan, recipe, final = _loosen_until_it_fits(wanted, attempt, machine, catalog, wishes, resolvers)
         except BringupError as error:
             if error.id not in (*_NO_BUILD, *_NO_FIT):
                 raise
@@ -235,12 +236,17 @@ def plan_wanted(
 
 
 def _loosen_until_it_fits(
-    wanted: Wanted, attempt: _Attempt, machine: MachineFacts, catalog: Catalog, wishes: Wishes
+    wanted: Wanted,
+    attempt: _Attempt,
+    machine: MachineFacts,
+    catalog: Catalog,
+    wishes: Wishes,
+    resolvers: Resolvers,
 ) -> tuple[Plan, Recipe, _Attempt]:
     for number in range(_MOST_ROUNDS):
         recipe = make_recipe(wanted, attempt)
         try:
-            return make_plan(recipe, machine, catalog, wishes), recipe, attempt
+            return make_plan(recipe, machine, catalog, wishes, resolvers), recipe, attempt
         except BringupError as error:
             more = _named_in(error, wanted) if error.id in _NO_FIT else frozenset()
             nowhere = frozenset() if wishes.offline else _had_nowhere(error, more, attempt)

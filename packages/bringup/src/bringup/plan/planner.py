@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,6 +21,7 @@ from bringup.facts.gpus import usable_gpus
 from bringup.facts.host import read_disk
 from bringup.facts.interpreters import Interpreter, ask
 from bringup.facts.machine import MachineFacts
+from bringup.plan.companions import choose_companions, torch_companions
 from bringup.plan.extensions import ExtensionPlan, ExtensionQuestion, choose_extensions
 from bringup.plan.model import SCHEMA, Choice, Estimate, LockedPackage, Plan, Reason, Rejected
 from bringup.plan.own_packages import OwnPackage, find_own_package
@@ -29,7 +30,7 @@ from bringup.plan.sequence import Given, Parts, sequence
 from bringup.plan.sizes import file_sizes
 from bringup.plan.torch_choice import TorchChoice, TorchQuestion, choose_torch
 from bringup.plan.torch_source import BUILD_REQUIREMENTS, plan_source_build, stand_in
-from bringup.recipes.schema import Recipe, TorchRange
+from bringup.recipes.schema import Recipe, RequirementRow, TorchRange
 
 _UNPACKED = 3.5  # Wheels of this kind unpack to about this many times their size.
 _BYTES_PER_SECOND = 8e6  # A modest line; printed as «about», and only for planning an afternoon.
@@ -47,7 +48,6 @@ class Wishes:
         given: folders that the user brings in place of downloads.
         prefer: the way that is tried first for every extension.
         torch_from_source: compile PyTorch itself although a build may be had.
-        resolvers: those at work: the rounds of one planning share what they were told.
     """
 
     gpus: tuple[ComputeCapability, ...] = ()
@@ -60,15 +60,22 @@ class Wishes:
     given: Given = field(default_factory=Given)
     prefer: str | None = None
     torch_from_source: bool = False
-    resolvers: dict[str, Resolver] = field(default_factory=dict, compare=False, repr=False)
 
-    def resolver(self, interpreter: Interpreter, overlay: Sequence[str] = ()) -> Resolver:
-        """pip for this interpreter."""
-        if interpreter.path not in self.resolvers:
-            made = Resolver(interpreter, self.find_links, self.offline, overlay)
+
+class Resolvers:
+    """pip for each interpreter of one planning, whose rounds share what they were told."""
+
+    def __init__(self, wishes: Wishes) -> None:
+        self._wishes = wishes
+        self._made: dict[str, Resolver] = {}
+
+    def of(self, interpreter: Interpreter, overlay: Sequence[str] = ()) -> Resolver:
+        """pip of this interpreter, ready."""
+        if interpreter.path not in self._made:
+            made = Resolver(interpreter, self._wishes.find_links, self._wishes.offline, overlay)
             made.prepare()
-            self.resolvers[interpreter.path] = made
-        return self.resolvers[interpreter.path]
+            self._made[interpreter.path] = made
+        return self._made[interpreter.path]
 
 
 def torch_range(recipe: Recipe, profile: str) -> TorchRange:
@@ -97,9 +104,15 @@ def _fitting_interpreters(recipe: Recipe, machine: MachineFacts, wishes: Wishes)
 
 
 def _choose_interpreter_and_torch(
-    recipe: Recipe, needs: TorchRange, machine: MachineFacts, wishes: Wishes, catalog: Catalog
+    recipe: Recipe,
+    needs: TorchRange,
+    machine: MachineFacts,
+    wishes: Wishes,
+    catalog: Catalog,
+    resolvers: Resolvers,
+    named: Sequence[str],
 ) -> tuple[Resolver, TorchChoice, Choice]:
-    """The first interpreter for which a torch build can be had."""
+    """The first interpreter for which a torch build can be had; `named`: what is wanted beside torch."""
     gpus = wishes.gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
     if wishes.cpu:
         gpus = ()
@@ -118,12 +131,13 @@ def _choose_interpreter_and_torch(
     rejected: list[Rejected] = []
     failure: BringupError | None = None
     for interpreter in _fitting_interpreters(recipe, machine, wishes):
-        resolver = wishes.resolver(interpreter)
+        resolver = resolvers.of(interpreter)
         try:
             if wishes.torch_from_source:
                 torch = plan_source_build(question, machine, catalog, "torch-source-asked")
             else:
-                torch = choose_torch(question, resolver, catalog)
+                beside = torch_companions(named, resolver, catalog)
+                torch = choose_torch(replace(question, beside=beside), resolver, catalog)
         except BringupError as error:
             if error.id not in ("no-torch", "no-torch-for-gpu", "torch-index-unreachable"):
                 raise
@@ -135,28 +149,17 @@ def _choose_interpreter_and_torch(
         return resolver, torch, python
     assert failure is not None
     if failure.id == "no-torch-for-gpu" and not wishes.offline:
-        return _compiled_torch(recipe, question, machine, wishes, catalog, rejected)
+        torch = plan_source_build(question, machine, catalog, "torch-source-no-wheel")
+        interpreter = _fitting_interpreters(recipe, machine, wishes)[0]
+        why = Reason(id="python-in-range", parameters={"range": recipe.python})
+        found = Choice(subject="python", chosen=interpreter.version, why=why, rejected=tuple(rejected))
+        return resolvers.of(interpreter), torch, found
     raise failure
 
 
-def _compiled_torch(
-    recipe: Recipe,
-    question: TorchQuestion,
-    machine: MachineFacts,
-    wishes: Wishes,
-    catalog: Catalog,
-    rejected: Sequence[Rejected],
+def _given_torch(
+    needs: TorchRange, wishes: Wishes, resolvers: Resolvers
 ) -> tuple[Resolver, TorchChoice, Choice]:
-    """The last resort, by itself where builds for the chip exist but no index in reach has one."""
-    torch = plan_source_build(question, machine, catalog, "torch-source-no-wheel")
-    interpreter = _fitting_interpreters(recipe, machine, wishes)[0]
-    resolver = wishes.resolver(interpreter)
-    why = Reason(id="python-in-range", parameters={"range": recipe.python})
-    found = Choice(subject="python", chosen=interpreter.version, why=why, rejected=tuple(rejected))
-    return resolver, torch, found
-
-
-def _given_torch(needs: TorchRange, wishes: Wishes) -> tuple[Resolver, TorchChoice, Choice]:
     """The interpreter and torch of an overlay: NGC images, cluster modules, a machine without network.
 
     Raises:
@@ -172,7 +175,7 @@ def _given_torch(needs: TorchRange, wishes: Wishes) -> tuple[Resolver, TorchChoi
         raise BringupError("overlay-other-torch", path=facts.root, version=version, range=needs.range)
     why = Reason(id="torch-given", parameters={"path": facts.root})
     folders = (*facts.site_packages, *facts.paths)
-    resolver = wishes.resolver(interpreter, folders)
+    resolver = resolvers.of(interpreter, folders)
     choice = Choice(subject="torch", chosen=str(version), why=why)
     torch = TorchChoice(version, facts.torch.cuda, None, choice, folders)
     return resolver, torch, Choice(subject="python", chosen=interpreter.version, why=why)
@@ -206,26 +209,29 @@ def _lock(
     return packages, indexes
 
 
-def _requirements(
+def _texts(recipe: Recipe, profile: str) -> list[str]:
+    """What the index must give, beside our own packages."""
+    return [row.loosened or row.spec for row in _rows(recipe, profile) if not row.own]
+
+
+def _rows(recipe: Recipe, profile: str) -> list[RequirementRow]:
+    rows = (row for row in recipe.requirements if not row.drop)
+    return [row for row in rows if not row.profiles or profile in row.profiles]
+
+
+def _own_packages(
     recipe: Recipe, profile: str, with_portable: str | None, folders: Sequence[Path]
-) -> tuple[list[str], list[OwnPackage]]:
-    """What the index must give, and our own packages among it.
+) -> list[OwnPackage]:
+    """Our own packages among what is required.
 
     `with_portable`: portable-kernels' extra with the bindings of torch's CUDA; None without shims.
     `folders`: of wheels that the user named.
     """
-    texts: list[str] = []
-    own: list[OwnPackage] = []
-    for row in recipe.requirements:
-        if row.drop or (row.profiles and profile not in row.profiles):
-            continue
-        if row.own:
-            own.append(find_own_package(canonicalize_name(Requirement(row.spec).name), (), folders))
-        else:
-            texts.append(row.loosened or row.spec)
+    names = [canonicalize_name(Requirement(row.spec).name) for row in _rows(recipe, profile) if row.own]
+    own = [find_own_package(name, (), folders) for name in names]
     if with_portable is not None:
         own.append(find_own_package("portable-kernels", [with_portable], folders))
-    return [*texts, *(text for package in own for text in package.requirements)], own
+    return own
 
 
 def _portable_extra(torch: TorchChoice) -> str:
@@ -267,29 +273,43 @@ def _profile(recipe: Recipe, wishes: Wishes) -> str:
     return profile
 
 
-def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: Wishes | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe,
+    machine: MachineFacts,
+    catalog: Catalog,
+    wishes: Wishes | None = None,
+    resolvers: Resolvers | None = None,
+) -> Plan:
     """Plan a new environment for a recipe. Nothing is installed but the resolver's own pip.
+
+    `resolvers`: of the planning that this is a round of.
 
     Raises:
         BringupError: no interpreter, no torch, the one thing that blocks, contradicting requirements,
             too little space, an index out of reach.
     """
     wishes = wishes or Wishes()
+    resolvers = resolvers or Resolvers(wishes)
     profile = _profile(recipe, wishes)
     if wishes.given.source is not None and not wishes.given.source.is_dir():
         raise BringupError("no-source", exit_code=2, path=wishes.given.source)
     needs = torch_range(recipe, profile)
     gpus = wishes.gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
     gpus = () if wishes.cpu else tuple(sorted(set(gpus)))
+    named = _texts(recipe, profile)
     if wishes.overlay:
-        resolver, torch, python = _given_torch(needs, wishes)
+        resolver, torch, python = _given_torch(needs, wishes, resolvers)
     else:
-        resolver, torch, python = _choose_interpreter_and_torch(recipe, needs, machine, wishes, catalog)
+        resolver, torch, python = _choose_interpreter_and_torch(
+            recipe, needs, machine, wishes, catalog, resolvers, named
+        )
     wanted = [row for row in recipe.extensions if not row.profiles or profile in row.profiles]
     question = ExtensionQuestion(torch, gpus, resolver, catalog, wishes.prefer)
     extensions = choose_extensions(wanted, question)
     extra = _portable_extra(torch) if extensions.shims else None
-    texts, own = _requirements(recipe, profile, extra, wishes.find_links)
+    own = _own_packages(recipe, profile, extra, wishes.find_links)
+    texts, built_for_torch = choose_companions(named, torch.version, torch.cuda, resolver, catalog)
+    texts += [text for package in own for text in package.requirements]
     # A given torch may carry a label that its metadata lack: any build of the release satisfies.
     pinned = f"torch=={torch.version.public}" if torch.overlay else f"torch==={torch.version}"
     companions = [] if torch.build else _companions(needs, torch, catalog)
@@ -309,7 +329,7 @@ def make_plan(recipe: Recipe, machine: MachineFacts, catalog: Catalog, wishes: W
         gpus=tuple(gpu.sm for gpu in gpus),
         indexes=indexes,
         estimate=estimate,
-        choices=(python, torch.choice, *extensions.choices),
+        choices=(python, torch.choice, *extensions.choices, *built_for_torch),
         packages=packages,
         steps=sequence(parts, wishes.given),
     )

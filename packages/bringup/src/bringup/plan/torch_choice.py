@@ -6,8 +6,9 @@ The catalog proposes, the index decides what can be had, and `verify` reads the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
@@ -16,6 +17,7 @@ from bringup.catalog import Catalog
 from bringup.catalog.schema import TorchBuild
 from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
+from bringup.plan.companions import newest_for
 from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolver
 from bringup.plan.steps import BuildTorch, Value
@@ -34,6 +36,7 @@ class TorchQuestion:
         allowed: the recipe's range of torch versions.
         on_windows: whether Windows' driver minimums apply (Windows itself and WSL2).
         companions: torchvision or torchaudio, where they are wanted beside it.
+        beside: distributions whose wheels were built for one torch each (`torch_companions`).
     """
 
     gpus: tuple[ComputeCapability, ...]
@@ -43,6 +46,7 @@ class TorchQuestion:
     on_windows: bool
     cuda: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
+    beside: tuple[Requirement, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,16 @@ def _in_reach(
     return (wanted, build.index) if wanted in offered else absent
 
 
+def _lacking_beside(
+    torch: Version, cuda: str | None, question: TorchQuestion, resolver: Resolver, catalog: Catalog
+) -> str | None:
+    """The first distribution of which no release was built for this torch."""
+    for row in question.beside:
+        if newest_for(row, torch, cuda, resolver, catalog)[0] is None:
+            return row.name
+    return None
+
+
 def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchChoice:
     own = resolver.versions("torch")
     rejected: list[Rejected] = []
@@ -179,6 +193,10 @@ def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
             rejected.append(Rejected(what=label, why=reach))
             continue
         version, index = reach
+        if lacking := _lacking_beside(version, build.cuda, question, resolver, catalog):
+            why = Reason(id="torch-without-companion", parameters={"name": lacking})
+            rejected.append(Rejected(what=label, why=why))
+            continue
         served = ", ".join(gpu.sm for gpu in question.gpus)
         why = Reason(id="torch-serves-gpus", parameters={"gpus": served, "cuda": build.cuda or ""})
         choice = Choice(subject="torch", chosen=label, why=why, rejected=tuple(rejected))
@@ -214,6 +232,22 @@ def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
         BringupError: `no-torch`, `driver-blocks`, `chip-blocks`, `no-torch-for-gpu`,
             `torch-index-unreachable`, or the user's index is out of reach.
     """
-    if question.gpus:
+    if not question.gpus:
+        return _choose_cpu(_serving_all_beside(question, resolver, catalog), resolver, catalog)
+    try:
         return _choose_cuda(question, resolver, catalog)
-    return _choose_cpu(question, resolver, catalog)
+    except BringupError:
+        if not question.beside:
+            raise
+    return _choose_cuda(replace(question, beside=()), resolver, catalog)
+
+
+def _serving_all_beside(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchQuestion:
+    """The question for the newest release beside which all can be had, if there is one."""
+    if not question.beside:
+        return question
+    releases = {version.public for version in resolver.versions("torch")}
+    for release in sorted(question.allowed.filter(releases), key=Version, reverse=True):
+        if _lacking_beside(Version(release), None, question, resolver, catalog) is None:
+            return replace(question, allowed=question.allowed & SpecifierSet(f"=={release}"))
+    return question
