@@ -153,8 +153,11 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
             return console.print(say("up-notes.dry-run"), markup=False)
         applied = _apply(plan, InstallOptions(given.installer, links, given.offline, pack))
     say_other_weights(recipe)
-    if given.project is not None and not given.words:
-        return console.print(say("up.project-ready", name=plan.environment), markup=False)
+    if given.project is not None:
+        if not (applied.reused and given.words):
+            _try_its_imports(given.project, applied)
+        if not given.words:
+            return console.print(say("up.project-ready", name=plan.environment), markup=False)
     run = _run_of(recipe, given, bool(plan.gpus) and not given.gpu)
     planned = [ComputeCapability.parse(gpu) for gpu in plan.gpus]
     run = replace(run, variables=cuda_variables(planned, given.debug_cuda))
@@ -219,6 +222,24 @@ def _apply(plan: Plan, options: InstallOptions) -> Applied:
     if applied.proof:
         console.print(proof_table(applied.proof))
     return applied
+
+
+def _try_its_imports(project: Path, applied: Applied) -> None:
+    from bringup.facts.project import read_project
+    from bringup.report.console import output, remarks
+    from bringup.report.messages import say
+    from bringup.steps.project_imports import project_imports
+
+    with remarks().status(say("up.importing")):
+        found = project_imports(applied.slot.target, read_project(project))
+    console = output()
+    if found.sound:
+        console.print(say("up.imports-sound", modules=", ".join(found.sound)), markup=False)
+    if found.absent:
+        named = ", ".join(f"{module} ({place})" for module, place in found.absent)
+        console.print(say("up.imports-absent", modules=named), markup=False)
+    for module, place, error in found.failing:
+        console.print(say("up.imports-failing", module=module, place=place, text=error), markup=False)
 
 
 def _run(recipe: Recipe, run: Run, applied: Applied, fresh: bool) -> tuple[StageResult, ...]:

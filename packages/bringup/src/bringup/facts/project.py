@@ -61,6 +61,7 @@ class ProjectFacts:
     Attributes:
         imports: top-level module → first place that imports it ("file:line").
         imported_names: dotted, as they are imported: "pytorch3d.ops.knn_points".
+        own_modules: names of its Python files and of the folders that hold them, at any depth.
         cuda_sources: .cu files below the folder; `extension_builds`: build files that compile CUDA.
         checkpoints: files that look like saved models.
         links: requirements that no index has. `requires_python`: ranges as the project's files say them.
@@ -79,6 +80,7 @@ class ProjectFacts:
     links: tuple[Link, ...] = ()
     requires_python: tuple[str, ...] = ()
     imported_names: frozenset[str] = frozenset()
+    own_modules: frozenset[str] = frozenset()
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -149,6 +151,7 @@ class _Reading:
         self.pins: list[Pin] = []
         self.imports: dict[str, str] = {}
         self.imported_names: set[str] = set()
+        self.own: set[str] = set()
         self.loads: list[TorchLoad] = []
         self.cuda: list[str] = []
         self.builds: list[str] = []
@@ -159,6 +162,7 @@ class _Reading:
         self.pythons: list[str] = []
 
     def python(self, text: str, file: str) -> None:
+        self.own.update(Path(file).with_suffix("").parts)
         tree = ast.parse(text)
         for name, place in _imports(tree, file):
             self.imports.setdefault(name.partition(".")[0], place)
@@ -256,4 +260,5 @@ def read_project(root: Path) -> ProjectFacts:
         tuple(reading.links),
         tuple(reading.pythons),
         frozenset(reading.imported_names),
+        frozenset(reading.own),
     )

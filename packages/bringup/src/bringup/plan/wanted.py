@@ -228,8 +228,7 @@ def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
         wanted.local_builds.pop(row.name, None)
         wanted.leave_out(row.name, "extension-drop")
     _settle_extensions(wanted, project.imports)
-    if "torch" in project.imports:
-        wanted.imports.append("torch")
+    wanted.imports += [module for module in TORCH_FAMILY if module in project.imports]
     for module in TORCH_FAMILY[1:]:
         if module in project.imports:
             wanted.torch.setdefault(module, (Requirement(module), project.imports[module]))
