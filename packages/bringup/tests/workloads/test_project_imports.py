@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bringup.facts.project import read_project
+from bringup.report.progress import StepDisplay
+from bringup.steps.processes import run_logged
 from bringup.steps.project_imports import project_imports
 from bringup.steps.target import VirtualEnvironment
 
@@ -58,3 +62,31 @@ def test_a_module_that_takes_python_down(target: VirtualEnvironment, tmp_path: P
 def test_a_project_of_the_standard_library_alone(target: VirtualEnvironment, tmp_path: Path) -> None:
     found = project_imports(target, read_project(project(tmp_path, "")))
     assert (found.sound, found.absent, found.failing) == ((), (), ())
+
+
+def test_scripts_are_found_the_outer_ones_first(tmp_path: Path) -> None:
+    root = project(tmp_path, "")
+    (root / "a").mkdir()
+    (root / "a" / "tool.py").write_text("if __name__ == '__main__':\n    pass\n")
+    (root / "main.py").write_text("p = ArgumentParser()\nargs = p.parse_args()\n")
+    assert read_project(root).entry_points == ("main.py", "a/tool.py")
+
+
+def test_the_users_own_output_is_shown(target: VirtualEnvironment, tmp_path: Path) -> None:
+    """Every line but progress bars, which are written anew many times a second."""
+    text = (
+        "print('loss [x] 0.5 ' + 'y' * 150)\nprint('  3%|#   | 1/30 [00:01<00:20]')\nprint('accuracy 91 %')\n"
+    )
+    (tmp_path / "script.py").write_text(text)
+    shown = io.StringIO()
+    console = Console(file=shown, width=80)
+    with StepDisplay(console, str, every_line=True) as display:
+        display.started("run")
+        log = tmp_path / "run.log"
+        run_logged(
+            [str(target.python), "script.py"],
+            log,
+            directory=tmp_path,
+            on_line=lambda line: display.line("run", line),
+        )
+    assert shown.getvalue().splitlines()[1:] == ["loss [x] 0.5 " + "y" * 150, "accuracy 91 %"]

@@ -162,7 +162,7 @@ def _in_an_environment(given: UpOptions, chosen: Recipe | None) -> None:
     planned = [ComputeCapability.parse(gpu) for gpu in plan.gpus]
     run = replace(run, variables=cuda_variables(planned, given.debug_cuda))
     since = time.time() if run.mode == "arguments" else None  # what lay there before is not shown
-    stages = _run(recipe, run, applied, given.fresh)
+    stages = _run(recipe, run, applied, given)
     typer.echo(_report(recipe, run, machine, plan, applied, stages, since))
     return None
 
@@ -242,7 +242,7 @@ def _try_its_imports(project: Path, applied: Applied) -> None:
         console.print(say("up.imports-failing", module=module, place=place, text=error), markup=False)
 
 
-def _run(recipe: Recipe, run: Run, applied: Applied, fresh: bool) -> tuple[StageResult, ...]:
+def _run(recipe: Recipe, run: Run, applied: Applied, given: UpOptions) -> tuple[StageResult, ...]:
     from bringup.report.console import output
     from bringup.report.messages import current_language, say
     from bringup.report.progress import StepDisplay
@@ -253,8 +253,9 @@ def _run(recipe: Recipe, run: Run, applied: Applied, fresh: bool) -> tuple[Stage
     console = output()
     console.print()
     console.print(say("up.run", path=home_relative(run.folder)), style="bold", markup=False)
-    with StepDisplay(console, lambda name: titles[name]) as display:
-        return run_stages(recipe, run, applied.slot, display, fresh)
+    own = given.project is not None
+    with StepDisplay(console, lambda name: titles[name], every_line=own) as display:
+        return run_stages(recipe, run, applied.slot, display, given.fresh)
 
 
 def _report(

@@ -42,6 +42,8 @@ _SKIPPED = {
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".model", ".bin", ".pkl")
 _MOST_FILES = 50_000
 _LARGEST_SOURCE = 4 << 20
+# A script: it asks whether it is one, or reads its options as it is imported.
+_RUNS = re.compile(r"^if __name__ == ['\"']__main__['\"']|^\w+ *= *[\w.()]+\.parse_args\(", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,7 @@ class _Reading:
             self.pins += pins_of_setup(tree, file)
             if "CUDAExtension" in text:
                 self.builds.append(file)
-        runs = re.search(r"^if __name__ == ['\"]__main__['\"]", text, re.MULTILINE)
-        if runs and Path(file).name != "setup.py" and not is_beside_the_project(file):
+        if _RUNS.search(text) and Path(file).name != "setup.py" and not is_beside_the_project(file):
             self.entries.append(file)
 
     def text(self, text: str, file: str) -> None:
@@ -255,7 +256,7 @@ def read_project(root: Path) -> ProjectFacts:
         tuple(reading.cuda),
         tuple(reading.builds),
         tuple(reading.checkpoints),
-        tuple(reading.entries),
+        tuple(sorted(reading.entries, key=lambda file: file.count("/"))),
         tuple(reading.unreadable),
         tuple(reading.links),
         tuple(reading.pythons),

@@ -13,6 +13,7 @@ from bringup.report.messages import knows, say
 
 # A workload that prints «[  10/60]» anywhere in a line shows how far it is.
 _COUNT = re.compile(r"\[\s*(\d+)/(\d+)\]")
+_BAR = re.compile(r"\d%\s*\|")  # tqdm's, which is written anew many times a second
 _QUIET_SECONDS = 10.0
 
 
@@ -50,6 +51,7 @@ class StepDisplay:
     Args:
         title_of: turns a step's id into its title in the current language.
         text_of: what to show of a line of output; None hides it.
+        every_line: print what the program prints, apart from progress bars: it is the user's own.
     """
 
     def __init__(
@@ -57,10 +59,13 @@ class StepDisplay:
         console: Console,
         title_of: Callable[[str], str],
         text_of: Callable[[str], str | None] | None = None,
+        *,
+        every_line: bool = False,
     ) -> None:
         self._console = console
         self._title_of = title_of
         self._text_of = text_of or (lambda line: line)
+        self._every_line = every_line
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
@@ -93,6 +98,9 @@ class StepDisplay:
 
     def line(self, step: str, text: str) -> None:
         shown = self._text_of(text)
+        if self._every_line and shown and not _BAR.search(shown):
+            self._console.print(shown, markup=False, highlight=False, soft_wrap=True)
+            return
         count = _COUNT.search(text)
         if self._progress and self._task is not None:
             room = max(10, self._console.width - 60)
