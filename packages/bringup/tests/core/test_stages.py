@@ -71,6 +71,30 @@ def test_a_killed_stage_is_named(slot: Slot) -> None:
         run_stages(recipe(last), demo_run(recipe(), [], False), slot, Silent())
 
 
+def own_command(*words: str) -> tuple[Recipe, Run]:
+    """As `up --project DIR -- WORDS` runs them."""
+    text = RECIPE.partition("[[stages]]")[0]
+    text += '[[stages]]\nname = "run"\ntitle = { en = "Run", zh = "行" }\ncommand = ["{arguments}"]\n'
+    made = parse(text, "test")
+    return made, demo_run(made, words, on_gpu=False)
+
+
+def test_a_script_needs_no_python_before_it(slot: Slot, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys; open('ran', 'w').write(sys.prefix)")
+    made, run = own_command(str(script))
+    run_stages(made, run, slot, Silent())
+    assert (run.folder / "ran").read_text() == str(slot.target.root)
+
+
+@pytest.mark.parametrize("name", ["no-such-program", "./nowhere.sh", "/"])
+def test_what_cannot_be_started_is_named(name: str, slot: Slot) -> None:
+    made, run = own_command(name)
+    with pytest.raises(BringupError) as failure:
+        run_stages(made, run, slot, Silent())
+    assert (failure.value.id, failure.value.parameters["name"]) == ("no-such-command", name)
+
+
 def test_other_arguments_are_another_run(slot: Slot) -> None:
     run_stages(recipe(), demo_run(recipe(), ["a"], False), slot, Silent())
     results = run_stages(recipe(), demo_run(recipe(), ["b"], False), slot, Silent())

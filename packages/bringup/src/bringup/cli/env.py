@@ -53,12 +53,17 @@ def activate(name: _Name) -> None:
 @group.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, name: _Name) -> None:
     """Run a command in it: bringup env run NAME -- python script.py."""
+    from bringup.errors import BringupError
     from bringup.steps.environments import find
     from bringup.steps.target import console_command
 
     target = find(name).target
     words = context.args or ["python"]
-    raise typer.Exit(subprocess.call(console_command(target, words), env=target.variables()))
+    try:
+        code = subprocess.call(console_command(target, words), env=target.variables())
+    except (FileNotFoundError, PermissionError) as error:
+        raise BringupError("no-such-command", exit_code=2, name=words[0], text=error.strerror) from error
+    raise typer.Exit(code)
 
 
 @group.command()

@@ -196,13 +196,16 @@ def _do(stage: Stage, run: Run, target: Target, observer: Observer) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     named = dict(zip(stage.environment, _fill(list(stage.environment.values()), run), strict=True))
     environment = target.variables() | dict(run.variables) | named
-    outcome = run_logged(
-        command,
-        log,
-        environment=environment,
-        directory=directory,
-        on_line=lambda line: observer.line(stage.name, line),
-    )
+    try:
+        outcome = run_logged(
+            command,
+            log,
+            environment=environment,
+            directory=directory,
+            on_line=lambda line: observer.line(stage.name, line),
+        )
+    except (FileNotFoundError, PermissionError) as error:
+        raise BringupError("no-such-command", exit_code=2, name=command[0], text=error.strerror) from error
     if outcome.code and not stage.optional:
         _raise_for(stage, outcome, log)
 
@@ -218,7 +221,7 @@ def run_stages(
     """Do all stages that are not done; go on where a run before was broken off.
 
     Raises:
-        BringupError: `stage-failed`, `stage-killed`, `run-locked`.
+        BringupError: `stage-failed`, `stage-killed`, `run-locked`, `no-such-command`.
     """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run.folder.parent / f".{run.folder.name}.lock")

@@ -110,8 +110,10 @@ class VirtualEnvironment:
 
 
 def console_command(target: Target, command: Sequence[str]) -> list[str]:
-    """A command line whose first word is looked for in the environment first."""
+    """A command line whose first word is looked for in the environment first; a script is given to Python."""
     program = target.program(command[0])
     if command[0] == "python":
         return [str(target.python), *command[1:]]
+    if command[0].endswith(".py"):
+        return [str(target.python), *command]
     return [str(program) if program.exists() else command[0], *command[1:]]
