@@ -9,6 +9,8 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
@@ -42,6 +44,7 @@ def redact(text: str) -> str:
 
 
 def _pip_configuration(python: str) -> tuple[tuple[str, str], ...]:
+    """(key, value) as they stand, credentials included."""
     try:
         listed = subprocess.run(
             [python, "-m", "pip", "config", "list"], capture_output=True, text=True, timeout=60, check=True
@@ -52,7 +55,7 @@ def _pip_configuration(python: str) -> tuple[tuple[str, str], ...]:
     for line in listed.splitlines():
         key, separator, value = line.partition("=")
         if separator:
-            rows.append((key.strip(), redact(value.strip().strip("'"))))
+            rows.append((key.strip(), value.strip().strip("'")))
     return tuple(rows)
 
 
@@ -60,9 +63,42 @@ def _pip_variables() -> tuple[tuple[str, str], ...]:
     """What the environment says, for an interpreter without pip."""
     named = ((name, value) for name, value in os.environ.items() if name.startswith("PIP_"))
     return tuple(
-        (":env:." + name.removeprefix("PIP_").lower().replace("_", "-"), redact(value))
+        (":env:." + name.removeprefix("PIP_").lower().replace("_", "-"), value)
         for name, value in sorted(named)
     )
+
+
+_UV_VARIABLES = {
+    "index-url": ("UV_DEFAULT_INDEX", " "),
+    "extra-index-url": ("UV_INDEX", " "),
+    "find-links": ("UV_FIND_LINKS", ","),
+    "trusted-host": ("UV_INSECURE_HOST", " "),
+    "cert": ("SSL_CERT_FILE", " "),
+}
+
+
+def pip_sources_for_uv(python: str = sys.executable) -> dict[str, str]:
+    """pip's sources as the variables that uv reads (UV_FIND_LINKS, …); what is set already stays.
+
+    Credentials included: to be handed to a process, never to be shown.
+    """
+    levels = ("global", "user", "site", "install", ":env:")  # each goes before those on its left
+    rows = sorted(
+        _pip_configuration(python),
+        key=lambda row: next((n for n, name in enumerate(levels) if row[0].startswith(name)), 0),
+    )
+    values = {key.rpartition(".")[2]: value for key, value in rows}
+    found: dict[str, str] = {}
+    for key, (variable, separator) in _UV_VARIABLES.items():
+        # pip looks past an index in a folder that is not there; uv ends.
+        parts = [part for part in values.get(key, "").split() if _may_be_there(part)]
+        if parts and not os.environ.get(variable):
+            found[variable] = separator.join(parts)
+    return found
+
+
+def _may_be_there(address: str) -> bool:
+    return not address.startswith("file:") or Path(url2pathname(urlsplit(address).path)).exists()
 
 
 def _uv_configured() -> bool:
@@ -78,7 +114,7 @@ def read_indexes(python: str = sys.executable) -> IndexFacts:
     proxies = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
     named = {name: os.environ.get(name) or os.environ.get(name.lower()) for name in proxies}
     return IndexFacts(
-        pip=_pip_configuration(python),
+        pip=tuple((key, redact(value)) for key, value in _pip_configuration(python)),
         uv=shutil.which("uv"),
         uv_configured=_uv_configured(),
         proxy=tuple((name, redact(value)) for name, value in named.items() if value),

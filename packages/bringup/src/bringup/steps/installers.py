@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from bringup.errors import BringupError
-from bringup.facts.indexes import IndexFacts
+from bringup.facts.indexes import IndexFacts, pip_sources_for_uv
 from bringup.plan.model import LockedPackage
 from bringup.plan.resolve import explain_installer_failure, source_option
 from bringup.steps.processes import run_logged
@@ -46,6 +46,7 @@ class _CommandInstaller(ABC):
     """What the two have in common: a command line, a requirements file, the reading of failures."""
 
     name: str
+    variables: Mapping[str, str] = {}
 
     def __init__(self, find_links: Sequence[Path] = (), offline: bool = False) -> None:
         self._sources = [f"--find-links={folder}" for folder in find_links]
@@ -60,7 +61,7 @@ class _CommandInstaller(ABC):
     def _run(
         self, target: Target, arguments: Sequence[str], subject: str, log: Path, on_line: OnLine
     ) -> None:
-        environment = target.variables() | {"LC_ALL": "C.UTF-8"}
+        environment = target.variables() | {"LC_ALL": "C.UTF-8", **self.variables}
         outcome = run_logged(
             [*self._command(target), *arguments], log, environment=environment, on_line=on_line
         )
@@ -94,13 +95,20 @@ class Pip(_CommandInstaller):
 
 
 class Uv(_CommandInstaller):
-    """uv, told which environment to install into."""
+    """uv, told which environment to install into, and pip's sources where it has none of its own."""
 
     name = "uv"
 
-    def __init__(self, program: str, find_links: Sequence[Path] = (), offline: bool = False) -> None:
+    def __init__(
+        self,
+        program: str,
+        find_links: Sequence[Path] = (),
+        offline: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(find_links, offline)
         self._program = program
+        self.variables = variables or {}
 
     def _command(self, target: Target) -> list[str]:
         return [self._program, "pip"]
@@ -130,7 +138,9 @@ def choose_installer(
     prefer_uv = facts.uv and (facts.uv_configured or not facts.pip_configured)
     if wish == "uv" or (wish is None and prefer_uv):
         assert facts.uv is not None
-        return Uv(facts.uv, find_links, offline)
+        # The plan was made with pip's sources: its files are there.
+        variables = {} if facts.uv_configured else pip_sources_for_uv()
+        return Uv(facts.uv, find_links, offline, variables)
     return Pip(find_links, offline)
 
 
