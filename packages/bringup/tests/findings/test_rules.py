@@ -77,8 +77,8 @@ def test_an_extension_that_dies_of_something_else(broken: Broken, machine: Machi
     (finding,) = examine(machine, broken.root, H200)
     assert finding.id == "no-kernel-image"
     first, second = finding.error_text.splitlines()
-    assert [row.id for row in explain(first.encode())] == ["absurd-allocation"]
-    assert [row.id for row in explain(second.encode())] == ["no-kernel-image"]
+    assert [row.id for row in explain(first.encode())] == ["no-kernel-image"]
+    assert [row.id for row in explain(second.encode())] == ["absurd-allocation"]
 
 
 def test_cpu_torch_and_a_gpu(broken: Broken, machine: MachineFacts) -> None:

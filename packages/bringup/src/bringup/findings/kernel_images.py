@@ -122,8 +122,8 @@ def _error_text(
         return PTX_TOO_NEW
     if subject == "torch" and severity == "error":
         return _torch_warning(gpu, report)
-    row = catalog.extension(subject)
-    return f"{row.error_without_image}\n{NO_IMAGE}" if row and row.error_without_image else NO_IMAGE
+    row = catalog.extension(subject)  # the last line is what one sees first
+    return f"{NO_IMAGE}\n{row.error_without_image}" if row and row.error_without_image else NO_IMAGE
 
 
 Judged = list[tuple[BinaryReport, Severity, Verdict]]
