@@ -272,7 +272,7 @@ def _report(
     from bringup.report.progress import step_title
     from bringup.report.results import show_results
     from bringup.report.run_report import Timed, write_run_report
-    from bringup.report.tables import check_title, fact_rows, reason, times_table
+    from bringup.report.tables import check_seen, check_title, fact_rows, reason, times_table
     from bringup.steps.results import results_of
     from bringup.steps.run import with_places
 
@@ -289,7 +289,7 @@ def _report(
         sections_file=run.folder / recipe.report if recipe.report else None,
         facts=fact_rows(machine),
         choices=[(choice.subject, choice.chosen, reason(choice.why)) for choice in plan.choices],
-        checks=[(check.ok, check_title(check), check.detail) for check in _proof(applied).checks],
+        checks=[(check.ok, check_title(check), check_seen(check)) for check in _proof(applied).checks],
         timed=[*steps, *done],
         results=show_results([row.file for row in made], run.folder),
     )

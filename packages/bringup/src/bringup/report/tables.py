@@ -159,14 +159,22 @@ def choices_table(plan: Plan, explain: bool) -> Table:
 
 def check_title(check: Check) -> str:
     """What a check proves, in words."""
+    file, on, gpu = check.subject.partition(" on ")
+    if check.id == "architectures" and on:
+        return say("checks.architectures-for", file=file, gpu=gpu)
     return say(f"checks.{check.id}", subject=check.subject)
+
+
+def check_seen(check: Check) -> str:
+    """What a check saw, in the reader's language."""
+    return say(f"seen.{check.seen}", **check.parameters) if check.seen else check.detail
 
 
 def proof_table(proof: Proof) -> Table:
     """Every check with its mark."""
     table = _grid("", say("checks.title"), say("checks.seen"))
     for check in proof.checks:
-        table.add_row("✓" if check.ok else "✗", check_title(check), check.detail)
+        table.add_row("✓" if check.ok else "✗", check_title(check), check_seen(check))
     return table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,15 @@ class Check:
         subject: of what: a module, a device, a file.
         ok: whether it holds.
         detail: what was seen, in the field's words and numbers.
+        seen: the same as a message's id below `[seen]`, filled with `parameters`; None for a quotation.
     """
 
     id: str
     subject: str
     ok: bool
     detail: str
+    seen: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,15 +73,21 @@ def _matrix_product(target: Target, gpus: Sequence[str]) -> list[Check]:
     answer = target.probe("matrix_product", {"size": 512})
     checks = []
     for row in answer.get("devices", []):
-        detail = row.get("message") or f"relative error {row['error']:.1e}"
         name = f"{row['name']} ({row['capability']})" if row["capability"] else row["name"]
-        checks.append(Check("matrix-product", name, row["ok"], detail))
+        if row.get("message"):
+            checks.append(Check("matrix-product", name, row["ok"], row["message"]))
+            continue
+        error = f"{row['error']:.1e}"
+        detail = f"relative error {error}"
+        checks.append(Check("matrix-product", name, row["ok"], detail, "relative-error", {"error": error}))
     if not checks:
-        message = answer.get("message") or answer.get("crash") or "no answer"
-        checks.append(Check("matrix-product", "torch", False, str(message)))
+        message = answer.get("message") or answer.get("crash")
+        told = (str(message),) if message else ("no answer", "no-answer")
+        checks.append(Check("matrix-product", "torch", False, *told))
     seen = {row["capability"] for row in answer.get("devices", []) if row["capability"]}
     if gpus and not seen:
-        checks.append(Check("matrix-product", ", ".join(gpus), False, "torch sees no CUDA device"))
+        detail = "torch sees no CUDA device"
+        checks.append(Check("matrix-product", ", ".join(gpus), False, detail, "no-device"))
     return checks
 
 
@@ -88,10 +97,11 @@ def _architectures(target: Target, step: Verify) -> list[Check]:
     reports = [report for report in environment.binaries if report.has_device_code]
     if not step.gpus:
         carried = sorted({name for report in reports for name in report.machine_code})
-        seen = ", ".join(carried) or "no CUDA code: a CPU build"
-        return [Check("architectures", "torch", True, seen)]
+        told = (", ".join(carried),) if carried else ("no CUDA code: a CPU build", "cpu-build")
+        return [Check("architectures", "torch", True, *told)]
     if not any(is_torch_itself(report) for report in reports):
-        return [Check("architectures", "torch", False, "the installed torch carries no CUDA code")]
+        seen = "the installed torch carries no CUDA code"
+        return [Check("architectures", "torch", False, seen, "torch-without-code")]
     return [
         check
         for gpu in step.gpus
@@ -114,7 +124,8 @@ def _judge(
         if stops or is_torch_itself(report) or (counts and _is_imported(environment, report, imports)):
             images = " ".join(report.machine_code_in_all or report.machine_code)
             subject = f"{Path(report.path).name} on {gpu.sm}"
-            yield Check("architectures", subject, not stops, f"{status}: {images}")
+            seen = (f"runs-{status}", {"images": images})
+            yield Check("architectures", subject, not stops, f"{status}: {images}", *seen)
 
 
 def _is_imported(environment: EnvironmentFacts, report: BinaryReport, imports: Sequence[str]) -> bool:
@@ -146,7 +157,8 @@ def _versions(target: Target, wanted: Mapping[str, str]) -> Iterator[Check]:
     installed = {row.key: row.version for row in read_environment(target.root, scan=False).distributions}
     for name, version in wanted.items():
         found = installed.get(canonicalize_name(name))
-        yield Check("version", f"{name} {version}", found == version, found or "not installed")
+        told = (found,) if found else ("not installed", "not-installed")
+        yield Check("version", f"{name} {version}", found == version, *told)
 
 
 def verify(target: Target, step: Verify) -> Proof:
