@@ -74,6 +74,7 @@ class Wanted:
         beyond_portable: extensions of which more is used than their replacement holds, and what.
         local_builds: extension folders of the project itself, by distribution name.
         origins: of the environment's extensions that can be built again, by distribution name.
+        files: of what was installed from a wheel or an archive, where that lay.
         unfit: what is installed without code for the GPUs, and the machine code that it carries.
         choices: what was left out, and why.
         imports: modules that must import in the end.
@@ -91,6 +92,7 @@ class Wanted:
     beyond_portable: dict[str, str] = field(default_factory=dict)
     local_builds: dict[str, str] = field(default_factory=dict)
     origins: dict[str, Origin] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
     imports: list[str] = field(default_factory=list)
@@ -276,6 +278,7 @@ def from_environment(
     if environment.python.version:
         major, minor = environment.python.version.split(".")[:2]
         wanted.python.append(f"=={major}.{minor}.*")
+    wanted.unfit = _without_code(environment, gpus)
     given = {os.path.realpath(folder) for folder in shown}
     for row in _first_of_each(environment):
         if os.path.realpath(row.site) in given and row.key not in TORCH_FAMILY:
@@ -285,17 +288,24 @@ def from_environment(
             if origin is not None:
                 wanted.origins[row.key] = origin
             if catalog.extension(row.key) is None:
-                if origin is None:
-                    where = str(row.direct_url or row.editable)
+                where = str(row.direct_url or row.editable)
+                if origin is None and row.version and _is_archive(where) and row.key not in wanted.unfit:
+                    wanted.files[row.key] = where
+                elif origin is None:
                     wanted.leave_out(row.name, "link-by-hand", text=where, place=str(root))
-                continue
+                if row.key not in wanted.files:
+                    continue
         version = row.version.partition("+")[0] if row.version else None
         requirement = Requirement(f"{row.name}=={version}" if version else row.name)
         _add(wanted, requirement, str(root), catalog)
     _settle_extensions(wanted, {})
-    wanted.unfit = _without_code(environment, gpus)
     wanted.imports += [name for name in TORCH_FAMILY if name in wanted.torch]
     return wanted
+
+
+def _is_archive(url: str) -> bool:
+    """A wheel or source archive: an index may have the same release."""
+    return urlparse(url).path.endswith((".whl", ".tar.gz", ".tar.bz2", ".zip"))
 
 
 def _origin(row: Distribution) -> Origin | None:
