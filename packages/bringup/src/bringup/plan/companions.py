@@ -20,6 +20,7 @@ from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolver
 
 _UPPER = ("==", "===", "~=", "<", "<=")
+_LONGEST_LIST = 60  # requirements; a longer list is a lock of everything, whose versions stand already
 _FAMILY = ("torch", "torchvision", "torchaudio", "triton")
 
 
@@ -59,9 +60,12 @@ def torch_companions(
     """Those requirements whose releases belong to a torch each: by their newest METADATA, or the catalog."""
     asked = [Requirement(text) for text in requirements]
     asked = [row for row in asked if row.url is None and canonicalize_name(row.name) not in _FAMILY]
+    if not asked:
+        return ()
     known = {row.name for row in catalog.companions}
+    is_lock = len(asked) > _LONGEST_LIST
     try:
-        newest = resolver.resolve([str(row) for row in asked], with_dependencies=False) if asked else []
+        newest = [] if is_lock else resolver.resolve([str(row) for row in asked], with_dependencies=False)
     except BringupError:
         newest = []  # What cannot be had is said where all of it is resolved.
     for row in newest:

@@ -63,11 +63,21 @@ class Wishes:
 
 
 class Resolvers:
-    """pip for each interpreter of one planning, whose rounds share what they were told."""
+    """pip for each interpreter of one planning, whose rounds share what they were told.
+
+    `latest`: the one that was asked for last.
+    """
+
+    latest: Resolver
 
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes
         self._made: dict[str, Resolver] = {}
+
+    @property
+    def is_late(self) -> bool:
+        """Whether this planning has taken as long as it may."""
+        return any(resolver.is_late for resolver in self._made.values())
 
     def of(self, interpreter: Interpreter, overlay: Sequence[str] = ()) -> Resolver:
         """pip of this interpreter, ready."""
@@ -75,7 +85,8 @@ class Resolvers:
             made = Resolver(interpreter, self._wishes.find_links, self._wishes.offline, overlay)
             made.prepare()
             self._made[interpreter.path] = made
-        return self._made[interpreter.path]
+        self.latest = self._made[interpreter.path]
+        return self.latest
 
 
 def torch_range(recipe: Recipe, profile: str) -> TorchRange:

@@ -11,6 +11,7 @@ import os
 import re
 import subprocess
 import tempfile
+import time
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -27,8 +28,11 @@ from bringup.catalog import load as load_catalog
 from bringup.errors import BringupError
 from bringup.facts.host import read_disk
 from bringup.facts.interpreters import Interpreter
+from bringup.plan.pip_process import StillTrying, run_pip
 
 _MOST_SOURCE_PACKAGES = 8
+_LONGEST_ANSWER = 240.0  # seconds of trying versions in turn; what fits is found in one
+_LONGEST_PLANNING = 480.0
 _BARE_ENVIRONMENT = 25_000_000  # bytes that pip takes in a new environment
 _OLDEST_PIP = Version("24.0")  # Older ones download whole wheels for a dry run.
 # Many mirrors offer no metadata beside their wheels (PEP 658): pip would download each candidate whole, torch
@@ -132,6 +136,8 @@ class Resolver:
         self._ready = False
         self._from_source: set[str] = set()  # what has no wheel, and can be had so
         self._unbuildable: set[str] = set()
+        self._without_wheel: set[str] = set()  # requirements of which the index has source packages alone
+        self._ends = time.monotonic() + _LONGEST_PLANNING
         self._answers: dict[tuple[object, ...], list[Any] | BringupError] = {}
         version = interpreter.version.replace(".", "_")
         mark = zlib.crc32("\n".join([interpreter.path, *overlay]).encode())
@@ -170,9 +176,13 @@ class Resolver:
 
     def _ask(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [str(self._python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-        # pip's messages are read here: they must be English.
-        environment = os.environ | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PIP_RETRIES": "2"}
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+        limit = min(_LONGEST_ANSWER, max(1.0, self._ends - time.monotonic()))
+        try:
+            return run_pip(command, limit)
+        except StillTrying as trying:
+            # pip names what it went back to last; which of them is at fault only a person can say.
+            named = ", ".join(trying.names[:6])
+            raise BringupError("no-end-of-resolving", names=named, text=named) from trying
 
     def _pip_version(self) -> Version | None:
         try:
@@ -264,8 +274,9 @@ class Resolver:
     def _from_wheels_first(
         self, wanted: Sequence[str], index: str | None, with_dependencies: bool, find_links: Sequence[Path]
     ) -> list[Resolved]:
-        named = {canonicalize_name(re.split(r"[^\w.-]", text.strip(), maxsplit=1)[0]) for text in wanted}
-        from_source = sorted(self._from_source - named)
+        named = {_name_of(text): text for text in wanted}
+        from_source = sorted(self._from_source - named.keys())
+        from_source += [name for name, text in named.items() if text in self._without_wheel]
         lacking: BringupError | None = None
         while True:
             try:
@@ -273,6 +284,7 @@ class Resolver:
             except BringupError as error:  # noqa: PERF203 - one try a round is the point
                 if lacking and error.id == "installer-failed":
                     self._unbuildable.add(from_source[-1])
+                    self._without_wheel.discard(named.get(from_source[-1], ""))
                     raise lacking from error  # Its source package cannot be built here: as good as none.
                 name = _lacks_a_wheel(error)
                 if name in from_source or name in self._unbuildable:
@@ -281,10 +293,28 @@ class Resolver:
                 if name is None or len(from_source) >= _MOST_SOURCE_PACKAGES:
                     raise
                 from_source.append(name)
+                if name in named:
+                    self._without_wheel.add(named[name])
                 lacking = error
             else:
                 self._from_source |= set(from_source)
                 return rows
+
+    @property
+    def is_late(self) -> bool:
+        """Whether planning has taken as long as it may."""
+        return time.monotonic() > self._ends
+
+    def has_wheel(self, requirement: str) -> bool:
+        """Whether the index has a wheel that fits this requirement, whatever it needs itself."""
+
+        def ask() -> list[Resolved]:
+            return self._resolve([requirement], (), None, False, ())
+
+        try:
+            return bool(self._remembered(("wheel", requirement), ask))
+        except BringupError as error:
+            return error.id not in ("no-versions", "no-matching-distribution")
 
     def _resolve(
         self,
@@ -313,6 +343,10 @@ class Resolver:
                 raise explain_installer_failure(answer.stdout + answer.stderr, subject)
             rows = json.loads(report.read_text(encoding="utf-8"))["install"]
         return sorted((_resolved(row) for row in rows), key=lambda row: row.name)
+
+
+def _name_of(requirement: str) -> str:
+    return canonicalize_name(re.split(r"[^\w.-]", requirement.strip(), maxsplit=1)[0])
 
 
 def _lacks_a_wheel(error: BringupError) -> str | None:
