@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -143,3 +144,56 @@ def test_the_plan_builds_it_from_its_own_source(broken: Path, base: Path, tmp_pa
         [*COMMAND, "apply", str(plan_file), "--dry-run"], capture_output=True, text=True, env=variables
     )
     assert ran.returncode == 1 and "changed" in ran.stderr, ran.stderr
+
+
+def pure_wheel(folder: Path, name: str, version: str) -> Path:
+    """A wheel of one module, as an installer takes it."""
+    file = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr(f"{name}.py", "")
+        made.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        made.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        made.writestr(f"{info}/RECORD", "")
+    return file
+
+
+def test_what_came_from_a_file_comes_from_the_index_in_its_release_or_not_at_all(
+    base: Path, tmp_path: Path
+) -> None:
+    environment, index, gone = tmp_path / "given", tmp_path / "index", tmp_path / "gone"
+    venv.create(environment, with_pip=False)
+    index.mkdir()
+    for name, offered in (("offered_too", "1.0"), ("another_release", "9.0")):
+        pure_wheel(index, name, offered)
+    for name in ("offered_too", "another_release", "nowhere_else"):
+        origin = {"url": f"{gone.as_uri()}/{name}-1.0-py3-none-any.whl", "archive_info": {}}
+        install(site_of(environment), name, "1.0", origin)
+    plan_file = tmp_path / "plan.toml"
+    words = ["plan", "--env", str(environment), "--overlay", str(base), "--gpu", "H200", "--offline"]
+    variables = os.environ | {
+        "BRINGUP_HOME": str(tmp_path / "home"),
+        "LC_ALL": "C.UTF-8",
+        "PIP_NO_INDEX": "1",
+    }
+    ran = subprocess.run(
+        [*COMMAND, *words, "--find-links", str(index), "-o", str(plan_file)],
+        capture_output=True,
+        text=True,
+        env=variables,
+        timeout=300,
+    )
+    assert ran.returncode == 0, ran.stderr
+    plan = read_plan(plan_file)
+    assert {(row.name, row.version) for row in plan.packages if row.version} >= {("offered-too", "1.0")}
+    assert not {"another-release", "nowhere-else"} & {row.name.replace("_", "-") for row in plan.packages}
+    said = {
+        choice.subject: (choice.why.id, choice.why.parameters["file"])
+        for choice in plan.choices
+        if choice.chosen == "–"
+    }
+    assert said == {
+        name: ("file-needed", f"{gone.as_uri()}/{name.replace('-', '_')}-1.0-py3-none-any.whl")
+        for name in ("another-release", "nowhere-else")
+    }
+    assert "nowhere_else-1.0-py3-none-any.whl" in ran.stdout.replace("\n", "").replace(" ", "")

@@ -36,7 +36,8 @@ _NO_BUILD = (
     "no-python",
     "no-ensurepip",
 )
-_NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict")
+_NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict", "no-end-of-resolving")
+_CUDA_LABEL = re.compile(r"-cu(?:da)?\d+x?$")
 _MOST_ROUNDS = 20
 _PATIENCE = 4  # rounds of freeing one pin after the other; then it is a lock made for another torch
 _MADE_FOR_NUMPY_2 = ("2.3.0", "2.4.0", "2.5.1", "2.6.0", "2.7.0", "2.9.1", "2.11.0", "2.15.0")
@@ -204,9 +205,19 @@ def _named_in(error: BringupError, wanted: Wanted) -> frozenset[str]:
 
 def _had_nowhere(error: BringupError, named: frozenset[str], attempt: _Attempt) -> frozenset[str]:
     """The pin of which the index has no version at all, or none that fits although any would do."""
-    if len(named) != 1 or error.id == "requirements-conflict":
+    if len(named) != 1 or error.id in ("requirements-conflict", "no-end-of-resolving"):
         return frozenset()
     return named if error.id == "no-versions" or named <= attempt.free else frozenset()
+
+
+def _siblings(
+    nowhere: frozenset[str], wanted: Wanted, attempt: _Attempt, resolvers: Resolvers
+) -> frozenset[str]:
+    """Of a family for one CUDA (cudf-cu11, cuml-cu11, …) what this index lacks as well: one round for all."""
+    labels = {match[0] for name in nowhere if (match := _CUDA_LABEL.search(name))}
+    others = [name for name in wanted.pins if (label := _CUDA_LABEL.search(name)) and label[0] in labels]
+    asked = {name: str(loosened(wanted.pins[name][0])) for name in others if name not in attempt.left_out}
+    return frozenset(name for name, text in asked.items() if not resolvers.latest.has_wheel(text))
 
 
 def plan_wanted(
@@ -225,7 +236,7 @@ def plan_wanted(
         try:
             plan, recipe, final = _loosen_until_it_fits(wanted, attempt, machine, catalog, wishes, resolvers)
         except BringupError as error:
-            if error.id not in (*_NO_BUILD, *_NO_FIT):
+            if error.id not in (*_NO_BUILD, *_NO_FIT) or resolvers.is_late:
                 raise
             last = error
             continue
@@ -248,12 +259,20 @@ def _loosen_until_it_fits(
         try:
             return make_plan(recipe, machine, catalog, wishes, resolvers), recipe, attempt
         except BringupError as error:
+            if resolvers.is_late:
+                raise
             more = _named_in(error, wanted) if error.id in _NO_FIT else frozenset()
             nowhere = frozenset() if wishes.offline else _had_nowhere(error, more, attempt)
-            if nowhere - attempt.left_out:
+            files = (more & wanted.files.keys()) - attempt.left_out
+            # Of what came from a file its own release, or none: another may be another's.
+            more -= wanted.files.keys()
+            if files and not more - attempt.free:
+                attempt = replace(attempt, left_out=attempt.left_out | files)
+            elif nowhere - attempt.left_out:
+                nowhere |= _siblings(nowhere, wanted, attempt, resolvers)
                 attempt = replace(attempt, left_out=attempt.left_out | nowhere)
             elif more - attempt.free:
-                more = more if number < _PATIENCE else frozenset(wanted.pins)
+                more = more if number < _PATIENCE else frozenset(wanted.pins) - wanted.files.keys()
                 attempt = replace(attempt, free=attempt.free | more)
             else:
                 raise
@@ -302,7 +321,12 @@ def _said(wanted: Wanted, attempt: _Attempt, plan: Plan, catalog: Catalog) -> It
         yield Choice(subject=key, chosen=version, why=reason)
     for key in sorted(attempt.left_out):
         requirement, place = wanted.pins[key]
-        reason = Reason(id="pin-nowhere", parameters={"pin": str(requirement), "file": place})
-        yield Choice(subject=key, chosen="–", why=reason)
+        came_from = wanted.files.get(key)
+        named = {"pin": str(requirement), "file": came_from or place}
+        yield Choice(
+            subject=key,
+            chosen="–",
+            why=Reason(id="file-needed" if came_from else "pin-nowhere", parameters=named),
+        )
     for script in wanted.entry_points[:8]:
         yield Choice(subject=script, chosen="▶", why=Reason(id="entry-point", parameters={"script": script}))
