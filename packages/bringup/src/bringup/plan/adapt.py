@@ -322,11 +322,8 @@ def _said(wanted: Wanted, attempt: _Attempt, plan: Plan, catalog: Catalog) -> It
     for key in sorted(attempt.left_out):
         requirement, place = wanted.pins[key]
         came_from = wanted.files.get(key)
-        named = {"pin": str(requirement), "file": came_from or place}
-        yield Choice(
-            subject=key,
-            chosen="–",
-            why=Reason(id="file-needed" if came_from else "pin-nowhere", parameters=named),
-        )
+        why = "file-needed" if came_from else "pin-nowhere"
+        reason = Reason(id=why, parameters={"pin": str(requirement), "file": came_from or place})
+        yield Choice(subject=key, chosen="–", why=reason)
     for script in wanted.entry_points[:8]:
         yield Choice(subject=script, chosen="▶", why=Reason(id="entry-point", parameters={"script": script}))
