@@ -26,10 +26,14 @@ _FAMILY = ("torch", "torchvision", "torchaudio", "triton")
 
 @dataclass(frozen=True)
 class BuiltFor:
-    """What a wheel was compiled for: torch, and the major version of CUDA (None: any serves)."""
+    """What a wheel was compiled for: torch, and the major version of CUDA (None: any serves).
+
+    `declared`: its METADATA say so, and an installer goes by it.
+    """
 
     torch: SpecifierSet
     cuda: int | None = None
+    declared: bool = False
 
     def serves(self, torch: Version, cuda: str | None) -> bool:
         """Whether it loads beside this torch of this CUDA (None: a CPU build)."""
@@ -88,7 +92,7 @@ def _built_for(name: str, version: Version, resolver: Resolver, catalog: Catalog
     exact = next((part.version for part in torch if part.operator == "=="), None)
     # Compiled against the build of that release which the index has, unless its label says otherwise.
     cuda = catalog.default_cuda(exact) if exact and not version.local else None
-    return BuiltFor(torch, int(cuda.partition(".")[0]) if cuda else None)
+    return BuiltFor(torch, int(cuda.partition(".")[0]) if cuda else None, declared=True)
 
 
 def _candidates(
@@ -105,15 +109,14 @@ def _candidates(
 
 def newest_for(
     requirement: Requirement, torch: Version, cuda: str | None, resolver: Resolver, catalog: Catalog
-) -> tuple[Version | None, tuple[Rejected, ...]]:
+) -> tuple[Version | None, list[tuple[Version, BuiltFor]]]:
     """(the newest release that was built for this torch, newer ones with what they were built for)."""
-    rejected: list[Rejected] = []
+    others: list[tuple[Version, BuiltFor]] = []
     for version, built in _candidates(requirement, torch, resolver, catalog):
         if built.serves(torch, cuda):
-            return version, tuple(rejected)
-        why = Reason(id="companion-built-for", parameters={"built": str(built)})
-        rejected.append(Rejected(what=str(version), why=why))
-    return None, tuple(rejected)
+            return version, others
+        others.append((version, built))
+    return None, others
 
 
 def choose_companions(
@@ -121,18 +124,31 @@ def choose_companions(
 ) -> tuple[list[str], list[Choice]]:
     """(the requirements, those of one torch each exact; what is to be said of them).
 
-    One that nobody built for this torch stays as it was asked for: much of it is Python alone.
+    One that nobody built for this torch stays as it was asked for where its METADATA allow that: much of
+    it is Python alone.
+
+    Raises:
+        BringupError: `requirements-conflict`: the METADATA of all that is asked for exclude this torch.
     """
     exact: dict[str, str] = {}
     choices: list[Choice] = []
     for row in torch_companions(requirements, resolver, catalog):
-        version, rejected = newest_for(row, torch, cuda, resolver, catalog)
+        version, others = newest_for(row, torch, cuda, resolver, catalog)
         if version is not None:
             fixed = Requirement(str(row))
             fixed.specifier = SpecifierSet(f"==={version}" if version.local else f"=={version}")
             exact[str(row)] = str(fixed)
-        if rejected:
+        elif others and all(built.declared and torch.public not in built.torch for _, built in others):
+            text = " · ".join(f"{row.name} {other} depends on {built}" for other, built in others[:3])
+            raise BringupError("requirements-conflict", subject=f"torch=={torch}", text=text)
+        if others:
             reason = "companion-for-torch" if version else "companion-without-code"
             why = Reason(id=reason, parameters={"torch": str(torch)})
+            rejected = tuple(_not_taken(*other) for other in others)
             choices.append(Choice(subject=row.name, chosen=str(version or "✗"), why=why, rejected=rejected))
     return [exact.get(str(Requirement(text)), text) for text in requirements], choices
+
+
+def _not_taken(version: Version, built: BuiltFor) -> Rejected:
+    why = Reason(id="companion-built-for", parameters={"built": str(built)})
+    return Rejected(what=str(version), why=why)
