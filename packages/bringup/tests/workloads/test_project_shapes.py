@@ -93,3 +93,28 @@ def test_what_serves_no_user_is_left_alone(tmp_path: Path) -> None:
 def test_one_range_written_twice_is_tried_once() -> None:
     assert python_ranges(Wanted("x", python=[">=3.10", ">= 3.10"])) == [">=3.10"]
     assert python_ranges(Wanted("x", python=["~=3.10.0"])) == ["~=3.10.0", ">=3.10"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("My Project (2)", "my-project-2"),
+        ("пр оект", "project"),
+        ("高斯_v2", "v2"),
+        ("---", "project"),
+        ("Gauß", "gau"),
+    ],
+)
+def test_an_environment_is_named_after_any_folder(folder: str, name: str, tmp_path: Path) -> None:
+    root = tmp_path / "under" / folder
+    root.mkdir(parents=True, exist_ok=True)
+    wanted = wanted_of(root, a_py="import torch\n")
+    assert wanted.name == name
+    assert make_recipe(wanted, next(iter(_attempts(wanted)))).name == name
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    wanted = wanted_of(tmp_path, a_py="import torch\n", old_py="print 'Python 2'\n")
+    (choice,) = wanted.choices
+    assert (choice.subject, choice.why.id) == ("old.py", "file-unread")
+    assert "SyntaxError" in str(choice.why.parameters["text"])

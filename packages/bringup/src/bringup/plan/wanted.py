@@ -107,8 +107,8 @@ class Wanted:
 
 
 def _environment_name(folder: Path) -> str:
-    name = "".join(char if char.isalnum() or char in "._-" else "-" for char in folder.resolve().name)
-    return name.strip("-._").lower() or "project"
+    """ASCII, as recipes and folders of environments are named; «project» where nothing is left of it."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._").lower() or "project"
 
 
 def _is_brought(key: str) -> bool:
@@ -240,6 +240,8 @@ def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
         wanted.pins[canonicalize_name(name)] = (Requirement(name), place)
         why = Reason(id="import-undeclared", parameters={"place": place})
         wanted.choices.append(Choice(subject=name, chosen="+", why=why))
+    for file, text in project.unreadable[:5]:
+        wanted.leave_out(file, "file-unread", text=text)
     wanted.loads = any(load.weights_only == "missing" for load in project.torch_loads)
     wanted.entry_points = project.entry_points
     return wanted
