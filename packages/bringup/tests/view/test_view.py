@@ -22,6 +22,7 @@ from bringup.errors import BringupError
 from bringup.report.view.geometry import Geometry
 from bringup.report.view.preview import DISTANCE, camera, preview_png, upright
 from bringup.report.view.read import find_file, read_geometry
+from bringup.steps.demos.colmap_scene import make_views
 
 from .shapes import Mesh, ball, write_gaussians, write_glb, write_obj, write_ply
 
@@ -80,6 +81,23 @@ def test_gaussians_are_points_with_their_colour_and_size(degree: int, tmp_path: 
     assert (shown - colours[kept]).abs().max() < 0.003
     assert geometry.radii[0] == pytest.approx(0.03, rel=1e-5)
     assert read_geometry(file, limit=100).count <= 100
+
+
+def test_a_scene_stands_as_its_cameras_saw_it(tmp_path: Path) -> None:
+    """`cameras.json` as 3DGS's train.py writes it beside the point cloud, of the demo's cameras: z is up."""
+    file = tmp_path / "point_cloud" / "iteration_30000" / "point_cloud.ply"
+    write_gaussians(file, 100)
+    assert read_geometry(file).up == "-y"  # COLMAP's habit, where nothing is known
+    rotations = [view.rotation.T for view in make_views(12)]
+    listed = tmp_path / "cameras.json"
+    listed.write_text(json.dumps([{"id": 0, "rotation": rotation.tolist()} for rotation in rotations]))
+    assert read_geometry(file).up == "z"
+    turned = [rotation[[1, 2, 0]] for rotation in rotations]  # the world with another axis up
+    listed.write_text(json.dumps([{"rotation": rotation.tolist()} for rotation in turned]))
+    assert read_geometry(file).up == "y"
+    for damaged in ("", "{}", "[]", '[{"rotation": [[1, 2]]}]', '[{"rotation": "abc"}]', "[3]"):
+        listed.write_text(damaged)
+        assert read_geometry(file).up == "-y", damaged
 
 
 def test_a_cloud_without_faces_is_thinned(tmp_path: Path) -> None:
@@ -197,6 +215,14 @@ def test_the_page_holds_everything_and_fetches_nothing(
     values = numpy.frombuffer(zlib.decompress(base64.b64decode(packed[1])), dtype="<f4")
     numpy.testing.assert_allclose(values.reshape(-1, 3), mesh[0].numpy(), atol=1e-6)
     assert Image.open(tmp_path / "p.png").size == (480, 480)
+
+
+def test_a_folder_is_where_to_write(mesh: Mesh, tmp_path: Path) -> None:
+    file = write(tmp_path / "chair.obj", mesh, "obj")
+    shown = tmp_path / "shown"
+    shown.mkdir()
+    assert run(["view", str(file), "-o", str(shown), "--png", str(shown)]) == 0
+    assert sorted(made.name for made in shown.iterdir()) == ["chair.html", "chair.png"]
 
 
 def test_usage_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

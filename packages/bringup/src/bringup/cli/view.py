@@ -39,8 +39,12 @@ def command(
         still = preview_png(geometry)
         text = view_page(geometry, file.name, still)
     page = (output or file.with_suffix(".html")).absolute()
+    if page.is_dir():
+        page /= f"{file.stem}.html"
     state.write_atomically(page, text)
     if picture:
+        if picture.is_dir():
+            picture /= f"{file.stem}.png"
         picture.parent.mkdir(parents=True, exist_ok=True)
         picture.write_bytes(still)
     if as_json:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from bringup.errors import BringupError
@@ -39,6 +41,23 @@ def _iteration(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
+def _up_of_cameras(cloud: Path) -> str | None:
+    """The axis nearest to what was up for the cameras of a 3DGS model, by the `cameras.json` in its folder.
+
+    Source: what train.py writes there; `rotation` (3 rows) takes camera to world, y points down in a camera.
+    """
+    try:
+        text = cloud.parents[2].joinpath("cameras.json").read_text(encoding="utf-8")
+        turned = [camera["rotation"] for camera in json.loads(text)]
+        ups = [-sum(float(rotation[axis][1]) for rotation in turned) for axis in range(3)]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    if not any(ups):
+        return None
+    axis = max(range(3), key=lambda axis: abs(ups[axis]))
+    return ("-" if ups[axis] < 0 else "") + "xyz"[axis]
+
+
 def read_geometry(path: Path, limit: int = MOST_POINTS) -> Geometry:
     """Read a mesh or a scene.
 
@@ -53,6 +72,8 @@ def read_geometry(path: Path, limit: int = MOST_POINTS) -> Geometry:
         geometry = read_obj(path)
     elif suffix == ".ply":
         geometry = read_ply(path, limit)
+        if len(geometry.radii):  # Gaussians lie as their cameras were placed: any way up
+            geometry = replace(geometry, up=_up_of_cameras(path) or geometry.up)
     elif suffix == ".glb":
         geometry = read_glb(path)
     else:
