@@ -6,6 +6,7 @@ The order of giving way: torch's pin, the Python range, then those pins that an 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -326,4 +327,8 @@ def _said(wanted: Wanted, attempt: _Attempt, plan: Plan, catalog: Catalog) -> It
         reason = Reason(id=why, parameters={"pin": str(requirement), "file": came_from or place})
         yield Choice(subject=key, chosen="–", why=reason)
     for script in wanted.entry_points[:8]:
-        yield Choice(subject=script, chosen="▶", why=Reason(id="entry-point", parameters={"script": script}))
+        yield Choice(
+            subject=script,
+            chosen="▶",
+            why=Reason(id="entry-point", parameters={"script": shlex.quote(script)}),
+        )
