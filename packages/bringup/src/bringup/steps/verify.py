@@ -147,6 +147,8 @@ def _named_probe(target: Target, name: str, step: Verify) -> list[Check]:
             str(row.get("subject", "torch")),
             bool(row["ok"]),
             str(row.get("detail") or row.get("message") or row.get("crash") or ""),
+            row.get("seen"),
+            row.get("parameters", {}),
         )
         for row in rows
     ]

@@ -152,6 +152,8 @@ def main():
             error, tolerance = OPERATORS[module](torch, device)
             row["ok"] = error <= tolerance
             row["detail"] = "%s error %.1e, allowed %.0e" % (version, error, tolerance)
+            told = {"version": version, "error": "%.1e" % error, "allowed": "%.0e" % tolerance}
+            row["seen"], row["parameters"] = "error-allowed", told
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             row["detail"] = "%s: %s (%s:%d)" % (type(error).__name__, error, last.filename, last.lineno)
