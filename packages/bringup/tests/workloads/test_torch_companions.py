@@ -60,6 +60,7 @@ def test_torch_comes_with_its_companions(
     choice = choose_torch(question, resolver, load())
     assert str(choice.version) == chosen
     assert [row.why.id for row in choice.choice.rejected] == rejected
+    assert (choice.choice.why.id == "torch-cuda-for-companion") == bool(rejected)
 
 
 @pytest.fixture(scope="module")

@@ -90,8 +90,9 @@ def _choose_cpu(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -
     listed = resolver.versions("torch")
     rejected: list[Rejected] = []
 
-    def chosen(version: Version, index: str | None, why: str) -> TorchChoice:
-        choice = Choice(subject="torch", chosen=str(version), why=Reason(id=why), rejected=tuple(rejected))
+    def chosen(version: Version, index: str | None, id: str, **named: Value) -> TorchChoice:
+        why = Reason(id=id, parameters=named)
+        choice = Choice(subject="torch", chosen=str(version), why=why, rejected=tuple(rejected))
         return TorchChoice(version, None, index, choice)
 
     labelled = _newest(listed, question.allowed, "cpu")
@@ -113,6 +114,8 @@ def _choose_cpu(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -
             return chosen(there, CPU_INDEX, "torch-cpu-no-gpu")
     except BringupError:
         pass  # out of reach here
+    if plain and missing:
+        return chosen(plain, None, "torch-cuda-for-companion", name=missing)
     if plain:
         return chosen(plain, None, "torch-cuda-on-cpu")
     if labelled:
