@@ -90,14 +90,24 @@ def asked(**more: object) -> ParticipantRun:
         ({"licence": Path("bids/dataset_description.json")}, "licence-file-short"),
         ({"out": Path("bids/derivatives")}, "output-in-input"),
         ({"out": Path("bids")}, "output-in-input"),
+        ({"out": Path("another name/derivatives")}, "output-in-input"),
+        ({"out": Path("license.txt")}, "output-no-folder"),
+        ({"device": "banana"}, "no-such-device"),
+        ({"device": "-1"}, "no-such-device"),
     ],
 )
 def test_what_would_fail_after_an_hour_is_refused_now(
-    change: dict[str, Path], id: str, dataset: Path
+    change: dict[str, object], id: str, dataset: Path
 ) -> None:
+    Path("another name").symlink_to(dataset / "bids")
     with pytest.raises(BringupError) as refused:
         check_inputs(asked(**change))
     assert refused.value.id == id
+
+
+@pytest.mark.parametrize("device", [None, "auto", "cpu", "0", "11"])
+def test_devices_as_the_workload_takes_them(device: str | None, dataset: Path) -> None:
+    assert check_inputs(asked(device=device)) == ("sub-01",)
 
 
 def test_subjects_are_counted(dataset: Path) -> None:

@@ -310,7 +310,11 @@ def dockerfile(spec: ImageSpec, catalog: Catalog, user: str = "") -> str:
         f"ARG PYTHON={spec.python}",
     ]
     if spec.toolkit:
-        lines += [f"ARG CUDA=nvidia/cuda:{spec.toolkit}.0-devel-ubuntu22.04", "", "FROM ${CUDA} AS cuda"]
+        lines += [
+            f"ARG CUDA=docker.io/nvidia/cuda:{spec.toolkit}.0-devel-ubuntu22.04",
+            "",
+            "FROM ${CUDA} AS cuda",
+        ]
     lines += ["", "FROM ${BASE} AS site", "ARG PYTHON"]
     if spec.index and not spec.offline:
         lines.append(f"ARG TORCH_INDEX={spec.index}")

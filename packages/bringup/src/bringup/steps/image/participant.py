@@ -24,6 +24,7 @@ from bringup.steps.processes import run_logged
 _TASKS = "--bold_task_type"
 _DEVICE = "--device"
 _LICENCE_LINES = 3  # FreeSurfer's: an address, a number, a key or more
+_DEVICES = re.compile(r"auto|cpu|\d+")
 _SUBJECT = re.compile(r"sub-[A-Za-z0-9]+")
 
 
@@ -71,7 +72,7 @@ def check_inputs(run: ParticipantRun) -> tuple[str, ...]:
 
     Raises:
         BringupError: `no-bids`, `bids-no-subjects`, `no-licence-file`, `licence-file-short`,
-            `output-in-input`.
+            `output-no-folder`, `output-in-input`, `no-such-device`.
     """
     bids, out, licence = (path.expanduser().absolute() for path in (run.bids, run.out, run.licence))
     if not bids.is_dir():
@@ -86,8 +87,12 @@ def check_inputs(run: ParticipantRun) -> tuple[str, ...]:
     lines = [line for line in licence.read_text(errors="replace").splitlines() if line.strip()]
     if len(lines) < _LICENCE_LINES:
         raise BringupError("licence-file-short", exit_code=2, path=licence, count=len(lines))
-    if out == bids or bids in out.parents:
+    if out.exists() and not out.is_dir():
+        raise BringupError("output-no-folder", exit_code=2, path=out)
+    if bids.resolve() in (out.resolve(), *out.resolve().parents):
         raise BringupError("output-in-input", exit_code=2, path=out, bids=bids)
+    if run.device is not None and not _DEVICES.fullmatch(run.device):
+        raise BringupError("no-such-device", exit_code=2, given=run.device)
     return tuple(subjects)
 
 
