@@ -28,6 +28,8 @@ REFUSED = [
     (["--project", ".", "--profile", "compiled"], "--profile belongs to a recipe"),
     (["prostate-ssl", "--demo", "--cpu", "--gpu", "sm_90"], "give one of the two"),
     (["prostate-ssl", "--demo", "--data", "folder"], "Say what to run on"),
+    (["triposr", "--weights", "nowhere", "--", "x.png"], "--weights: there is no folder nowhere"),
+    (["prostate-ssl", "--demo", "--find-links", "gone"], "--find-links: there is no folder gone"),
     ([], "Say what to plan for"),
 ]
 
@@ -48,3 +50,9 @@ def test_what_would_be_ignored_is_refused(
     shown = capfd.readouterr()
     assert said in shown.err and "Traceback" not in shown.err
     assert not (tmp_path / "state").exists()
+
+
+def test_a_pack_is_a_folder(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "pack").write_text("a file\n")
+    assert bringup(["fetch", "triposr", "--to", str(tmp_path / "pack"), "--cpu", "--lang", "en"]) == 2
+    assert "is a file; a pack is a folder" in " ".join(capfd.readouterr().err.split())

@@ -32,6 +32,7 @@ def command(
 ) -> None:
     """Pack sources, wheels and weights on a connected machine, for `up RECIPE --from DIR --offline`."""
     from bringup.cli.gpu_names import named_gpus
+    from bringup.errors import BringupError
     from bringup.plan.planner import Wishes
     from bringup.plan.sequence import Given
     from bringup.recipes import load as load_recipe
@@ -40,6 +41,8 @@ def command(
     folder = to.expanduser().absolute()
     if check:
         return _check(folder, as_json)
+    if folder.exists() and not folder.is_dir():
+        raise BringupError("pack-is-a-file", exit_code=2, path=folder)
     wishes = Wishes(
         gpus=named_gpus(gpu or []),
         cpu=cpu,

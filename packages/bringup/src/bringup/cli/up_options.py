@@ -92,7 +92,8 @@ def refuse_what_does_not_fit(options: UpOptions, recipe: Recipe | None) -> None:
 
     Raises:
         BringupError: `up-needs-bids`, `up-not-with-bids`, `up-not-with-project`, `up-not-of-recipe`,
-            `up-on-what`, `up-in-its-image`, `participant-options`, `demo-or-data`, `gpu-or-cpu`.
+            `up-on-what`, `up-in-its-image`, `participant-options`, `demo-or-data`, `gpu-or-cpu`,
+            `no-given-folder`.
     """
     from bringup.errors import BringupError
 
@@ -112,6 +113,7 @@ def refuse_what_does_not_fit(options: UpOptions, recipe: Recipe | None) -> None:
     elif recipe is not None:
         _refuse("up-not-of-recipe", _not_of(recipe), options, recipe=recipe.name)
         _require_a_stage(options, recipe)
+    _require_folders(options)
 
 
 def _refuse(error: str, options: Iterable[str], given: UpOptions, **parameters: str) -> None:
@@ -120,6 +122,16 @@ def _refuse(error: str, options: Iterable[str], given: UpOptions, **parameters: 
     found = [name for name in options if name in given.given]
     if found:
         raise BringupError(error, exit_code=2, option=", ".join(found), **parameters)
+
+
+def _require_folders(options: UpOptions) -> None:
+    """Refuse folders that are not there, before gigabytes are fetched that they were to spare."""
+    from bringup.errors import BringupError
+
+    links = [("--find-links", folder) for folder in options.find_links]
+    for name, folder in [("--weights", options.weights), ("--models", options.models), *links]:
+        if folder is not None and not folder.expanduser().is_dir():
+            raise BringupError("no-given-folder", exit_code=2, option=name, path=folder)
 
 
 def _not_of(recipe: Recipe) -> Sequence[str]:
