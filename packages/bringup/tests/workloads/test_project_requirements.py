@@ -8,7 +8,8 @@ import pytest
 
 from bringup.catalog import load
 from bringup.facts.project import read_project
-from bringup.facts.project_requirements import pins_of_environment, read_pyproject, serves_the_project
+from bringup.facts.project_requirements import pins_of_environment, serves_the_project
+from bringup.facts.project_tables import read_pyproject
 from bringup.plan.wanted import from_project
 
 EXPORTED = """\

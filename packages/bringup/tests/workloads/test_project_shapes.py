@@ -43,7 +43,7 @@ def test_an_address_is_never_looked_up_by_its_name(tmp_path: Path) -> None:
         setup_py="setup(install_requires=['z @ git+https://example.org/z.git', 'h5py'])\n",
     )
     assert set(wanted.pins) == {"numpy", "rich", "h5py"}
-    assert left_out(wanted) == {"ppisp": "link-by-hand", "y.whl": "link-by-hand"}
+    assert left_out(wanted) == dict.fromkeys(("ppisp", "y.whl", "z"), "link-by-hand")
 
 
 def test_extensions_that_live_in_a_repository_alone_are_named(tmp_path: Path) -> None:

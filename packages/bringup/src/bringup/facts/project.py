@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from bringup.errors import BringupError
 from bringup.facts.project_requirements import (
@@ -19,11 +23,11 @@ from bringup.facts.project_requirements import (
     pins_of_dockerfile,
     pins_of_environment,
     pins_of_lines,
-    pins_of_setup,
     pins_of_setup_cfg,
-    read_pyproject,
+    read_setup,
     serves_the_project,
 )
+from bringup.facts.project_tables import Found, read_pixi, read_pyproject
 
 __all__ = ["Link", "Pin", "ProjectFacts", "TorchLoad", "read_project"]
 
@@ -162,6 +166,7 @@ class _Reading:
         self.unreadable: list[tuple[str, str]] = []
         self.links: list[Link] = []
         self.pythons: list[str] = []
+        self.constraints: dict[str, SpecifierSet] = {}
 
     def python(self, text: str, file: str) -> None:
         self.own.update(Path(file).with_suffix("").parts)
@@ -172,7 +177,7 @@ class _Reading:
         if "torch" in text and "load" in text:
             self.loads += _torch_loads(tree, text, file)
         if Path(file).name == "setup.py":
-            self.pins += pins_of_setup(tree, file)
+            self._take(read_setup(tree, file))
             if "CUDAExtension" in text:
                 self.builds.append(file)
         if _RUNS.search(text) and Path(file).name != "setup.py" and not is_beside_the_project(file):
@@ -184,10 +189,9 @@ class _Reading:
             if serves_the_project(file):
                 self.requirements(text, file)
         elif name == "pyproject.toml":
-            pins, links, pythons = read_pyproject(text, file)
-            self.pins += pins
-            self.links += links
-            self.pythons += pythons
+            self._take(read_pyproject(text, file, self._read))
+        elif name == "pixi.toml":
+            self._take(read_pixi(text, file))
         elif name == "setup.cfg":
             pins, pythons = pins_of_setup_cfg(text, file)
             self.pins += pins
@@ -195,10 +199,23 @@ class _Reading:
         elif re.fullmatch(r"(?:environment.*|conda)\.ya?ml", name):
             self.pins += pins_of_environment(text, file)
             self.links += links_of_lines(text, file)
+            self._included(re.sub(r"(?m)^\s*-\s+(?=-r|--req)", "", text), file)
         elif name.startswith("dockerfile") or name.endswith(".dockerfile"):
             self.pins += pins_of_dockerfile(text, file)
         elif name == "cmakelists.txt" and re.search(r"\bCUDA\b", text):
             self.builds.append(file)
+
+    def _take(self, found: Found) -> None:
+        pins, links, pythons = found
+        self.pins += pins
+        self.links += links
+        self.pythons += pythons
+
+    def _read(self, file: str) -> str | None:
+        """Another file below the project's folder; None where it is none."""
+        path = self.root / file
+        inside = path.is_file() and path.resolve().is_relative_to(self.root.resolve())
+        return decode(path.read_bytes()) if inside else None
 
     def requirements(self, text: str, file: str) -> None:
         """A requirements file, and those that it names with `-r`."""
@@ -207,16 +224,36 @@ class _Reading:
         self.required.add(file)
         self.pins += pins_of_lines(text, file)
         self.links += links_of_lines(text, file)
+        self._included(text, file)
+
+    def _included(self, text: str, file: str) -> None:
         for other in included(text, file):
-            path = self.root / other
-            if path.is_file() and path.resolve().is_relative_to(self.root.resolve()):
-                self.requirements(path.read_text(encoding="utf-8-sig", errors="replace"), other)
+            if (listed := self._read(other)) is not None:
+                self.requirements(listed, other)
+        for other in included(text, file, constraints=True):
+            for pin in pins_of_lines(self._read(other) or "", other):
+                key = canonicalize_name(pin.requirement.name)
+                self.constraints[key] = self.constraints.get(key, SpecifierSet()) & pin.requirement.specifier
+
+    def constrained(self) -> Iterator[Pin]:
+        """The pins, each within what constraint files say of it."""
+        for pin in self.pins:
+            limit = self.constraints.get(canonicalize_name(pin.requirement.name))
+            pin.requirement.specifier &= limit or SpecifierSet()
+            yield pin
+
+
+def decode(raw: bytes) -> str:
+    """Text; PowerShell writes `pip freeze > requirements.txt` as UTF-16 with a mark at its beginning."""
+    utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return raw.decode("utf-16" if utf_16 else "utf-8-sig", errors="replace").replace("\r\n", "\n")
 
 
 def _wanted(name: str) -> bool:
     lowered = name.lower()
     return lowered.startswith(("requirements", "dockerfile", "environment")) or lowered in (
         "pyproject.toml",
+        "pixi.toml",
         "setup.cfg",
         "cmakelists.txt",
         "conda.yaml",
@@ -244,13 +281,13 @@ def read_project(root: Path) -> ProjectFacts:
             try:
                 if path.stat().st_size > _LARGEST_SOURCE:
                     continue
-                text = path.read_text(encoding="utf-8-sig", errors="replace")
+                text = decode(path.read_bytes())
                 reading.python(text, file) if suffix == ".py" else reading.text(text, file)
             except (OSError, SyntaxError, ValueError, RecursionError) as error:
                 reading.unreadable.append((file, f"{type(error).__name__}: {error}"))
     return ProjectFacts(
         str(root),
-        tuple(reading.pins),
+        tuple(reading.constrained()),
         reading.imports,
         tuple(reading.loads),
         tuple(reading.cuda),

@@ -1,6 +1,6 @@
-"""What a project's files require: requirements, pyproject.toml, environment.yml, setup files, Dockerfile.
+"""What a project's files require: requirements, environment.yml, setup files, Dockerfile.
 
-Sources: pip's requirements file format, PEP 508, PEP 621, Poetry's and conda's documentation.
+Sources: pip's requirements file format, PEP 508, conda's and Docker's documentation.
 """
 
 from __future__ import annotations
@@ -9,33 +9,34 @@ import ast
 import configparser
 import os
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from bringup.facts.conda_names import pip_name
 
 _IS_FOLDER = re.compile(r"(?:[\w.-]+/)+[\w.-]+/?|\.")
+_ADDRESS = ("git+", "hg+", "http://", "https://", "file:", "./", "../")
 _PIP_INSTALL = re.compile(r"pip3?\s+install\s+(.+)")
 _FROM_PYTORCH = re.compile(
     r"^FROM\s+(?:--\S+\s+)*(?:\S+/)?pytorch/pytorch:(\d+\.\d+(?:\.\d+)?)", re.IGNORECASE
 )
+_CONSTRAINTS = re.compile(r"^\s*(?:-c|--constraint)[ =]\s*(\S+)", re.MULTILINE)
 _INCLUDE = re.compile(r"^\s*(?:-r|--requirement)[ =]\s*(\S+)", re.MULTILINE)
 # Groups and files for those who work on the project, or for another kind of machine.
-_NOT_FOR_USERS = {
+NOT_FOR_USERS = {
     "dev", "develop", "development", "test", "tests", "testing", "doc", "docs", "documentation", "lint",
     "style", "quality", "format", "formatting", "typing", "build", "ci", "benchmark", "all", "full",
     "cpu", "mac", "macos", "rocm", "windows",
 }  # fmt: skip
-_CONDA = re.compile(r"\s*-\s*['\"]?(?:[\w./-]+::)?([A-Za-z0-9_.-]+)\s*([=<>!~][^'\"#\s]*)?['\"]?\s*(?:#.*)?")
+_CONDA = re.compile(
+    r"\s*-\s*['\"]?(?:[\w./-]+::)?([A-Za-z0-9_.-]+)\s*([=<>!~][^'\"#\s]*|(?<=\s)\d[\w.*]*)?['\"]?\s*(?:#.*)?"
+)
+_CONDA_INSTALL = re.compile(r"(?:conda|mamba)\s+install\s+(.+)")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)")
+_ASSIGNED = re.compile(r"(\w+)=[\"']?([^\s\"']*)")
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Link:
         return (last if head else address).partition("@")[0].removesuffix(".git")
 
 
-def _requirement(text: str) -> Requirement | None:
+def read_requirement(text: str) -> Requirement | None:
     cleaned = text.split(" #")[0].split(" --")[0].strip().rstrip("\\").strip()
     if not cleaned or cleaned.startswith(("#", "-")):
         return None
@@ -75,11 +76,16 @@ def _requirement(text: str) -> Requirement | None:
     return None if requirement.url else requirement
 
 
+def line_of(rows: list[str], text: str) -> int:
+    """Number of the first row that holds a text; 1 where none does."""
+    return next((number for number, row in enumerate(rows, 1) if text in row), 1)
+
+
 def serves_the_project(file: str) -> bool:
     """Whether a requirements file is for those who run the project: not `requirements-dev.txt`, not docs/."""
     path = PurePosixPath(file)
     words = set(re.split(r"[^a-z0-9]+", path.stem.lower()))
-    return not words & _NOT_FOR_USERS and not is_beside_the_project(file)
+    return not words & NOT_FOR_USERS and not is_beside_the_project(file)
 
 
 def is_beside_the_project(file: str) -> bool:
@@ -88,9 +94,9 @@ def is_beside_the_project(file: str) -> bool:
     return any(name.startswith(".") or name in ("doc", "docs", "test", "tests") for name in folders)
 
 
-def included(text: str, file: str) -> Iterator[str]:
-    """Files that a requirements file names with `-r`, from the project's folder."""
-    for match in _INCLUDE.finditer(text):
+def included(text: str, file: str, constraints: bool = False) -> Iterator[str]:
+    """Files that a requirements file names with `-r` (or `-c`), from the project's folder."""
+    for match in (_CONSTRAINTS if constraints else _INCLUDE).finditer(text):
         other = os.path.normpath(PurePosixPath(file).parent / match[1]).replace(os.sep, "/")
         if not other.startswith(("..", "/")):
             yield other
@@ -99,7 +105,7 @@ def included(text: str, file: str) -> Iterator[str]:
 def pins_of_lines(text: str, file: str) -> Iterator[Pin]:
     """A requirements file."""
     for number, line in enumerate(text.splitlines(), 1):
-        requirement = _requirement(line)
+        requirement = read_requirement(line)
         if requirement:
             yield Pin(requirement, file, number)
 
@@ -107,85 +113,12 @@ def pins_of_lines(text: str, file: str) -> Iterator[Pin]:
 def links_of_lines(text: str, file: str) -> Iterator[Link]:
     """What `requirements.txt` and the pip list of an `environment.yml` install from elsewhere."""
     for number, line in enumerate(text.splitlines(), 1):
-        row = line.split(" #")[0].strip().removeprefix("- ").strip().strip("'\"")
+        row = line.split(" #")[0].split(" ;")[0].strip().removeprefix("- ").strip().strip("'\"")
         row = re.sub(r"^(-e|--editable)[ =]+", "", row)
         if "@" in row and not row.startswith(("git+", "http", ".")):
             row = row.partition("@")[2].strip()  # name @ git+https://…
-        if row.startswith(("git+", "http://", "https://", "./", "../")) or _IS_FOLDER.fullmatch(row):
+        if row.startswith(_ADDRESS) or _IS_FOLDER.fullmatch(row):
             yield Link(row, file, number)
-
-
-def read_pyproject(text: str, file: str) -> tuple[list[Pin], list[Link], list[str]]:
-    """(pins, links, Python ranges) of `[project]` or Poetry's table; extras for developers left out."""
-    document = tomllib.loads(text)
-    project = _table(document, "project")
-    poetry = _table(document, "tool", "poetry")
-    own = {canonicalize_name(str(table["name"])) for table in (project, poetry) if "name" in table}
-    listed = [str(item) for item in project.get("dependencies") or ()]
-    for group, items in _table(project, "optional-dependencies").items():
-        if not set(re.split(r"[^a-z0-9]+", group.lower())) & _NOT_FOR_USERS:
-            listed += map(str, items)
-    rows = text.splitlines()
-    pins, links = [], []
-    for item in listed:
-        requirement = _requirement(item)
-        if requirement and canonicalize_name(requirement.name) not in own:
-            pins.append(Pin(requirement, file, _line(rows, item)))
-        links += [Link(link.text, file, _line(rows, item)) for link in links_of_lines(item, file)]
-    pythons = [str(project["requires-python"])] if "requires-python" in project else []
-    for name, value in _table(poetry, "dependencies").items():
-        address = value.get("git") if isinstance(value, dict) else None
-        if address:
-            links.append(Link(f"git+{address}", file, _line(rows, name)))
-            continue
-        requirement = _poetry_requirement(name, value)
-        if requirement is not None and name.lower() == "python":
-            pythons.append(str(requirement.specifier))
-        elif requirement is not None:
-            pins.append(Pin(requirement, file, _line(rows, name)))
-    return pins, links, pythons
-
-
-def _table(document: dict[str, Any], *path: str) -> dict[str, Any]:
-    for key in path:
-        found = document.get(key)
-        document = found if isinstance(found, dict) else {}
-    return document
-
-
-def _line(rows: list[str], text: str) -> int:
-    return next((number for number, row in enumerate(rows, 1) if text in row), 1)
-
-
-def _poetry_requirement(name: str, value: object) -> Requirement | None:
-    """Poetry's `^1.2` and `~1.2` in the terms of PEP 440; optional ones are extras and left out."""
-    if isinstance(value, list):
-        value = value[0] if value else None
-    if isinstance(value, dict):
-        if value.get("optional"):
-            return None
-        value = value.get("version", "*")
-    if not isinstance(value, str):
-        return None
-    parts = (_poetry_bound(part.strip()) for part in value.split(","))
-    try:
-        return Requirement(f"{name}{','.join(part for part in parts if part)}")
-    except InvalidRequirement:
-        return None
-
-
-def _poetry_bound(text: str) -> str:
-    match = re.fullmatch(r"([\^~])\s*(\d+(?:\.\d+)*)(.*)", text)
-    if match:
-        numbers = [int(part) for part in match[2].split(".")]
-        # The first number that is not 0 may not change (^), or the second one (~).
-        fixed = next((place for place, number in enumerate(numbers) if number), len(numbers) - 1)
-        fixed = fixed if match[1] == "^" else min(1, len(numbers) - 1)
-        after = [*numbers[:fixed], numbers[fixed] + 1]
-        return f">={match[2]}{match[3]},<{'.'.join(map(str, after))}"
-    if text in ("", "*"):
-        return ""
-    return f"=={text}" if text[0].isdigit() else text
 
 
 def pins_of_environment(text: str, file: str) -> Iterator[Pin]:
@@ -194,59 +127,127 @@ def pins_of_environment(text: str, file: str) -> Iterator[Pin]:
     An exported line names its build: `numpy=1.26=py311h64a7726_0` is a Python package, `icu=70.1=h27087fc_0`
     a library that comes in the wheels.
     """
-    inside = False
+    inside, by_pip = False, -1
     for number, line in enumerate(text.splitlines(), 1):
         if re.match(r"[A-Za-z]\w*\s*:", line):
             inside = line.startswith("dependencies")
-        item = _CONDA.fullmatch(line) if inside else None
-        if not item:
+        depth = len(line) - len(line.lstrip())
+        if re.match(r"\s*-\s*pip\s*:", line):
+            by_pip = depth
             continue
-        name = "torch" if item[1] == "pytorch" else item[1]
-        version = item[2] or ""
-        if re.match(r"=(?!=)", version):
-            version, _, build = version[1:].partition("=")
-            if build and not build.startswith("py") and name not in ("python", "torch"):
-                continue
-            # conda's `=3.9` is pip's `==3.9.*`.
-            version += ".*" if version.count(".") == 1 and not build and "*" not in version else ""
-            version = f"=={version}" if version else ""
-        requirement = _requirement(f"{name}{version}")
+        if line.strip() and depth <= by_pip:
+            by_pip = -1
+        item = _CONDA.fullmatch(line) if inside else None
+        requirement = _of_conda(item[1], item[2] or "", by_pip >= 0) if item else None
         if requirement:
             yield Pin(requirement, file, number)
 
 
+def _of_conda(named: str, version: str, is_pips: bool) -> Requirement | None:
+    name = named if is_pips else pip_name(named)
+    if name is None:
+        return None
+    version = version.strip()
+    if version[:1].isdigit():  # `- scikit-learn 1.3.0`
+        version = f"={version}"
+    if re.match(r"=(?!=)", version):
+        version, _, build = version[1:].partition("=")
+        if build and not build.startswith("py") and name not in ("python", "torch"):
+            return None
+        # conda's `=3.9` is pip's `==3.9.*`.
+        version += ".*" if version.count(".") == 1 and not build and "*" not in version else ""
+        version = f"=={version}" if version else ""
+    return read_requirement(f"{name}{version}")
+
+
 def pins_of_dockerfile(text: str, file: str) -> Iterator[Pin]:
-    """`pip install NAME==VERSION`, and the torch of a `pytorch/pytorch` base."""
-    joined = text.replace("\\\n", "  ")
-    for number, line in enumerate(joined.splitlines(), 1):
-        base = _FROM_PYTORCH.match(line.strip())
+    """`pip install NAME==VERSION`, `conda install NAME=VERSION`, and the torch of a `pytorch/pytorch` base.
+
+    `$NAME` is what `ARG` and `ENV` say of it in the file.
+    """
+    variables: dict[str, str] = {}
+    for number, row in _instructions(text):
+        line = _filled(row, variables)
+        set_here = re.match(r"(?:ARG|ENV)\s+(.+)", line, re.IGNORECASE)
+        if set_here:
+            variables |= dict(_ASSIGNED.findall(set_here[1]))
+        base = _FROM_PYTORCH.match(line)
         if base:
             yield Pin(Requirement(f"torch=={base[1]}"), file, number)
-        for match in _PIP_INSTALL.finditer(line):
-            for word in match[1].split("&&")[0].split():
-                requirement = _requirement(word.strip("'\""))
-                if requirement and requirement.specifier:
-                    yield Pin(requirement, file, number)
+        for command in re.split(r"&&|;\s|\n", line):
+            by_pip, by_conda = _PIP_INSTALL.search(command), _CONDA_INSTALL.search(command)
+            for word in (by_pip or by_conda or ("", ""))[1].split():
+                item = _CONDA.fullmatch(f"- {word}") if by_conda and not by_pip else None
+                text_of = word.strip("'\"")
+                found = _of_conda(item[1], item[2] or "", False) if item else read_requirement(text_of)
+                if found and found.specifier:
+                    yield Pin(found, file, number)
 
 
-def pins_of_setup(tree: ast.AST, file: str) -> Iterator[Pin]:
-    """`install_requires` of a setup.py, written out or by the name of a list of its own."""
-    lists = {
-        target.id: node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.keyword) and node.arg == "install_requires"):
+def _filled(line: str, variables: Mapping[str, str]) -> str:
+    return _VARIABLE.sub(lambda match: variables.get(match[1] or match[3], match[2] or ""), line)
+
+
+def _instructions(text: str) -> Iterator[tuple[int, str]]:
+    """(number of its first line, instruction): joined, comments inside left out, `["a", "b"]` as `a b`."""
+    begun, joined = 0, ""
+    for number, line in enumerate(text.splitlines(), 1):
+        row = line.strip()
+        if row.startswith("#") or not row:
             continue
-        value = lists.get(node.value.id) if isinstance(node.value, ast.Name) else node.value
-        for item in value.elts if isinstance(value, ast.List | ast.Tuple) else ():
-            if isinstance(item, ast.Constant) and isinstance(item.value, str):
-                requirement = _requirement(item.value)
-                if requirement:
-                    yield Pin(requirement, file, item.lineno)
+        begun = begun if joined else number
+        joined += row.removesuffix("\\")
+        if row.endswith("\\"):
+            joined += " "
+            continue
+        listed = re.fullmatch(r"(\w+)\s+\[(.*)\]", joined)
+        if listed:
+            joined = f"{listed[1]} " + re.sub(r"""["']\s*,?\s*["']?""", " ", listed[2])
+        yield begun, joined
+        joined = ""
+
+
+def read_setup(tree: ast.AST, file: str) -> tuple[list[Pin], list[Link], list[str]]:
+    """(pins, links, Python ranges) of a setup.py: `install_requires` as a list, a sum or a name of lists."""
+    lists: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    lists.setdefault(target.id, []).append(node.value)
+        elif isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+            lists.setdefault(node.target.id, []).append(node.value)
+    pins, links, pythons = [], [], []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.keyword):
+            continue
+        if node.arg == "python_requires" and isinstance(node.value, ast.Constant):
+            pythons.append(str(node.value.value))
+        for item in _listed(node.value, lists) if node.arg == "install_requires" else ():
+            requirement = read_requirement(str(item.value))
+            if requirement:
+                pins.append(Pin(requirement, file, item.lineno))
+            links += [Link(row.text, file, item.lineno) for row in links_of_lines(str(item.value), file)]
+    return pins, links, pythons
+
+
+def _listed(node: ast.expr, lists: Mapping[str, list[ast.expr]], depth: int = 0) -> Iterator[ast.Constant]:
+    """The texts of a list, of a sum of lists, or of the name of one."""
+    if depth > 8:
+        return
+    if isinstance(node, ast.Constant) and isinstance(node.value, str) and depth:
+        yield node
+    parts: list[ast.expr] = []
+    if isinstance(node, ast.List | ast.Tuple):
+        parts = list(node.elts)
+    elif isinstance(node, ast.BinOp):
+        parts = [node.left, node.right]
+    elif isinstance(node, ast.Starred):
+        parts = [node.value]
+    elif isinstance(node, ast.Name):
+        parts = lists.get(node.id, [])
+    for part in parts:
+        yield from _listed(part, lists, depth + 1)
 
 
 def pins_of_setup_cfg(text: str, file: str) -> tuple[list[Pin], list[str]]:
@@ -258,7 +259,7 @@ def pins_of_setup_cfg(text: str, file: str) -> tuple[list[Pin], list[str]]:
         raise ValueError(str(error)) from error
     rows = text.splitlines()
     listed = parser.get("options", "install_requires", fallback="").splitlines()
-    found = ((item, _requirement(item)) for item in listed if item.strip())
-    pins = [Pin(requirement, file, _line(rows, item)) for item, requirement in found if requirement]
+    found = ((item, read_requirement(item)) for item in listed if item.strip())
+    pins = [Pin(requirement, file, line_of(rows, item)) for item, requirement in found if requirement]
     python = parser.get("options", "python_requires", fallback="")
     return pins, [python] if python else []

@@ -120,7 +120,7 @@ def _add(wanted: Wanted, requirement: Requirement, place: str, catalog: Catalog)
     if key in TORCH_FAMILY:
         # Which CUDA it is built for follows from the GPUs: `==2.0.1+cu118` asks for 2.0.1.
         requirement.specifier = SpecifierSet(_LOCAL_LABEL.sub("", str(requirement.specifier)))
-        wanted.torch.setdefault(key, (requirement, place))
+        _keep(wanted.torch, key, requirement, place)
     elif _is_brought(key) or key in _TOOLS:
         if key == "python" and str(requirement.specifier):
             wanted.python.append(str(requirement.specifier))
@@ -129,7 +129,14 @@ def _add(wanted: Wanted, requirement: Requirement, place: str, catalog: Catalog)
         if row not in wanted.extensions:
             wanted.extensions.append(row)
     else:
-        wanted.pins.setdefault(key, (requirement, place))
+        _keep(wanted.pins, key, requirement, place)
+
+
+def _keep(table: dict[str, tuple[Requirement, str]], key: str, requirement: Requirement, place: str) -> None:
+    """The first that is said of a name; of several with markers the first whose marker holds here."""
+    known = table.get(key)
+    if known is None or (known[0].marker is not None and not known[0].marker.evaluate()):
+        table[key] = (requirement, place)
 
 
 def _settle_extensions(wanted: Wanted, places: Mapping[str, str]) -> None:

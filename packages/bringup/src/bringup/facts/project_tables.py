@@ -1,0 +1,194 @@
+"""What TOML files of a project require: pyproject.toml (PEP 621, setuptools, Poetry, pixi) and pixi.toml.
+
+Sources: PEP 508, PEP 621, setuptools' «dynamic metadata», Poetry's and pixi's documentation.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.utils import canonicalize_name
+
+from bringup.facts.conda_names import pip_name
+from bringup.facts.project_requirements import (
+    NOT_FOR_USERS,
+    Link,
+    Pin,
+    line_of,
+    links_of_lines,
+    pins_of_lines,
+    read_requirement,
+)
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Found = tuple[list[Pin], list[Link], list[str]]
+
+
+def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lambda _: None) -> Found:
+    """(pins, links, Python ranges) of `[project]`, Poetry's and pixi's tables; developers' extras left out.
+
+    Args:
+        read: the text of another file of the project, where setuptools is told to take them from there.
+    """
+    document = tomllib.loads(text)
+    project = _table(document, "project")
+    poetry = _table(document, "tool", "poetry")
+    own = {canonicalize_name(str(table["name"])) for table in (project, poetry) if "name" in table}
+    listed = [str(item) for item in project.get("dependencies") or ()]
+    for group, items in _table(project, "optional-dependencies").items():
+        if _is_for_users(group):
+            listed += map(str, items)
+    rows = text.splitlines()
+    pins, links = [], []
+    for item in listed:
+        requirement = read_requirement(item)
+        if requirement and canonicalize_name(requirement.name) not in own:
+            pins.append(Pin(requirement, file, line_of(rows, item)))
+        links += [Link(link.text, file, line_of(rows, item)) for link in links_of_lines(item, file)]
+    pythons = [str(project["requires-python"])] if "requires-python" in project else []
+    groups = [table for name, table in _table(poetry, "group").items() if _is_for_users(name)]
+    for table in (poetry, *groups):
+        _poetry(_table(table, "dependencies"), (pins, links, pythons), rows, file)
+    for other in _dynamic(document):
+        listed_there = read(str(PurePosixPath(file).parent / other))
+        if listed_there is not None:
+            pins += pins_of_lines(listed_there, other)
+            links += links_of_lines(listed_there, other)
+    _pixi(_table(document, "tool", "pixi"), (pins, links, pythons), rows, file)
+    return pins, links, pythons
+
+
+def read_pixi(text: str, file: str) -> Found:
+    """(pins, links, Python ranges) of a pixi.toml."""
+    found: Found = ([], [], [])
+    _pixi(tomllib.loads(text), found, text.splitlines(), file)
+    return found
+
+
+def _is_for_users(group: str) -> bool:
+    return not set(re.split(r"[^a-z0-9]+", group.lower())) & NOT_FOR_USERS
+
+
+def _table(document: dict[str, Any], *path: str) -> dict[str, Any]:
+    for key in path:
+        found = document.get(key)
+        document = found if isinstance(found, dict) else {}
+    return document
+
+
+def _dynamic(document: dict[str, Any]) -> Iterator[str]:
+    """Files that `[tool.setuptools.dynamic] dependencies = {file = …}` names."""
+    if "dependencies" not in (_table(document, "project").get("dynamic") or ()):
+        return
+    named = _table(document, "tool", "setuptools", "dynamic", "dependencies").get("file", ())
+    yield from [named] if isinstance(named, str) else map(str, named)
+
+
+def _address(value: object) -> str | None:
+    """Where a dependency of Poetry's or pixi's is brought from, where that is no index."""
+    if not isinstance(value, dict):
+        return None
+    if "git" in value:
+        return f"git+{value['git']}"
+    for key in ("url", "path"):
+        if key in value:
+            address = str(value[key])
+            return address if "/" in address or address == "." else f"./{address}"
+    return None
+
+
+def _poetry(dependencies: dict[str, Any], found: Found, rows: list[str], file: str) -> None:
+    pins, links, pythons = found
+    for name, value in dependencies.items():
+        address = _address(value)
+        if address:
+            links.append(Link(address, file, line_of(rows, name)))
+            continue
+        for row in value if isinstance(value, list) else [value]:
+            requirement = _poetry_requirement(name, row)
+            if requirement is not None and name.lower() == "python":
+                pythons.append(str(requirement.specifier))
+            elif requirement is not None:
+                pins.append(Pin(requirement, file, line_of(rows, name)))
+
+
+def _poetry_requirement(name: str, value: object) -> Requirement | None:
+    """Poetry's `^1.2` and `~1.2` in the terms of PEP 440; optional ones are extras and left out."""
+    markers: list[str] = []
+    if isinstance(value, dict):
+        if value.get("optional"):
+            return None
+        markers = [f"({value['markers']})"] if "markers" in value else []
+        if "python" in value:
+            bounds = (_poetry_bound(part.strip()) for part in str(value["python"]).split(","))
+            parts = (
+                re.fullmatch(r"([<>=!~]+)\s*([\d.*]+)", part) for bound in bounds for part in bound.split(",")
+            )
+            markers += [f"python_version {part[1]} '{part[2]}'" for part in parts if part]
+        value = value.get("version", "*")
+    if not isinstance(value, str):
+        return None
+    # `>=4,<5 || >=6`: PEP 440 knows no «or». The last alternative is the newest; of Python the first serves.
+    alternatives = value.split("||")
+    chosen = alternatives[0 if name.lower() == "python" else -1]
+    parts_of_it = (_poetry_bound(part.strip()) for part in chosen.split(","))
+    condition = f" ; {' and '.join(markers)}" if markers else ""
+    try:
+        return Requirement(f"{name}{','.join(part for part in parts_of_it if part)}{condition}")
+    except InvalidRequirement:
+        return None
+
+
+def _poetry_bound(text: str) -> str:
+    match = re.fullmatch(r"([\^~])\s*(\d+(?:\.\d+)*)(.*)", text)
+    if match:
+        numbers = [int(part) for part in match[2].split(".")]
+        # The first number that is not 0 may not change (^), or the second one (~).
+        fixed = next((place for place, number in enumerate(numbers) if number), len(numbers) - 1)
+        fixed = fixed if match[1] == "^" else min(1, len(numbers) - 1)
+        after = [*numbers[:fixed], numbers[fixed] + 1]
+        return f">={match[2]}{match[3]},<{'.'.join(map(str, after))}"
+    if text in ("", "*"):
+        return ""
+    return f"=={text}" if text[0].isdigit() else text
+
+
+def _pixi(document: dict[str, Any], found: Found, rows: list[str], file: str) -> None:
+    """conda's packages and the index's, of the default environment and of Linux."""
+    pins, links, pythons = found
+    tables = [document, *(_table(document, "target", name) for name in ("linux", "linux-64", "unix"))]
+    for table in tables:
+        for name, value in _table(table, "dependencies").items():
+            known = pip_name(name)
+            version = value.get("version", "*") if isinstance(value, dict) else value
+            if known is None or not isinstance(version, str):
+                continue
+            requirement = _conda_requirement(known, version)
+            if requirement is not None and known == "python":
+                pythons.append(str(requirement.specifier))
+            elif requirement is not None:
+                pins.append(Pin(requirement, file, line_of(rows, name)))
+        _poetry(_table(table, "pypi-dependencies"), (pins, links, []), rows, file)
+
+
+def _conda_requirement(name: str, version: str) -> Requirement | None:
+    text = "" if version in ("", "*") else version
+    if text[:1].isdigit():
+        text = f"=={text}"
+    elif re.match(r"=(?!=)", text):
+        text = f"=={text[1:]}" + ("" if text.endswith("*") else ".*")
+    try:
+        SpecifierSet(text)
+        return Requirement(f"{name}{text}")
+    except (InvalidRequirement, InvalidSpecifier):
+        return Requirement(name)

@@ -1,0 +1,212 @@
+"""What projects' files say in less usual ways: read as their own tools read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bringup.catalog import load
+from bringup.facts.project import read_project
+from bringup.plan.wanted import Wanted, from_project
+
+POETRY = """\
+[tool.poetry]
+name = "po"
+[tool.poetry.dependencies]
+python = ">=3.9,<3.13 || >=3.14"
+torch = {version = "^2.1", source = "pytorch"}
+numpy = [{version="<2", markers="sys_platform == 'nothing'"}, {version=">=1.26", python=">=3.6"}]
+pandas = {version="*", markers="sys_platform == 'win32'"}
+mylib = {path = "../mylib", develop = true}
+xx = {git = "https://example.org/a/xx.git", branch="main"}
+yy = {url = "https://example.org/yy-1.0-py3-none-any.whl"}
+tqdm = ">=4,<5 || >=6"
+[tool.poetry.group.dev.dependencies]
+pytest = "*"
+[tool.poetry.group.train.dependencies]
+accelerate = "0.30"
+"""
+DYNAMIC = """\
+[project]
+name = "dyn"
+dynamic = ["version", "dependencies"]
+[tool.setuptools.dynamic]
+dependencies = { file = ["reqs/base.in"] }
+"""
+PIXI = """\
+[dependencies]
+python = "3.11.*"
+pytorch = ">=2.1,<3"
+cuda-version = "12.*"
+opencv = "*"
+numpy = "1.26"
+ffmpeg = "*"
+[pypi-dependencies]
+einops = ">=0.7"
+mine = { path = ".", editable = true }
+[feature.dev.dependencies]
+pytest = "*"
+"""
+CONDA = """\
+name: foo
+channels: [pytorch, nvidia]
+dependencies:
+  - python=3.10
+  - pytorch::pytorch=2.1.0=py3.10_cuda12.1_cudnn8.9.2_0
+  - ffmpeg
+  - librosa
+  - opencv
+  - scikit-learn 1.3.0
+  - pip
+  - pip:
+      - -r reqs.in
+      - ffmpeg
+      - "timm>=0.9"
+variables:
+  FOO: bar
+"""
+DOCKER = """\
+ARG TAG=2.1.0-cuda12.1-cudnn8-devel
+FROM pytorch/pytorch:${TAG} AS base
+ARG EINOPS_VERSION=0.7.0
+ENV NP=1.26.4
+RUN --mount=type=cache,target=/root/.cache pip install --no-cache-dir \\
+    # why
+    einops==${EINOPS_VERSION} "numpy==$NP" 'timm>=0.9,<1' && echo hi==1
+RUN ["pip", "install", "tqdm==4.66.0"]
+RUN conda install -y scipy=1.11.1 cudnn=8.9 -c pytorch
+RUN <<EOF
+pip install requests==2.31.0
+EOF
+"""
+SETUP = """\
+import os, torch
+from setuptools import setup
+ext = []
+reqs = ["torch>=2.0"]
+reqs += ["einops"]
+if os.environ.get("BUILD_CUDA", "1") == "1" and torch.cuda.is_available():
+    from torch.utils.cpp_extension import CUDAExtension
+    ext.append(CUDAExtension("mine._C", ["a.cu"]))
+setup(name="mine", ext_modules=ext, install_requires=reqs + ["tqdm", *["rich"]], python_requires=">=3.8")
+"""
+LINES = """\
+--extra-index-url=https://download.pytorch.org/whl/cu118
+-c constraints.in
+-e .
+torch==1.9.0; sys_platform == "nothing"
+torch==2.0.0+cu118; sys_platform != "nothing" \\
+    --hash=sha256:aaaa
+pandas>=2
+requests[security]>=2,<3  # why
+./local_pkg
+${ENVVAR}==1.0
+"""
+
+
+def wanted_of(root: Path, **files: str | bytes) -> Wanted:
+    for name, text in {"main__py": "import torch\n", **files}.items():
+        path = root / name.replace("___", "/").replace("__", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return from_project(read_project(root), load())
+
+
+def asked(wanted: Wanted) -> set[str]:
+    rows = {**wanted.pins, **wanted.torch}
+    return {f"{requirement.name}{requirement.specifier}" for requirement, _ in rows.values()}
+
+
+def by_hand(wanted: Wanted) -> set[str]:
+    return {choice.subject for choice in wanted.choices if choice.why.id == "link-by-hand"}
+
+
+@pytest.mark.parametrize(
+    ("files", "python", "pins", "links"),
+    [
+        (
+            {"pyproject__toml": POETRY},
+            ["<3.13,>=3.9"],
+            {"torch<3,>=2.1", "numpy>=1.26", "pandas", "tqdm>=6", "accelerate==0.30"},
+            {"mylib", "xx", "yy-1.0-py3-none-any.whl"},
+        ),
+        (
+            {"pyproject__toml": DYNAMIC, "reqs___base__in": "torch>=2.0\neinops==0.7.0\n"},
+            [],
+            {"torch>=2.0", "einops==0.7.0"},
+            set(),
+        ),
+        (
+            {"pixi__toml": PIXI},
+            ["==3.11.*"],
+            {"torch<3,>=2.1", "numpy==1.26", "opencv-python-headless", "einops>=0.7"},
+            set(),
+        ),
+        (
+            {"environment__yaml": CONDA, "reqs__in": "tqdm\n"},
+            ["==3.10.*"],
+            {
+                "torch==2.1.0",
+                "librosa",
+                "opencv-python-headless",
+                "scikit-learn==1.3.0",
+                "ffmpeg",
+                "timm>=0.9",
+                "tqdm",
+            },
+            set(),
+        ),
+        (
+            {"Dockerfile": DOCKER},
+            [],
+            {
+                "torch==2.1.0",
+                "einops==0.7.0",
+                "numpy==1.26.4",
+                "timm<1,>=0.9",
+                "tqdm==4.66.0",
+                "scipy==1.11.1",
+                "requests==2.31.0",
+            },
+            set(),
+        ),
+        ({"setup__py": SETUP}, [">=3.8"], {"torch>=2.0", "einops", "tqdm", "rich"}, set()),
+        (
+            {"requirements__txt": LINES, "constraints__in": "pandas<2.2\ncertifi==2020.1.1\n"},
+            [],
+            {"torch==2.0.0", "pandas<2.2,>=2", "requests<3,>=2"},
+            {"local_pkg"},
+        ),
+        (
+            {"requirements__txt": "torch==2.1.0\r\neinops\r\n".encode("utf-16")},
+            [],
+            {"torch==2.1.0", "einops"},
+            set(),
+        ),
+    ],
+    ids=["poetry", "dynamic", "pixi", "conda", "docker", "setup", "requirements", "powershell"],
+)
+def test_what_is_asked_for(
+    files: dict[str, str | bytes], python: list[str], pins: set[str], links: set[str], tmp_path: Path
+) -> None:
+    wanted = wanted_of(tmp_path, **files)
+    assert wanted.python == python
+    assert asked(wanted) == pins
+    assert by_hand(wanted) == links
+
+
+def test_an_extension_under_a_condition_is_one(tmp_path: Path) -> None:
+    wanted = wanted_of(tmp_path, setup__py=SETUP, a__cu="", main__py="import torch\nfrom mine import _C\n")
+    assert wanted.local_builds == {"mine": "."}
+
+
+def test_files_outside_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "secret.in").write_text("einops==0.7.0\n")
+    text = DYNAMIC.replace("reqs/base.in", "../secret.in")
+    wanted = wanted_of(
+        tmp_path / "project",
+        pyproject__toml=text,
+        requirements__txt="-r ../secret.in\n-c ../secret.in\neinops\n",
+    )
+    assert asked(wanted) == {"einops"}
