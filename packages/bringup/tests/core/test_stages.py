@@ -13,7 +13,7 @@ from bringup.recipes import parse
 from bringup.recipes.schema import Recipe
 from bringup.steps.environments import Slot
 from bringup.steps.observer import Silent
-from bringup.steps.run import Run, data_run, demo_run, run_stages
+from bringup.steps.run import Run, StageFailed, data_run, demo_run, run_stages
 
 RECIPE = """
 schema = "bringup/recipe/1"
@@ -77,6 +77,16 @@ def own_command(*words: str) -> tuple[Recipe, Run]:
     text += '[[stages]]\nname = "run"\ntitle = { en = "Run", zh = "行" }\ncommand = ["{arguments}"]\n'
     made = parse(text, "test")
     return made, demo_run(made, words, on_gpu=False)
+
+
+def test_a_failure_that_is_known_is_explained(slot: Slot) -> None:
+    """What the compiled rasteriser says on a chip that it was not built for."""
+    text = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate more than 1EB memory."
+    made, run = own_command("python", "-c", f"import sys; print('loss 0.5'); sys.exit({text!r})")
+    with pytest.raises(StageFailed) as failure:
+        run_stages(made, run, slot, Silent())
+    assert [row.id for row in failure.value.explanations] == ["absurd-allocation"]
+    assert failure.value.id == "stage-failed" and "1EB" in str(failure.value.parameters["text"])
 
 
 def test_a_script_needs_no_python_before_it(slot: Slot, tmp_path: Path) -> None:

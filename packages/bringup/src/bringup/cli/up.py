@@ -226,7 +226,9 @@ def _apply(plan: Plan, options: InstallOptions) -> Applied:
 
 def _try_its_imports(project: Path, applied: Applied) -> None:
     from bringup.facts.project import read_project
+    from bringup.findings.error_texts import explain
     from bringup.report.console import output, remarks
+    from bringup.report.explain import print_explanations
     from bringup.report.messages import say
     from bringup.steps.project_imports import project_imports
 
@@ -240,22 +242,30 @@ def _try_its_imports(project: Path, applied: Applied) -> None:
         console.print(say("up.imports-absent", modules=named), markup=False)
     for module, place, error in found.failing:
         console.print(say("up.imports-failing", module=module, place=place, text=error), markup=False)
+        if known := explain(error.encode()):
+            print_explanations(known, console)
 
 
 def _run(recipe: Recipe, run: Run, applied: Applied, given: UpOptions) -> tuple[StageResult, ...]:
-    from bringup.report.console import output
+    from bringup.report.console import output, remarks
+    from bringup.report.explain import print_explanations
     from bringup.report.messages import current_language, say
     from bringup.report.progress import StepDisplay
     from bringup.report.tables import home_relative
-    from bringup.steps.run import run_stages
+    from bringup.steps.run import StageFailed, run_stages
 
     titles = {stage.name: getattr(stage.title, current_language()) for stage in recipe.stages}
     console = output()
     console.print()
     console.print(say("up.run", path=home_relative(run.folder)), style="bold", markup=False)
     own = given.project is not None
-    with StepDisplay(console, lambda name: titles[name], every_line=own) as display:
-        return run_stages(recipe, run, applied.slot, display, given.fresh)
+    try:
+        with StepDisplay(console, lambda name: titles[name], every_line=own) as display:
+            return run_stages(recipe, run, applied.slot, display, given.fresh)
+    except StageFailed as error:
+        if error.explanations:
+            print_explanations(error.explanations, remarks())
+        raise
 
 
 def _report(

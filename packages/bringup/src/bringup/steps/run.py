@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from bringup import state
 from bringup.binaries.architectures import ComputeCapability
 from bringup.errors import BringupError
+from bringup.findings.error_texts import explain
 from bringup.recipes.schema import Recipe, Stage
 from bringup.steps.environments import Slot
 from bringup.steps.journal import Journal
@@ -63,6 +64,14 @@ class StageResult:
     seconds: float
     reused: bool
     parts: tuple[tuple[str, float | str], ...] = ()
+
+
+class StageFailed(BringupError):
+    """`stage-failed`, with what the end of its output is known to mean."""
+
+    def __init__(self, stage: str, outcome: Outcome, text: str, log: Path) -> None:
+        super().__init__("stage-failed", stage=stage, code=outcome.code, text=text, log=log)
+        self.explanations = tuple(explain(outcome.tail.encode()))
 
 
 def demo_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool, out: Path | None = None) -> Run:
@@ -164,7 +173,7 @@ def _raise_for(stage: Stage, outcome: Outcome, log: Path) -> None:
         raise BringupError("no-space", subject=stage.name, path=state.home())
     if outcome.code in (-9, 137):
         raise BringupError("stage-killed", stage=stage.name, log=log)
-    raise BringupError("stage-failed", stage=stage.name, code=outcome.code, text=tail, log=log)
+    raise StageFailed(stage.name, outcome, tail, log)
 
 
 def _log(stage: Stage, run: Run) -> Path:
@@ -221,7 +230,7 @@ def run_stages(
     """Do all stages that are not done; go on where a run before was broken off.
 
     Raises:
-        BringupError: `stage-failed`, `stage-killed`, `run-locked`, `no-such-command`.
+        StageFailed, BringupError: `stage-killed`, `run-locked`, `no-such-command`.
     """
     run.folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(run.folder.parent / f".{run.folder.name}.lock")
