@@ -23,6 +23,7 @@ from prostate_ssl.evaluation.features import FeatureTable, feature_tables, histo
 from prostate_ssl.evaluation.periodic import keep_best
 from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe
 from prostate_ssl.evaluation.run import compared_features
+from prostate_ssl.report.sections import periodic_section
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +210,10 @@ def test_the_best_teacher_is_kept_and_loads_strictly_as_documented(trained, tmp_
     backbone.model.load_state_dict(content["teacher"])
     assert torch.equal(content["teacher"]["cls_token"], state["cls_token"])
     assert json.loads((tmp_path / "eval" / "training_29" / "results.json").read_text())["val"]["mcc"] == 0.6
+    (section,) = periodic_section(tmp_path)
+    assert section.text == "Kept as the best: iteration 19, by mcc."
+    assert section.columns == ("iteration", "best_C (val)", "mcc (val)")
+    assert section.rows == (("9", "1", "0.4"), ("19", "1", "0.8"), ("29", "1", "0.6"))
 
 
 def test_pictures_report_and_best(trained, data, tmp_path, capsys):
@@ -221,6 +226,7 @@ def test_pictures_report_and_best(trained, data, tmp_path, capsys):
     assert run(["report", str(trained)]) == 0
     page = (trained / "report.html").read_text()
     assert "Is it training well?" in page and "data:image/png;base64" in page
+    assert "waiting for data" in page and "while it was trained" not in page  # nothing was probed then
     capsys.readouterr()
     assert run(["best", str(trained)]) == 0 and "lowest loss" in capsys.readouterr().out
 

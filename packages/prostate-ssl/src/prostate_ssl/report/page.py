@@ -18,7 +18,7 @@ color: #1c2530 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem; border-bottom: 1px solid #d5dbe1 }
 img { max-width: 100% } table { border-collapse: collapse }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0;
-vertical-align: top; border-bottom: 1px solid #eceff2 } th { font-weight: 600 }
+vertical-align: top; border-bottom: 1px solid #eceff2; overflow-wrap: anywhere } th { font-weight: 600 }
 """
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +53,10 @@ def collect_sections(run: Path) -> list[Section]:
     draw_curves(records, run / "curves.png")
     first, last = _ends(records)
     sections = [
-        Section("Loss curves", _loss_text(first, last), run / "curves.png"),
+        Section("Loss curves", f"{_loss_text(first, last)}{_speed_text(records)}", run / "curves.png"),
         _diagnosis_section(records, int(load_config(run / "config.yaml").dino.head_n_prototypes)),
     ]
+    sections += periodic_section(run)
     sections += _probe_sections(run)
     pictures = run / "pictures"
     for path in sorted(pictures.glob("pca_*.png")):
@@ -82,10 +85,45 @@ def _loss_text(first: dict[str, Any], last: dict[str, Any]) -> str:
     return f"total_loss went from {before:.3f} to {after:.3f} ({100 * (after / before - 1):+.1f}%)."
 
 
+def _speed_text(records: dict[int, dict[str, Any]]) -> str:
+    """The median iteration (the first ones compile), and what of it went into waiting."""
+    timed = [r for r in records.values() if r.get("iteration_seconds") and r.get("data_seconds") is not None]
+    if not timed:
+        return ""
+    whole = statistics.median(r["iteration_seconds"] for r in timed)
+    waited = statistics.median(r["data_seconds"] / r["iteration_seconds"] for r in timed)
+    return f" An iteration took {1000 * whole:.4g} ms (median), {100 * waited:.1f}% of it waiting for data."
+
+
 def _diagnosis_section(records: dict[int, dict[str, Any]], prototypes: int) -> Section:
     findings = diagnose(records, prototypes)
     rows = tuple((("ok" if f.good else "look here"), f.question, f.answer) for f in findings)
     return Section("Is it training well?", None, None, ("", "question", "answer"), rows)
+
+
+def periodic_section(run: Path) -> list[Section]:
+    """What the probe said of the teacher while it was trained."""
+    seen = {}
+    for path in (run / "eval").glob("training_*/results.json"):
+        number = re.fullmatch(r"training_(\d+)", path.parent.name)
+        if number:
+            seen[int(number[1])] = json.loads(path.read_text())
+    if not seen:
+        return []
+    names = sorted({(split, name) for found in seen.values() for split in found for name in found[split]})
+    rows = tuple(
+        (str(iteration), *(_number(found.get(split, {}).get(name)) for split, name in names))
+        for iteration, found in sorted(seen.items())
+    )
+    best = run / BEST_TEACHER.parent / "best.json"
+    kept = json.loads(best.read_text()) if best.is_file() else None
+    text = f"Kept as the best: iteration {kept['iteration']}, by {kept['metric']}." if kept else None
+    columns = ("iteration", *(f"{name} ({split})" for split, name in names))
+    return [Section("The teacher's features while it was trained", text, None, columns, rows)]
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "" if value is None else str(value)
 
 
 def _probe_sections(run: Path) -> list[Section]:
