@@ -197,3 +197,25 @@ def test_what_came_from_a_file_comes_from_the_index_in_its_release_or_not_at_all
         for name in ("another-release", "nowhere-else")
     }
     assert "nowhere_else-1.0-py3-none-any.whl" in ran.stdout.replace("\n", "").replace(" ", "")
+
+
+@pytest.mark.parametrize(("pin", "code"), [("torch==1.11.0", 0), ("torch<2", 0), ("torch>=9", 1)])
+def test_a_projects_pin_gives_way_to_the_torch_that_is_given(
+    pin: str, code: int, base: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "requirements.txt").write_text(f"{pin}\n")
+    (project / "train.py").write_text("import torch\n")
+    plan_file = tmp_path / "plan.toml"
+    words = ["plan", "--project", str(project), "--overlay", str(base), "--gpu", "H200", "--offline"]
+    variables = os.environ | {"BRINGUP_HOME": str(tmp_path / "home"), "LC_ALL": "C.UTF-8"}
+    ran = subprocess.run(
+        [*COMMAND, *words, "-o", str(plan_file)], capture_output=True, text=True, env=variables, timeout=300
+    )
+    assert ran.returncode == code, ran.stderr
+    if code:
+        assert "has torch 2.11.0" in " ".join(ran.stderr.split()) and not plan_file.exists()
+    else:
+        chosen = {choice.subject: choice.chosen for choice in read_plan(plan_file).choices}
+        assert chosen["torch"] == "2.11.0+cu130"

@@ -36,6 +36,7 @@ _NO_BUILD = (
     "driver-blocks",
     "no-python",
     "no-ensurepip",
+    "overlay-other-torch",
 )
 _NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict", "no-end-of-resolving")
 _CUDA_LABEL = re.compile(r"-cu(?:da)?\d+x?$")
