@@ -217,5 +217,7 @@ def test_a_projects_pin_gives_way_to_the_torch_that_is_given(
     if code:
         assert "has torch 2.11.0" in " ".join(ran.stderr.split()) and not plan_file.exists()
     else:
-        chosen = {choice.subject: choice.chosen for choice in read_plan(plan_file).choices}
-        assert chosen["torch"] == "2.11.0+cu130"
+        choices = read_plan(plan_file).choices
+        assert {choice.chosen for choice in choices if choice.subject == "torch"} == {"2.11.0+cu130"}
+        said = {str(row.why.parameters["pin"]) for row in choices if row.why.id == "pin-beside-given"}
+        assert said == {pin}

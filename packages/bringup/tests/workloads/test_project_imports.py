@@ -67,7 +67,7 @@ def test_a_project_of_the_standard_library_alone(target: VirtualEnvironment, tmp
 def test_scripts_are_found_the_outer_ones_first(tmp_path: Path) -> None:
     root = project(tmp_path, "")
     (root / "a").mkdir()
-    (root / "a" / "tool.py").write_text("if __name__ == '__main__':\n    pass\n")
+    (root / "a" / "tool.py").write_text("if __name__=='__main__':\n    pass\n")
     (root / "main.py").write_text("p = ArgumentParser()\nargs = p.parse_args()\n")
     assert read_project(root).entry_points == ("main.py", "a/tool.py")
 

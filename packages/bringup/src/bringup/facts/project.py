@@ -47,7 +47,7 @@ _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".model", ".bin", ".pkl")
 _MOST_FILES = 50_000
 _LARGEST_SOURCE = 4 << 20
 # A script: it asks whether it is one, or reads its options as it is imported.
-_RUNS = re.compile(r"^if __name__ == ['\"']__main__['\"']|^\w+ *= *[\w.()]+\.parse_args\(", re.MULTILINE)
+_RUNS = re.compile(r"^if *\(?__name__ *== *['\"]__main__['\"]|^\w+ *= *[\w.()]+\.parse_args\(", re.MULTILINE)
 
 
 @dataclass(frozen=True)

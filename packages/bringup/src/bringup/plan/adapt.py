@@ -14,10 +14,12 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from pydantic import ValidationError
 
 from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
+from bringup.catalog import load as load_catalog
 from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
 from bringup.facts.machine import MachineFacts
@@ -39,10 +41,11 @@ _NO_BUILD = (
     "overlay-other-torch",
 )
 _NO_FIT = ("no-matching-distribution", "no-versions", "requirements-conflict", "no-end-of-resolving")
+_VERSION = re.compile(r"\d[\d.]*(?:\+\w+)?")
 _CUDA_LABEL = re.compile(r"-cu(?:da)?\d+x?$")
 _MOST_ROUNDS = 20
 _PATIENCE = 4  # rounds of freeing one pin after the other; then it is a lock made for another torch
-_MADE_FOR_NUMPY_2 = ("2.3.0", "2.4.0", "2.5.1", "2.6.0", "2.7.0", "2.9.1", "2.11.0", "2.15.0")
+_FIRST_FOR_NUMPY_2 = Version("2.3.0")
 
 
 def loosened(requirement: Requirement) -> Requirement:
@@ -98,8 +101,10 @@ def _requirements(wanted: Wanted, attempt: _Attempt) -> list[dict[str, Any]]:
         rows.append(row)
     torch = wanted.torch.get("torch")
     held = torch[0].specifier if torch and not attempt.torch_is_free else None
+    releases = (Version(build.version) for build in load_catalog().torch_builds)
+    made_for_numpy_2 = [release for release in releases if release >= _FIRST_FOR_NUMPY_2]
     any_numpy = "numpy" not in wanted.pins or not str(wanted.pins["numpy"][0].specifier)
-    if held is not None and any_numpy and not any(map(held.contains, _MADE_FOR_NUMPY_2)):
+    if held is not None and any_numpy and not any(map(held.contains, made_for_numpy_2)):
         rows = [*(row for row in rows if row["spec"] != "numpy"), {"spec": "numpy<2"}]
     return rows
 
@@ -312,12 +317,16 @@ def _why_moved(key: str, requirement: Requirement, wanted: Wanted, plan: Plan, c
 def _said(wanted: Wanted, attempt: _Attempt, plan: Plan, catalog: Catalog) -> Iterator[Choice]:
     """Every pin that is not met as it was written, what stands in its place, and what could not be had."""
     locked = {canonicalize_name(row.name): row.version for row in plan.packages}
+    # A torch that is given stands among no packages.
+    given = [row.chosen for row in plan.choices if row.subject == "torch" and "torch" not in locked]
+    locked |= {canonicalize_name("torch"): text for text in given if _VERSION.fullmatch(text)}
     rows: Mapping[str, tuple[Requirement, str]] = {**wanted.pins, **wanted.torch}
     for key, (requirement, place) in sorted(rows.items()):
         version = locked.get(canonicalize_name(key))
         if version is None or requirement.specifier.contains(version, prereleases=True):
             continue
-        why = _why_moved(key, requirement, wanted, plan, catalog)
+        is_given = key == "torch" and bool(given)
+        why = "pin-beside-given" if is_given else _why_moved(key, requirement, wanted, plan, catalog)
         named = {"pin": str(requirement), "file": place, "gpus": ", ".join(plan.gpus)}
         reason = Reason(id=why, parameters=dict(named))
         yield Choice(subject=key, chosen=version, why=reason)
