@@ -118,6 +118,13 @@ def test_torch_is_chosen_for_what_stands_beside_it(folder_of_wheels: Resolver) -
     assert str(choose_torch(held, folder_of_wheels, load()).version) == "2.15.0"
 
 
+def test_cuda_code_of_a_companion_moves_no_cpu_torch(folder_of_wheels: Resolver) -> None:
+    question = TorchQuestion((), None, "linux-x86_64", SpecifierSet(">=2.6"), False)
+    for beside, chosen in (("xformers", "2.13.0+cpu"), ("engine", "2.10.0")):
+        asked = replace(question, beside=(Requirement(beside),))
+        assert str(choose_torch(asked, folder_of_wheels, load()).version) == chosen
+
+
 def test_a_companion_that_nobody_built_is_said(folder_of_wheels: Resolver) -> None:
     asked = ["metrics", "xformers", "engine"]
     texts, choices = choose_companions(asked, Version("2.10.0"), "12.8", folder_of_wheels, load())

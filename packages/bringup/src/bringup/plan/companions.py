@@ -119,6 +119,11 @@ def newest_for(
     return None, others
 
 
+def may_stand_beside(requirement: Requirement, torch: Version, resolver: Resolver, catalog: Catalog) -> bool:
+    """Whether an installer puts a release of it beside this torch, be its CUDA code of use there or not."""
+    return any(torch.public in built.torch for _, built in _candidates(requirement, torch, resolver, catalog))
+
+
 def choose_companions(
     requirements: Sequence[str], torch: Version, cuda: str | None, resolver: Resolver, catalog: Catalog
 ) -> tuple[list[str], list[Choice]]:

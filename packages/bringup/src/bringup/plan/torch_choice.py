@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from bringup.binaries.architectures import ComputeCapability
@@ -17,7 +18,7 @@ from bringup.catalog import Catalog
 from bringup.catalog.schema import TorchBuild
 from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
-from bringup.plan.companions import newest_for
+from bringup.plan.companions import may_stand_beside, newest_for
 from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolver
 from bringup.plan.steps import BuildTorch, Value
@@ -246,11 +247,16 @@ def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
 
 
 def _serving_all_beside(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchQuestion:
-    """The question for the newest release beside which all can be had, if there is one."""
-    if not question.beside:
+    """The question for the newest release beside which all can be had, if there is one.
+
+    What the catalog has of a companion is its CUDA code, for which no CPU needs another torch.
+    """
+    known = {row.name for row in catalog.companions}
+    beside = tuple(row for row in question.beside if canonicalize_name(row.name) not in known)
+    if not beside:
         return question
     releases = {version.public for version in resolver.versions("torch")}
     for release in sorted(question.allowed.filter(releases), key=Version, reverse=True):
-        if _lacking_beside(Version(release), None, question, resolver, catalog) is None:
+        if all(may_stand_beside(row, Version(release), resolver, catalog) for row in beside):
             return replace(question, allowed=question.allowed & SpecifierSet(f"=={release}"))
     return question
