@@ -177,3 +177,14 @@ def test_one_thing_to_plan_for(tmp_path: Path) -> None:
     for words in (["plan"], ["plan", "prostate-ssl", "--env", "."], ["up"]):
         ran = bringup(tmp_path, *words)
         assert ran.returncode == 2 and "bringup recipes" in ran.stderr, ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("pin", "old_numpy"), [("==2.0.1", True), ("==2.2.*", True), ("==2.14.0", False), ("==2.6.0", False)]
+)
+def test_numpy_of_an_old_torch(pin: str, old_numpy: bool, tmp_path: Path) -> None:
+    (tmp_path / "requirements.txt").write_text(f"torch{pin}\n")
+    (tmp_path / "train.py").write_text("import torch\n")
+    wanted = from_project(read_project(tmp_path), load())
+    recipe = make_recipe(wanted, next(iter(_attempts(wanted))))
+    assert ("numpy<2" in [row.spec for row in recipe.requirements]) is old_numpy
