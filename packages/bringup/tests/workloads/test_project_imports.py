@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,14 @@ def test_scripts_are_found_the_outer_ones_first(tmp_path: Path) -> None:
     (root / "a" / "tool.py").write_text("if __name__=='__main__':\n    pass\n")
     (root / "main.py").write_text("p = ArgumentParser()\nargs = p.parse_args()\n")
     assert read_project(root).entry_points == ("main.py", "a/tool.py")
+
+
+def test_pipes_and_loops_in_a_project_are_passed_by(tmp_path: Path) -> None:
+    root = project(tmp_path, "import sound\n")
+    os.mkfifo(root / "pipe.py")
+    (root / "loop.py").symlink_to(root / "loop.py")
+    (root / "self").symlink_to(root)
+    assert "sound" in read_project(root).imports
 
 
 def test_the_users_own_output_is_shown(target: VirtualEnvironment, tmp_path: Path) -> None:

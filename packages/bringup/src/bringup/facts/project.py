@@ -6,6 +6,7 @@ import ast
 import codecs
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -279,8 +280,9 @@ def read_project(root: Path) -> ProjectFacts:
             reading.checkpoints.append(file)
         elif suffix == ".py" or _wanted(path.name):
             try:
-                if path.stat().st_size > _LARGEST_SOURCE:
-                    continue
+                facts = path.stat()
+                if facts.st_size > _LARGEST_SOURCE or not stat.S_ISREG(facts.st_mode):
+                    continue  # a pipe would be waited for
                 text = decode(path.read_bytes())
                 reading.python(text, file) if suffix == ".py" else reading.text(text, file)
             except (OSError, SyntaxError, ValueError, RecursionError) as error:
