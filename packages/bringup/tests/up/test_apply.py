@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bringup.facts.gpus import read_gpus
 from bringup.facts.interpreters import Interpreter, find_interpreters
 from bringup.plan.folders import content_of
 from bringup.plan.model import LockedPackage, Plan, write_plan
@@ -181,6 +182,15 @@ def test_a_proof_that_fails_switches_nothing_in(
     assert result["id"] == "proof-failed"
     assert "not_there_at_all" in str(result["text"])
     assert pointer.read_text() == before
+
+
+def test_a_plan_for_a_gpu_that_is_not_here_says_so_first(
+    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
+) -> None:
+    file = tmp_path / "plan.toml"
+    write_plan(plan(interpreter, packages).model_copy(update={"gpus": ("sm_120",)}), file)
+    _, _, errors = finish(tmp_path, file)
+    assert ("The plan is for sm_120" in errors) is not bool(read_gpus().gpus)
 
 
 def test_a_wrong_hash_is_refused(

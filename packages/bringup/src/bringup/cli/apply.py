@@ -21,6 +21,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="The result as JSON on standard output.")] = False,
 ) -> None:
     """Make the plan's environment; it is switched in when its proof holds."""
+    from bringup.facts.gpus import read_gpus
     from bringup.plan.model import read_plan
     from bringup.report import console
     from bringup.report.messages import say
@@ -37,6 +38,9 @@ def command(
         validate(document)
         terminal.print(plan_table(document))
         return
+    if document.gpus and not read_gpus().gpus:
+        gpus = ", ".join(map(str, document.gpus))
+        console.remarks().print(say("up.no-gpu-to-prove-on", gpus=gpus), markup=False)
     links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
     how = InstallOptions(installer, links, offline, pack)
     if as_json:
