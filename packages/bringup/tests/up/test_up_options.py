@@ -56,3 +56,14 @@ def test_a_pack_is_a_folder(capfd: pytest.CaptureFixture[str], tmp_path: Path) -
     (tmp_path / "pack").write_text("a file\n")
     assert bringup(["fetch", "triposr", "--to", str(tmp_path / "pack"), "--cpu", "--lang", "en"]) == 2
     assert "is a file; a pack is a folder" in " ".join(capfd.readouterr().err.split())
+
+
+def test_a_workload_that_needs_a_gpu_is_not_planned_for_a_cpu(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRINGUP_HOME", str(tmp_path / "state"))
+    assert (
+        bringup(["plan", "gaussian-splatting", "--cpu", "--lang", "en", "-o", str(tmp_path / "plan.toml")])
+        == 1
+    )
+    assert "--cpu out" in " ".join(capfd.readouterr().err.split()) and not (tmp_path / "plan.toml").exists()

@@ -128,7 +128,7 @@ def _choose_interpreter_and_torch(
     if wishes.cpu:
         gpus = ()
     if recipe.needs.gpu == "required" and not gpus:
-        raise BringupError("gpu-required", recipe=recipe.name)
+        raise BringupError("gpu-required-not-cpu" if wishes.cpu else "gpu-required", recipe=recipe.name)
     host = machine.host
     question = TorchQuestion(
         gpus=tuple(sorted(set(gpus))),
