@@ -188,9 +188,12 @@ def test_a_plan_for_a_gpu_that_is_not_here_says_so_first(
     interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
 ) -> None:
     file = tmp_path / "plan.toml"
-    write_plan(plan(interpreter, packages).model_copy(update={"gpus": ("sm_120",)}), file)
-    _, _, errors = finish(tmp_path, file)
+    small = plan(interpreter, packages)
+    proof = small.steps[-1].model_copy(update={"gpus": ("sm_120",)})
+    write_plan(small.model_copy(update={"gpus": ("sm_120",), "steps": (*small.steps[:-1], proof)}), file)
+    code, result, errors = finish(tmp_path, file)
     assert ("The plan is for sm_120" in errors) is not bool(read_gpus().gpus)
+    assert code == 1 and result["id"] == "proof-failed"  # it asks for a torch, which is not in this plan
 
 
 def test_a_wrong_hash_is_refused(

@@ -94,8 +94,7 @@ def test_both_give_the_same_environment(tmp_path: Path) -> None:
         listing = [made / "bin" / "python", "-m", "pip", "list", "--format", "json"]
         answer = subprocess.run(listing, capture_output=True, text=True, check=True)
         listed[installer] = [(row["name"], row["version"]) for row in json.loads(answer.stdout)]
-        (log,) = home.glob("environments/small/*/logs/*packages.log")
-        assert log.exists()
+        assert list(home.glob("environments/small/*/logs/*packages.log"))
     assert listed["pip"] == listed["uv"]
     assert {"idna", "omegaconf", "antlr4-python3-runtime", "prostate-ssl"} <= {
         name for name, _ in listed["uv"]

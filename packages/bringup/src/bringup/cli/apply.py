@@ -30,7 +30,7 @@ def command(
     from bringup.steps.apply import InstallOptions, apply_plan, validate
     from bringup.steps.installers import progress_text
     from bringup.steps.observer import Silent
-    from bringup.steps.verify import read_proof
+    from bringup.steps.verify import read_proof, verify_step
 
     document = read_plan(plan)
     terminal = console.output()
@@ -38,8 +38,9 @@ def command(
         validate(document)
         terminal.print(plan_table(document))
         return
-    if document.gpus and not read_gpus().gpus:
-        gpus = ", ".join(map(str, document.gpus))
+    asked = verify_step(document).gpus
+    if asked and not read_gpus().gpus:
+        gpus = ", ".join(map(str, asked))
         console.remarks().print(say("up.no-gpu-to-prove-on", gpus=gpus), markup=False)
     links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
     how = InstallOptions(installer, links, offline, pack)
