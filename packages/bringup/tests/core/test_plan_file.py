@@ -32,7 +32,9 @@ def a_plan(version: str = "1.0") -> Plan:
                 rejected=(Rejected(what="2.0.1", why=Reason(id="torch-not-on-index")),),
             ),
         ),
-        packages=(LockedPackage(name="idna", version=version, sha256=HASH),),
+        packages=(
+            LockedPackage(name="idna", version=version, sha256=HASH, file=f"idna-{version}-py3-none-any.whl"),
+        ),
         steps=(
             CreateEnvironment(id="environment", python="3.11.7", interpreter="/usr/bin/python3"),
             InstallPackages(id="packages", packages=("idna",)),
@@ -88,6 +90,17 @@ def test_reasons_do_not_change_the_environment() -> None:
         ("[[packages]]", '[[packages]]\nname = "idna"\nversion = "2"\n\n[[packages]]', "plan-invalid"),
         ('kind = "verify"', 'kind = "verify"\nid = "early"\n\n[[steps]]\nkind = "verify"', "plan-invalid"),
         ('kind = "verify"', _PATCH + '[[steps]]\nkind = "verify"', "plan-invalid"),
+        ('version = "1.0"', 'version = "99.99"', "plan-invalid"),
+        ("idna-1.0-py3-none-any.whl", "torch-1.0-py3-none-any.whl", "plan-invalid"),
+        ("idna-1.0-py3-none-any.whl", "idna.whl", "plan-invalid"),
+        ("idna-1.0-py3-none-any.whl", "idna-1.1.tar.gz", "plan-invalid"),
+        ("py3-none-any.whl", "cp312-cp312-manylinux_2_28_x86_64.whl", "plan-invalid"),
+        ("py3-none-any.whl", "cp312-abi3-manylinux_2_28_x86_64.whl", "plan-invalid"),
+        ("py3-none-any.whl", "cp311-cp311-manylinux_2_28_aarch64.whl", "plan-invalid"),
+        ("py3-none-any.whl", "cp311-cp311-win_amd64.whl", "plan-invalid"),
+        ('packages = [\n    "idna",\n]', "packages = []", "plan-invalid"),
+        ("gpus = []", 'gpus = ["sm_120"]', "plan-invalid"),
+        ("[steps.versions]", '[steps.versions]\nIDNA = "1.1"', "plan-invalid"),
         ('kind = "verify"', _BUILD + '[[steps]]\nkind = "verify"', "plan-invalid"),
     ],
 )
@@ -99,6 +112,32 @@ def test_nonsense_is_refused(old: str, new: str, id: str, tmp_path: Path) -> Non
     with pytest.raises(BringupError) as refused:
         read_plan(path)
     assert refused.value.id == id
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "idna-1.0.tar.gz",
+        "idna-1.0.0-py2.py3-none-any.whl",
+        "idna-1.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+        "idna-1.0-cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "",
+    ],
+)
+def test_files_of_this_release_are_taken(file: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(a_plan().to_toml().replace("idna-1.0-py3-none-any.whl", file))
+    assert read_plan(path).packages[0].file == file
+
+
+def test_a_changed_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "plan.toml"
+    path.write_text(a_plan().to_toml().replace('version = "1.0"', 'version = "99.99"', 1))
+    with pytest.raises(BringupError) as refused:
+        read_plan(path)
+    assert refused.value.parameters["place"] == "packages.idna"
+    text = str(refused.value.parameters["text"])
+    assert "idna 99.99 is locked with the file of idna 1.0" in text and "take out its file, sha256" in text
 
 
 def test_a_plan_without_proof_is_refused(tmp_path: Path) -> None:

@@ -8,12 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
+from packaging.utils import (
+    InvalidSdistFilename,
+    InvalidWheelFilename,
+    canonicalize_name,
+    parse_sdist_filename,
+    parse_wheel_filename,
+)
+from packaging.version import Version as ParsedVersion
 from pydantic import Field, ValidationError, model_validator
 
 from bringup import state
@@ -76,6 +85,42 @@ class LockedPackage(Row):
     index: str | None = None
     size: Bytes | None = None
 
+    @model_validator(mode="after")
+    def _file_is_of_this_release(self) -> LockedPackage:
+        if self.file:
+            named = _release_of(self.file)
+            if named is not None and named != (canonicalize_name(self.name), ParsedVersion(self.version)):
+                text = f"{self.name} {self.version} is locked with the file of {named[0]} {named[1]}"
+                raise ValueError(
+                    f"{text}, {self.file}; for another release take out its file, sha256 and size"
+                )
+        return self
+
+
+def _release_of(file: str) -> tuple[str, ParsedVersion] | None:
+    """(name, version) of a wheel's or source package's file; None where its name says neither."""
+    try:
+        if file.endswith(".whl"):
+            name, version, _, _ = parse_wheel_filename(file)
+            return name, version
+        return parse_sdist_filename(file)
+    except InvalidWheelFilename as error:
+        raise ValueError(f"{file!r} is no wheel's name") from error
+    except InvalidSdistFilename:
+        return None
+
+
+def _fits(wheel: str, python: str, platform: str) -> bool:
+    """Whether a wheel's name allows this Python ("3.11.7") and platform ("linux-x86_64")."""
+    minor, machine = ParsedVersion(python).minor, platform.rpartition("-")[2]
+    for tag in parse_wheel_filename(wheel)[3]:
+        exact = tag.interpreter == f"cp3{minor}"
+        since = re.fullmatch(r"cp3(\d+)", tag.interpreter) if tag.abi == "abi3" else None
+        for_python = exact or tag.interpreter.startswith("py") or (since and int(since[1]) <= minor)
+        if for_python and (tag.platform == "any" or tag.platform.endswith((machine, "universal2"))):
+            return True
+    return False
+
 
 class Estimate(Row):
     """What applying costs, as far as it can be known beforehand. Bytes and seconds."""
@@ -134,6 +179,30 @@ class Plan(Row):
         for package in self.packages:
             if package.index is not None and package.index not in self.indexes:
                 raise ValueError(f"package {package.name!r} names the unknown index {package.index!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Plan:
+        first, last = self.steps[0], self.steps[-1]
+        assert isinstance(first, CreateEnvironment)
+        assert isinstance(last, Verify)
+        installed = {
+            name for step in self.steps if isinstance(step, InstallPackages) for name in step.packages
+        }
+        locked = {canonicalize_name(package.name): package.version for package in self.packages}
+        for package in self.packages:
+            if package.name not in installed:
+                raise ValueError(f"package {package.name!r} is locked, and no step installs it")
+            if package.file.endswith(".whl") and not _fits(package.file, first.python, self.platform):
+                text = f"{package.file} is no wheel for Python {first.python} on {self.platform}"
+                raise ValueError(f"package {package.name!r}: {text}")
+        for name, version in last.versions.items():
+            found = locked.get(canonicalize_name(name), version)
+            if ParsedVersion(found) != ParsedVersion(version):
+                raise ValueError(f"step {last.id!r} asks for {name} {version}, and {found} is locked")
+        if set(last.gpus) != set(self.gpus):
+            there, asked = ", ".join(self.gpus) or "the CPU", ", ".join(last.gpus) or "the CPU"
+            raise ValueError(f"the plan is for {there}, and step {last.id!r} proves it for {asked}")
         return self
 
     def package(self, name: str) -> LockedPackage:
