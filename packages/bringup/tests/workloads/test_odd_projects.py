@@ -34,6 +34,23 @@ dynamic = ["version", "dependencies"]
 [tool.setuptools.dynamic]
 dependencies = { file = ["reqs/base.in"] }
 """
+GROUPS = """\
+[project]
+name = "grouped"
+dependencies = ["torch>=2.1", "splat", "rich"]
+[project.optional-dependencies]
+docs = ["sphinx"]
+[dependency-groups]
+dev = [{ include-group = "Lint_er" }, "ipython"]
+Lint-er = ["ruff"]
+test = ["pytest", { include-group = "train" }]
+train = ["accelerate==0.30", { include-group = "data" }, "grouped"]
+data = ["h5py", { include-group = "train" }, { include-group = "gone" }]
+[tool.uv.sources]
+torch = [{ index = "pytorch-cu121", marker = "sys_platform == 'linux'" }]
+splat = { git = "https://example.org/a/splat.git", rev = "abc" }
+rich = { workspace = true }
+"""
 PIXI = """\
 [dependencies]
 python = "3.11.*"
@@ -138,6 +155,12 @@ def by_hand(wanted: Wanted) -> set[str]:
             set(),
         ),
         (
+            {"pyproject__toml": GROUPS},
+            [],
+            {"torch>=2.1", "accelerate==0.30", "h5py"},
+            {"splat", "rich"},
+        ),
+        (
             {"pixi__toml": PIXI},
             ["==3.11.*"],
             {"torch<3,>=2.1", "numpy==1.26", "opencv-python-headless", "einops>=0.7"},
@@ -185,7 +208,7 @@ def by_hand(wanted: Wanted) -> set[str]:
             set(),
         ),
     ],
-    ids=["poetry", "dynamic", "pixi", "conda", "docker", "setup", "requirements", "powershell"],
+    ids=["poetry", "dynamic", "groups", "pixi", "conda", "docker", "setup", "requirements", "powershell"],
 )
 def test_what_is_asked_for(
     files: dict[str, str | bytes], python: list[str], pins: set[str], links: set[str], tmp_path: Path
@@ -194,6 +217,16 @@ def test_what_is_asked_for(
     assert wanted.python == python
     assert asked(wanted) == pins
     assert by_hand(wanted) == links
+
+
+def test_groups_of_developers_are_named(tmp_path: Path) -> None:
+    named = {
+        choice.subject: choice.why.parameters.get("place")
+        for choice in wanted_of(tmp_path, pyproject__toml=GROUPS).choices
+        if choice.why.id == "group-for-developers"
+    }
+    lines = {"[docs]": 5, "[dev]": 7, "[Lint-er]": 8, "[test]": 9}
+    assert named == {group: f"pyproject.toml:{line}" for group, line in lines.items()}
 
 
 def test_an_extension_under_a_condition_is_one(tmp_path: Path) -> None:

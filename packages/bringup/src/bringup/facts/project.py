@@ -28,7 +28,7 @@ from bringup.facts.project_requirements import (
     read_setup,
     serves_the_project,
 )
-from bringup.facts.project_tables import Found, read_pixi, read_pyproject
+from bringup.facts.project_tables import Found, groups_left_out, read_pixi, read_pyproject
 
 __all__ = ["Link", "Pin", "ProjectFacts", "TorchLoad", "read_project"]
 
@@ -72,7 +72,7 @@ class ProjectFacts:
         cuda_sources: .cu files below the folder; `extension_builds`: build files that compile CUDA.
         checkpoints: files that look like saved models.
         links: requirements that no index has. `requires_python`: ranges as the project's files say them.
-        unreadable: (file, why).
+        unreadable: (file, why). `groups_left_out`: (extra or group of developers, place).
     """
 
     root: str
@@ -88,6 +88,7 @@ class ProjectFacts:
     requires_python: tuple[str, ...] = ()
     imported_names: frozenset[str] = frozenset()
     own_modules: frozenset[str] = frozenset()
+    groups_left_out: tuple[tuple[str, str], ...] = ()
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -167,6 +168,7 @@ class _Reading:
         self.unreadable: list[tuple[str, str]] = []
         self.links: list[Link] = []
         self.pythons: list[str] = []
+        self.groups: list[tuple[str, str]] = []
         self.constraints: dict[str, SpecifierSet] = {}
 
     def python(self, text: str, file: str) -> None:
@@ -191,6 +193,7 @@ class _Reading:
                 self.requirements(text, file)
         elif name == "pyproject.toml":
             self._take(read_pyproject(text, file, self._read))
+            self.groups += groups_left_out(text, file)
         elif name == "pixi.toml":
             self._take(read_pixi(text, file))
         elif name == "setup.cfg":
@@ -301,4 +304,5 @@ def read_project(root: Path) -> ProjectFacts:
         tuple(reading.pythons),
         frozenset(reading.imported_names),
         frozenset(reading.own),
+        tuple(reading.groups),
     )

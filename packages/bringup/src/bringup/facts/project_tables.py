@@ -1,6 +1,6 @@
-"""What TOML files of a project require: pyproject.toml (PEP 621, setuptools, Poetry, pixi) and pixi.toml.
+"""What TOML files of a project require: pyproject.toml (PEP 621, PEP 735, Poetry, uv, pixi) and pixi.toml.
 
-Sources: PEP 508, PEP 621, setuptools' «dynamic metadata», Poetry's and pixi's documentation.
+Sources: PEP 508, PEP 621, PEP 735, setuptools' «dynamic metadata», Poetry's, uv's and pixi's documentation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ Found = tuple[list[Pin], list[Link], list[str]]
 
 
 def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lambda _: None) -> Found:
-    """(pins, links, Python ranges) of `[project]`, Poetry's and pixi's tables; developers' extras left out.
+    """(pins, links, Python ranges) of `[project]`, dependency groups, Poetry's and pixi's tables.
+
+    Extras and groups for developers are left out (`groups_left_out` names them).
 
     Args:
         read: the text of another file of the project, where setuptools is told to take them from there.
@@ -48,11 +50,18 @@ def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lam
     for group, items in _table(project, "optional-dependencies").items():
         if _is_for_users(group):
             listed += map(str, items)
+    for group in _table(document, "dependency-groups"):
+        if _is_for_users(group):
+            listed += _group(document, group)
     rows = text.splitlines()
     pins, links = [], []
-    for item in listed:
+    elsewhere = _uv_sources(document)
+    for item in dict.fromkeys(listed):
         requirement = read_requirement(item)
-        if requirement and canonicalize_name(requirement.name) not in own:
+        name = canonicalize_name(requirement.name) if requirement else ""
+        if name in elsewhere and name not in own:
+            links.append(Link(elsewhere[name], file, line_of(rows, item)))
+        elif requirement and name not in own:
             pins.append(Pin(requirement, file, line_of(rows, item)))
         links += [Link(link.text, file, line_of(rows, item)) for link in links_of_lines(item, file)]
     pythons = [str(project["requires-python"])] if "requires-python" in project else []
@@ -72,6 +81,48 @@ def read_pixi(text: str, file: str) -> Found:
     """(pins, links, Python ranges) of a pixi.toml."""
     found: Found = ([], [], [])
     _pixi(tomllib.loads(text), found, text.splitlines(), file)
+    return found
+
+
+def groups_left_out(text: str, file: str) -> list[tuple[str, str]]:
+    """(name, place) of the extras and groups that are for developers, or for another kind of machine."""
+    document, rows = tomllib.loads(text), text.splitlines()
+    tables = (
+        _table(document, "project", "optional-dependencies"),
+        _table(document, "dependency-groups"),
+        _table(document, "tool", "poetry", "group"),
+    )
+    names = dict.fromkeys(name for table in tables for name in table if not _is_for_users(name))
+    return [(name, f"{file}:{line_of(rows, name)}") for name in names]
+
+
+def _group(document: dict[str, Any], group: str, inside: tuple[str, ...] = ()) -> Iterator[str]:
+    """What a dependency group of PEP 735 lists, those that it includes too; in a circle each once.
+
+    Names are compared as those of distributions are.
+    """
+    groups = {canonicalize_name(name): items for name, items in _table(document, "dependency-groups").items()}
+    name = canonicalize_name(group)
+    items = groups.get(name)
+    if name in inside or not isinstance(items, list):
+        return
+    for item in items:
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict) and "include-group" in item:
+            yield from _group(document, str(item["include-group"]), (*inside, name))
+
+
+def _uv_sources(document: dict[str, Any]) -> dict[str, str]:
+    """Of `[tool.uv.sources]` what is brought from a repository, an address or a folder."""
+    found: dict[str, str] = {}
+    for name, value in _table(document, "tool", "uv", "sources").items():
+        # Of several with markers the first: uv takes one for each platform.
+        address = _address(value[0] if isinstance(value, list) and value else value)
+        if address is not None:
+            found[canonicalize_name(name)] = address
+        elif isinstance(value, dict) and value.get("workspace"):
+            found[canonicalize_name(name)] = f"./{name}"
     return found
 
 

@@ -247,6 +247,8 @@ def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
         wanted.pins[canonicalize_name(name)] = (Requirement(name), place)
         why = Reason(id="import-undeclared", parameters={"place": place})
         wanted.choices.append(Choice(subject=name, chosen="+", why=why))
+    for group, place in project.groups_left_out:
+        wanted.leave_out(f"[{group}]", "group-for-developers", place=place)
     for file, text in project.unreadable[:5]:
         wanted.leave_out(file, "file-unread", text=text)
     wanted.loads = any(load.weights_only == "missing" for load in project.torch_loads)
