@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 import tomli_w
+from rich.console import Console
 
 from bringup.errors import BringupError
 from bringup.plan.model import Choice, LockedPackage, Plan, Reason, Rejected, read_plan, write_plan
 from bringup.plan.steps import CreateEnvironment, InstallPackages, Verify
+from bringup.report.tables import choices_table
 
 HASH = "0" * 64
 
@@ -52,6 +55,16 @@ def test_round_trip(tmp_path: Path) -> None:
 
 def test_same_inputs_same_text() -> None:
     assert a_plan().to_toml() == a_plan().to_toml()
+
+
+def test_brackets_are_shown_as_they_are() -> None:
+    """`[dev]` and `[security]` would be markup to rich, `[/x]` an error."""
+    why = Reason(id="pin-loosened", parameters={"pin": "requests[security]==2.31", "file": "[/x]/a.txt:3"})
+    plan = a_plan().model_copy(update={"choices": (Choice(subject="[dev]", chosen="2.32", why=why),)})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(choices_table(plan, True))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[dev]" in shown and "requests[security]==2.31 ([/x]/a.txt:3)" in shown
 
 
 def test_another_version_is_another_environment() -> None:

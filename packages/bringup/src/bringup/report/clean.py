@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bringup.report.messages import say
 from bringup.report.progress import size
@@ -42,7 +43,7 @@ def items_table(items: Sequence[Item]) -> Table:
     table.add_column(say("clean.where"), header_style="bold", overflow="fold")
     for item in items:
         place = home_relative(item.path) if item.path else f"{item.engine}: {item.image}"
-        table.add_row(size(item.bytes), say(f"clean.kinds.{item.kind}"), place)
+        table.add_row(size(item.bytes), say(f"clean.kinds.{item.kind}"), Text(place))
     return table
 
 

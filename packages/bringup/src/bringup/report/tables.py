@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from bringup.facts.gpus import usable_gpus
 from bringup.facts.machine import MachineFacts
@@ -34,6 +35,11 @@ def _grid(*headings: str) -> Table:
     for heading in headings or ("", ""):
         table.add_column(heading, overflow="fold", header_style="bold")
     return table
+
+
+def _row(table: Table, *cells: str) -> None:
+    """Cells as they are: `rembg[cpu]` holds no markup."""
+    table.add_row(*map(Text, cells))
 
 
 def fact_rows(facts: MachineFacts) -> list[tuple[str, str]]:
@@ -83,7 +89,7 @@ def facts_table(facts: MachineFacts) -> Table:
     """Facts, one a line."""
     table = _grid()
     for name, value in fact_rows(facts):
-        table.add_row(name, value)
+        _row(table, name, value)
     return table
 
 
@@ -131,14 +137,14 @@ def plan_table(plan: Plan) -> Table:
     """The steps, in order."""
     table = _grid(say("plan.step"), say("plan.does"))
     for step in plan.steps:
-        table.add_row(step_title(step.id), describe_step(step, plan))
+        _row(table, step_title(step.id), describe_step(step, plan))
     cost = say(
         "plan.cost",
         download=size(plan.estimate.download),
         disk=size(plan.estimate.disk),
         duration=duration(plan.estimate.seconds),
     )
-    table.add_row(say("plan.costs"), cost)
+    _row(table, say("plan.costs"), cost)
     return table
 
 
@@ -151,9 +157,9 @@ def choices_table(plan: Plan, explain: bool) -> Table:
     """What was chosen and why; with `explain`, what was rejected and why."""
     table = _grid(say("plan.choice"), say("plan.chosen"), say("plan.why"))
     for choice in plan.choices:
-        table.add_row(choice.subject, choice.chosen, reason(choice.why))
+        _row(table, choice.subject, choice.chosen, reason(choice.why))
         for text in _rejected_rows(choice, explain):
-            table.add_row("", say("plan.rejected"), text)
+            _row(table, "", say("plan.rejected"), text)
     return table
 
 
@@ -174,7 +180,7 @@ def proof_table(proof: Proof) -> Table:
     """Every check with its mark."""
     table = _grid("", say("checks.title"), say("checks.seen"))
     for check in proof.checks:
-        table.add_row("✓" if check.ok else "✗", check_title(check), check_seen(check))
+        _row(table, "✓" if check.ok else "✗", check_title(check), check_seen(check))
     return table
 
 
@@ -184,9 +190,9 @@ def times_table(rows: Sequence[Timed]) -> Table:
     table.columns[1].justify = "right"
     for row in rows:
         reused = f" ({say('report.reused')})" if row.reused else ""
-        table.add_row(f"{row.title}{reused}", duration(row.seconds))
+        _row(table, f"{row.title}{reused}", duration(row.seconds))
         for name, told in row.parts:
-            table.add_row(f"  {name}", told if isinstance(told, str) else brief(told))
+            _row(table, f"  {name}", told if isinstance(told, str) else brief(told))
     return table
 
 
