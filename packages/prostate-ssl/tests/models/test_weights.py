@@ -100,3 +100,27 @@ def test_what_does_not_fit_is_refused(tmp_path):
         load_pretrained_weights(model(), tmp_path / "broken.pth")
     with pytest.raises(ProstateError, match="No checkpoint"):
         load_pretrained_weights(model(), tmp_path / "absent.pth")
+
+
+@pytest.mark.parametrize(
+    "option", [{"ffn_layer": "swiglu"}, {"layerscale": 0.0}, {"qkv_bias": False}, {"ffn_bias": False}]
+)
+def test_a_half_that_fits_is_refused_both_ways(option, tmp_path):
+    """Loaded in part it would be another function: the other half stays random."""
+    other = MedicalVisionTransformer(VitShape(24, 2, 2), patch_size=7, img_size=28, **option)
+    plain = MedicalVisionTransformer(VitShape(24, 2, 2), patch_size=7, img_size=28)
+    for source, target in ((other, plain), (plain, other)):
+        before = {n: t.clone() for n, t in target.state_dict().items()}
+        with pytest.raises(ProstateError, match=r"another architecture \(blocks\.0\."):
+            load_pretrained_weights(target, saved(source.state_dict(), tmp_path / "w.pth"))
+        assert all(torch.equal(t, before[n]) for n, t in target.state_dict().items())
+
+
+def test_register_tokens_may_be_missing_or_unused(tmp_path):
+    with_registers = MedicalVisionTransformer(
+        VitShape(24, 2, 2), patch_size=7, img_size=28, num_register_tokens=4
+    )
+    report = load_pretrained_weights(with_registers, saved(dinov2_state(), tmp_path / "w.pth"))
+    assert report.missing == ("register_tokens",)
+    report = load_pretrained_weights(model(), saved(with_registers.state_dict(), tmp_path / "w.pth"))
+    assert report.unused == ("register_tokens",)

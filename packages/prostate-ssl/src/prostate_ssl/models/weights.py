@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _HUGGING_FACE = (
 )
 _QKV = re.compile(r"^(blocks\.\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)$")
 _IGNORED_MISSING = ("mri_seq_embed.weight",)  # no DINOv2 checkpoint has modalities
+_COMPUTES = ("blocks.", "patch_embed.", "norm.")  # with some of these missing it is another function
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,8 @@ def load_pretrained_weights(model: nn.Module, path: str | Path) -> WeightsReport
     """Fill `model` from a checkpoint file as far as it fits, and say what fitted.
 
     Positions of another image size are interpolated, and a modality table with fewer rows fills the first
-    rows. Anything else of another shape means another architecture.
+    rows. Anything else of another shape, and any part of a block that only one side has, means another
+    architecture. Register tokens may be missing or unused; the report says so.
 
     Raises:
         ProstateError: the file cannot be read; nothing in it fits; it belongs to another architecture.
@@ -141,11 +144,13 @@ def load_pretrained_weights(model: nn.Module, path: str | Path) -> WeightsReport
     blocks_here = {n.split(".")[1] for n in own if n.startswith("blocks.")}
     if not wrong and loaded and blocks_there != blocks_here:
         wrong.append(f"{len(blocks_there)} blocks there and {len(blocks_here)} here")
+    if not wrong and loaded:
+        wrong = _halves(own.keys() - loaded.keys(), found.keys() - loaded.keys())
     if wrong or not loaded:
         what = "; ".join(wrong[:3]) if wrong else "no key in common"
         raise ProstateError(
-            f"{path} belongs to another architecture ({what}). Choose the student.arch, patch size and "
-            "ffn_layer that it was trained with."
+            f"{path} belongs to another architecture ({what}). Choose the student.arch, patch size, "
+            "ffn_layer, layerscale and biases that it was trained with."
         )
     model.load_state_dict(loaded, strict=False)
     return WeightsReport(
@@ -154,6 +159,13 @@ def load_pretrained_weights(model: nn.Module, path: str | Path) -> WeightsReport
         unused=tuple(sorted(found.keys() - loaded.keys())),
         resized=tuple(sorted(resized)),
     )
+
+
+def _halves(missing: Iterable[str], unused: Iterable[str]) -> list[str]:
+    """Parts of the network that only one side has, such as the other kind of FFN."""
+    lacks = sorted(name for name in missing if name.startswith(_COMPUTES))
+    extra = sorted(name for name in unused if name.startswith(_COMPUTES))
+    return [f"{name} is only here" for name in lacks[:1]] + [f"{name} is only there" for name in extra[:1]]
 
 
 def _adapt(name: str, tensor: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
