@@ -181,6 +181,21 @@ def test_a_configuration_for_a_larger_card_is_refused_with_what_fits():
             check_memory(load_config(name), size * 2**30)
 
 
+def test_the_memory_is_foreseen_for_every_accepted_spelling_of_an_architecture():
+    published = load_config(overrides=["student.arch=glioma_vit_base_memeff"])
+    assert predicted_peak(published) == predicted_peak(load_config())
+    with pytest.raises(ProstateError, match=r"vit_large.*known: medical_vit_tiny"):
+        check_memory(load_config(overrides=["student.arch=vit_large"]), 80 * 2**30)
+
+
+def test_where_no_single_change_fits_a_preset_is_named():
+    giant = load_config(overrides=["student.arch=medical_vit_giant2", "train.batch_size_per_gpu=64"])
+    with pytest.raises(ProstateError, match="No single change makes it fit; the preset gpu-16gb does"):
+        check_memory(giant, 16 * 2**30)
+    with pytest.raises(ProstateError, match=r"No single change makes it fit\.$"):
+        check_memory(giant, 4 * 2**30)
+
+
 @pytest.mark.parametrize("value", ["false", "True", "auto"])
 def test_compile_takes_yaml_booleans(value: str) -> None:
     assert load_config("demo", [f"train.compile={value}"]).train.compile.lower() == value.lower()

@@ -32,14 +32,22 @@ def model_modalities(cfg: DictConfig) -> tuple[str, ...]:
     return tuple(names)
 
 
+def vit_shape(arch: str) -> VitShape:
+    """Width, depth and heads of `student.arch`; the published suffix `_memeff` means nothing here.
+
+    Raises:
+        ProstateError: no such architecture.
+    """
+    if (plain := arch.removesuffix("_memeff")) not in ARCHITECTURES:
+        raise ProstateError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}.", 2)
+    return ARCHITECTURES[plain]
+
+
 def build_backbone(cfg: DictConfig) -> MedicalVisionTransformer:
     """The untrained backbone that a complete configuration describes."""
     student = cfg.student
-    arch = student.arch.removesuffix("_memeff")
-    if arch not in ARCHITECTURES:
-        raise ProstateError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}.", 2)
     return MedicalVisionTransformer(
-        ARCHITECTURES[arch],
+        vit_shape(student.arch),
         patch_size=student.patch_size,
         img_size=cfg.train.img_size,
         mri_sequences=model_modalities(cfg),

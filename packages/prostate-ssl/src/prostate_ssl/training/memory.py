@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.models.build import build_backbone, model_modalities
+from prostate_ssl.models.build import build_backbone, model_modalities, vit_shape
 from prostate_ssl.models.head import DINOHead
 
 GIB = 2**30
@@ -49,9 +49,7 @@ def predicted_peak(cfg: DictConfig, world_size: int = 1) -> float:
         dino.head_bottleneck_dim,
         dino.head_nlayers,
     )
-    from prostate_ssl.models.build import ARCHITECTURES
-
-    shape = ARCHITECTURES[cfg.student.arch]
+    shape = vit_shape(cfg.student.arch)
     cases, modalities, patch = (
         cfg.train.batch_size_per_gpu,
         len(model_modalities(cfg)),
@@ -105,8 +103,10 @@ def what_fits(cfg: DictConfig, total_bytes: int, world_size: int = 1) -> str:
         if need <= room:
             fitting.append(f"{name}={str(value).lower()} ({need:.1f} GiB)")
     presets = [p for p in PRESETS if predicted_peak(load_config(p), world_size) <= room]
-    advice = f"What fits: {', '.join(fitting[:4])}" if fitting else "No single change makes it fit"
-    return advice + (f"; or the preset {presets[-1]}." if presets else ".")
+    if fitting:
+        advice = f"What fits: {', '.join(fitting[:4])}"
+        return advice + (f"; or the preset {presets[-1]}." if presets else ".")
+    return "No single change makes it fit" + (f"; the preset {presets[-1]} does." if presets else ".")
 
 
 def _smaller(cfg: DictConfig) -> list[int]:
