@@ -180,3 +180,21 @@ def test_semi_supervised_is_the_weighted_smoothed_cross_entropy():
     compare(ours, scores, total, scores64)
     none = semi_supervised_loss(scores, torch.full((6,), -1), classes=3, temperature=0.1, label_smoothing=0.1)
     assert none == 0
+
+
+@pytest.mark.parametrize("centring", ["sinkhorn_knopp", "centering"])
+def test_a_batch_without_any_masked_patch_gives_no_loss_and_no_nan(centring):
+    """With a small `mask_sample_probability` and a small batch, nothing may be masked."""
+    masks = torch.zeros(4, 2, 6, dtype=torch.bool)
+    tokens = select_masked(masks, 5)
+    scores = torch.randn(len(tokens.index), 9, requires_grad=True)
+    centre = RunningCenter((1, 1, 9))
+    if centring == "sinkhorn_knopp":
+        targets = sinkhorn_knopp(scores.detach() * 3, 0.04, tokens.valid)
+    else:
+        targets = centre.targets(scores.detach(), 0.04, tokens.valid)
+        centre.settle()
+    loss = ibot_patch_loss(scores, targets, tokens.weight, 4)
+    loss.backward()
+    assert loss.item() == 0 and scores.grad is not None and not scores.grad.any()
+    assert not centre.center.any()

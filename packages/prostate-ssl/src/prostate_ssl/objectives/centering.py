@@ -105,4 +105,6 @@ def sinkhorn_knopp(
 def _logsumexp_over_tokens(x: torch.Tensor) -> torch.Tensor:
     """log Σ exp over the tokens of all ranks: (T, K) → (1, K)."""
     top = max_over_ranks(x.amax(0, keepdim=True)).nan_to_num(neginf=0.0)
-    return top + sum_over_ranks((x - top).exp().sum(0, keepdim=True)).log()
+    total = sum_over_ranks((x - top).exp().sum(0, keepdim=True))
+    # Without any token (a batch in which nothing is masked) there is nothing to scale; log 0 would spread.
+    return top + total.clamp(min=torch.finfo(total.dtype).tiny).log()
