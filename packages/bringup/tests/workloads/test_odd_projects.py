@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bringup.catalog import load
+from bringup.facts.interpreters import Interpreter
 from bringup.facts.project import read_project
 from bringup.plan.wanted import Wanted, from_project
 
@@ -217,6 +218,38 @@ def test_what_is_asked_for(
     assert wanted.python == python
     assert asked(wanted) == pins
     assert by_hand(wanted) == links
+
+
+BY_PYTHON = """\
+torch==1.13.1; python_version < "3.9"
+torch==2.4.0; python_version >= "3.9" and python_version < "3.13"
+torch>=2.6; python_version >= "3.13"
+torchvision==0.14; python_version < "3.9"
+numpy<1.25; python_version < "3.9"
+numpy<2; python_full_version < "3.12.4" and implementation_name == "cpython"
+numpy>=2; python_full_version >= "3.12.4"
+flash-attn==1.0.9; python_version < "3.9"
+tomli; python_version < "3.11"
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "torch", "numpy"),
+    [("3.8.18", "==1.13.1", "<1.25"), ("3.12.3", "==2.4.0", "<2"), ("3.13.1", ">=2.6", ">=2")],
+)
+def test_markers_are_judged_by_the_python_that_is_chosen(
+    version: str, torch: str, numpy: str, tmp_path: Path
+) -> None:
+    (tmp_path / "requirements.txt").write_text(BY_PYTHON)
+    (tmp_path / "main.py").write_text("import torch, torchvision\n")
+    python = Interpreter("/usr/bin/python3", version, "CPython", True, "linux-x86_64")
+    wanted = from_project(read_project(tmp_path), load(), python.markers)
+    assert str(wanted.torch["torch"][0].specifier) == torch
+    assert str(wanted.pins["numpy"][0].specifier) == numpy
+    assert bool(str(wanted.torch["torchvision"][0].specifier)) is (version == "3.8.18")
+    assert any("flash-attn" in name for name in (*wanted.extension_pins, *wanted.pins)) is (
+        version == "3.8.18"
+    )
 
 
 def test_groups_of_developers_are_named(tmp_path: Path) -> None:

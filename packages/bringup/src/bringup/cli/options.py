@@ -60,9 +60,9 @@ def plan_of(
     from bringup.facts.environment import read_environment
     from bringup.facts.gpus import usable_gpus
     from bringup.facts.project import read_project
-    from bringup.plan.adapt import plan_wanted
+    from bringup.plan.adapt import plan_project, plan_wanted
     from bringup.plan.planner import make_plan
-    from bringup.plan.wanted import from_environment, from_project, require_something
+    from bringup.plan.wanted import from_environment, require_something
     from bringup.recipes import load as load_recipe
 
     if sum(given is not None for given in (recipe, project, env)) != 1:
@@ -71,15 +71,12 @@ def plan_of(
         chosen = load_recipe(recipe)
         return make_plan(chosen, machine, catalog, wishes), chosen
     if project is not None:
-        origin = project.expanduser().absolute()
-        wanted = from_project(read_project(origin), catalog)
-    else:
-        assert env is not None
-        origin = env.expanduser().absolute()
-        gpus = () if wishes.cpu else wishes.gpus or tuple(g.capability for g in usable_gpus(machine.gpus))
-        given = read_environment(wishes.overlay, scan=False) if wishes.overlay else None
-        shown = (*given.site_packages, *given.paths) if given else ()
-        broken = read_environment(origin, scan=bool(gpus))
-        wanted = from_environment(broken, catalog, gpus, shown)
+        return plan_project(read_project(project.expanduser().absolute()), machine, catalog, wishes)
+    assert env is not None
+    origin = env.expanduser().absolute()
+    gpus = () if wishes.cpu else wishes.gpus or tuple(g.capability for g in usable_gpus(machine.gpus))
+    given = read_environment(wishes.overlay, scan=False) if wishes.overlay else None
+    shown = (*given.site_packages, *given.paths) if given else ()
+    wanted = from_environment(read_environment(origin, scan=bool(gpus)), catalog, gpus, shown)
     require_something(wanted, origin)
     return plan_wanted(wanted, machine, catalog, wishes)

@@ -43,6 +43,18 @@ class Interpreter:
         major, minor = self.version.split(".")[:2]
         return int(major), int(minor)
 
+    @property
+    def markers(self) -> dict[str, str]:
+        """What PEP 508's markers are judged by where they ask about Python; this host tells the rest."""
+        minor = ".".join(map(str, self.minor))
+        return {
+            "python_version": minor,
+            "python_full_version": self.version,
+            "implementation_version": self.version,
+            "implementation_name": "cpython",
+            "platform_python_implementation": self.implementation,
+        }
+
 
 def ask(path: Path | str) -> Interpreter | None:
     """Ask one interpreter about itself; None if it does not answer as CPython of 64 bits."""

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -22,12 +23,23 @@ from bringup.catalog import Catalog
 from bringup.catalog import load as load_catalog
 from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
+from bringup.facts.environment import read_environment
+from bringup.facts.interpreters import Interpreter, ask
 from bringup.facts.machine import MachineFacts
+from bringup.facts.project import ProjectFacts
 from bringup.plan.model import Choice, Plan, Reason, Rejected
-from bringup.plan.planner import Resolvers, Wishes, make_plan
+from bringup.plan.planner import Resolvers, Wishes, fitting_interpreters, make_plan
 from bringup.plan.sequence import Given
-from bringup.plan.steps import Value
-from bringup.plan.wanted import NO_COMMIT, TORCH_FAMILY, Origin, Wanted, python_ranges
+from bringup.plan.steps import CreateEnvironment, Value
+from bringup.plan.wanted import (
+    NO_COMMIT,
+    TORCH_FAMILY,
+    Origin,
+    Wanted,
+    from_project,
+    python_ranges,
+    require_something,
+)
 from bringup.recipes.schema import Recipe
 
 _NO_BUILD = (
@@ -251,6 +263,47 @@ def plan_wanted(
         return plan.model_copy(update={"choices": choices}), recipe
     assert last is not None
     raise last
+
+
+def plan_project(
+    project: ProjectFacts, machine: MachineFacts, catalog: Catalog, wishes: Wishes
+) -> tuple[Plan, Recipe]:
+    """Plan for a project's folder, its markers judged by the Python that is chosen.
+
+    Raises:
+        BringupError: `project-says-nothing`, and what `plan_wanted` raises.
+    """
+    wanted = from_project(project, catalog)
+    require_something(wanted, Path(project.root))
+    known = _given_python(wishes) or _first_python(wanted, machine, wishes)
+    wanted = from_project(project, catalog, known.markers if known else None)
+    plan, recipe = plan_wanted(wanted, machine, catalog, wishes)
+    first = plan.steps[0]
+    assert isinstance(first, CreateEnvironment)
+    if known is None or first.interpreter == known.path:
+        return plan, recipe
+    # torch was to be had for another Python alone: markers may mean something else there.
+    chosen = next(row for row in machine.interpreters if row.path == first.interpreter)
+    again = from_project(project, catalog, chosen.markers)
+    if again == wanted:
+        return plan, recipe
+    return plan_wanted(again, machine, catalog, replace(wishes, python=chosen.path))
+
+
+def _given_python(wishes: Wishes) -> Interpreter | None:
+    """The Python of a torch that is given."""
+    executable = wishes.overlay and read_environment(wishes.overlay, scan=False).python.executable
+    return ask(executable) if executable else None
+
+
+def _first_python(wanted: Wanted, machine: MachineFacts, wishes: Wishes) -> Interpreter | None:
+    """The one that is tried first; None where there is none, which planning says."""
+    for allowed in python_ranges(wanted):
+        try:
+            return fitting_interpreters(allowed, machine, wishes)[0]
+        except BringupError:  # noqa: PERF203 - the next range may have one
+            continue
+    return None
 
 
 def _loosen_until_it_fits(

@@ -16,6 +16,7 @@ from packaging.version import Version
 
 from bringup.catalog import Catalog
 from bringup.errors import BringupError
+from bringup.facts.interpreters import Interpreter
 from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolver
 
@@ -49,11 +50,13 @@ class BuiltFor:
         return f"torch{self.torch}" + (f" (CUDA {self.cuda})" if self.cuda else "")
 
 
-def _torch_of(requires: Sequence[str]) -> SpecifierSet | None:
-    """What METADATA say of torch itself, extras aside; None where they do not name it."""
+def _torch_of(requires: Sequence[str], interpreter: Interpreter) -> SpecifierSet | None:
+    """What METADATA say of torch itself for this Python, extras aside; None where they do not name it."""
     for text in requires:
         row = Requirement(text)
-        if canonicalize_name(row.name) == "torch" and (row.marker is None or row.marker.evaluate()):
+        if canonicalize_name(row.name) == "torch" and (
+            row.marker is None or row.marker.evaluate(interpreter.markers)
+        ):
             return row.specifier
     return None
 
@@ -73,7 +76,7 @@ def torch_companions(
     except BringupError:
         newest = []  # What cannot be had is said where all of it is resolved.
     for row in newest:
-        torch = _torch_of(row.requires)
+        torch = _torch_of(row.requires, resolver.interpreter)
         if torch and any(part.operator in ("==", "===", "~=") for part in torch):
             known.add(row.name)
     return tuple(row for row in asked if canonicalize_name(row.name) in known)
@@ -88,7 +91,7 @@ def _built_for(name: str, version: Version, resolver: Resolver, catalog: Catalog
         found = resolver.resolve([f"{name}=={version}"], with_dependencies=False)
     except BringupError:
         return None
-    torch = _torch_of(found[0].requires) or SpecifierSet()
+    torch = _torch_of(found[0].requires, resolver.interpreter) or SpecifierSet()
     exact = next((part.version for part in torch if part.operator == "=="), None)
     # Compiled against the build of that release which the index has, unless its label says otherwise.
     cuda = catalog.default_cuda(exact) if exact and not version.local else None

@@ -94,24 +94,22 @@ def torch_range(recipe: Recipe, profile: str) -> TorchRange:
     return recipe.torch.profiles.get(profile, recipe.torch)
 
 
-def _fitting_interpreters(recipe: Recipe, machine: MachineFacts, wishes: Wishes) -> list[Interpreter]:
-    """Interpreters in the recipe's range that can make environments, in order of preference.
+def fitting_interpreters(python: str, machine: MachineFacts, wishes: Wishes) -> list[Interpreter]:
+    """Interpreters in the range `python` that can make environments, in order of preference.
 
     Raises:
         BringupError: `no-python` or `no-ensurepip`.
     """
-    allowed = SpecifierSet(recipe.python)
-    known = [
-        python for python in machine.interpreters if wishes.python in (None, python.path, python.version)
-    ]
-    fitting = [python for python in known if allowed.contains(python.version, prereleases=True)]
-    able = [python for python in fitting if python.makes_environments]
+    allowed = SpecifierSet(python)
+    known = [row for row in machine.interpreters if wishes.python in (None, row.path, row.version)]
+    fitting = [row for row in known if allowed.contains(row.version, prereleases=True)]
+    able = [row for row in fitting if row.makes_environments]
     if able:
         return able
     if fitting:
         raise BringupError("no-ensurepip", python=fitting[0].path, version=fitting[0].version)
-    found = ", ".join(sorted({python.version for python in known}, key=Version)) or "–"
-    raise BringupError("no-python", range=recipe.python, found=found)
+    found = ", ".join(sorted({row.version for row in known}, key=Version)) or "–"
+    raise BringupError("no-python", range=python, found=found)
 
 
 def _choose_interpreter_and_torch(
@@ -141,7 +139,7 @@ def _choose_interpreter_and_torch(
     )
     rejected: list[Rejected] = []
     failure: BringupError | None = None
-    for interpreter in _fitting_interpreters(recipe, machine, wishes):
+    for interpreter in fitting_interpreters(recipe.python, machine, wishes):
         resolver = resolvers.of(interpreter)
         try:
             if wishes.torch_from_source:
@@ -161,7 +159,7 @@ def _choose_interpreter_and_torch(
     assert failure is not None
     if failure.id == "no-torch-for-gpu" and not wishes.offline:
         torch = plan_source_build(question, machine, catalog, "torch-source-no-wheel")
-        interpreter = _fitting_interpreters(recipe, machine, wishes)[0]
+        interpreter = fitting_interpreters(recipe.python, machine, wishes)[0]
         why = Reason(id="python-in-range", parameters={"range": recipe.python})
         found = Choice(subject="python", chosen=interpreter.version, why=why, rejected=tuple(rejected))
         return resolvers.of(interpreter), torch, found

@@ -80,6 +80,7 @@ class Wanted:
         imports: modules that must import in the end.
         loads: whether `torch.load` calls need rewriting.
         entry_points: scripts that may be what the user wants to run.
+        markers: of the Python that is planned for (`Interpreter.markers`); empty: of the one that runs this.
     """
 
     name: str
@@ -98,6 +99,11 @@ class Wanted:
     imports: list[str] = field(default_factory=list)
     loads: bool = False
     entry_points: tuple[str, ...] = ()
+    markers: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def holds(self, requirement: Requirement) -> bool:
+        """Whether it is asked for at all, by its marker."""
+        return requirement.marker is None or requirement.marker.evaluate(dict(self.markers))
 
     def leave_out(self, what: str, why: str, **parameters: str) -> None:
         """Say that something is not installed."""
@@ -120,23 +126,20 @@ def _add(wanted: Wanted, requirement: Requirement, place: str, catalog: Catalog)
     if key in TORCH_FAMILY:
         # Which CUDA it is built for follows from the GPUs: `==2.0.1+cu118` asks for 2.0.1.
         requirement.specifier = SpecifierSet(_LOCAL_LABEL.sub("", str(requirement.specifier)))
-        _keep(wanted.torch, key, requirement, place)
+        if wanted.holds(requirement):
+            wanted.torch.setdefault(key, (requirement, place))
     elif _is_brought(key) or key in _TOOLS:
         if key == "python" and str(requirement.specifier):
             wanted.python.append(str(requirement.specifier))
     elif (row := catalog.extension(key)) is not None:
+        if not wanted.holds(requirement):
+            return
         wanted.extension_pins.setdefault(row.name, (requirement, place))
         if row not in wanted.extensions:
             wanted.extensions.append(row)
-    else:
-        _keep(wanted.pins, key, requirement, place)
-
-
-def _keep(table: dict[str, tuple[Requirement, str]], key: str, requirement: Requirement, place: str) -> None:
-    """The first that is said of a name; of several with markers the first whose marker holds here."""
-    known = table.get(key)
-    if known is None or (known[0].marker is not None and not known[0].marker.evaluate()):
-        table[key] = (requirement, place)
+    elif key not in wanted.pins or not wanted.holds(wanted.pins[key][0]):
+        # Of several with markers the first whose marker holds; one that does not hold pip leaves out itself.
+        wanted.pins[key] = (requirement, place)
 
 
 def _settle_extensions(wanted: Wanted, places: Mapping[str, str]) -> None:
@@ -213,10 +216,10 @@ def _add_builds(wanted: Wanted, project: ProjectFacts, catalog: Catalog) -> None
             wanted.local_builds.setdefault(name, folder)
 
 
-def from_project(project: ProjectFacts, catalog: Catalog) -> Wanted:
-    """What a project's files ask for."""
+def from_project(project: ProjectFacts, catalog: Catalog, markers: Mapping[str, str] | None = None) -> Wanted:
+    """What a project's files ask for, for the Python of these `markers`."""
     root = Path(project.root)
-    wanted = Wanted(_environment_name(root), root, list(project.requires_python))
+    wanted = Wanted(_environment_name(root), root, list(project.requires_python), markers=markers or {})
     for pin in project.pins:
         _add(wanted, pin.requirement, f"{pin.file}:{pin.line}", catalog)
     for link in project.links:
