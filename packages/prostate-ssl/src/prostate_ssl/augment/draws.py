@@ -33,6 +33,11 @@ class CropDraws:
 
     table: torch.Tensor
 
+    @property
+    def bias(self) -> torch.Tensor:
+        """(…, columns) what was drawn for bias fields; none unless it was asked for."""
+        return self.table[..., _WIDTH:]
+
     def of(self, columns: slice) -> torch.Tensor:
         """(…, w) numbers of one operation."""
         return self.table[..., columns]
@@ -42,9 +47,13 @@ class CropDraws:
         return self.table[..., columns.start]
 
 
-def draw_crops(keys: torch.Tensor) -> CropDraws:
-    """Draw everything for crops with int64 keys of any shape."""
-    return CropDraws(uniform(keys, _WIDTH))
+def draw_crops(keys: torch.Tensor, bias_columns: int = 0) -> CropDraws:
+    """Draw everything for crops with int64 keys of any shape.
+
+    Numbers for bias fields stand behind the fixed columns: how many depends on the modalities, and whoever
+    wants no field draws none.
+    """
+    return CropDraws(uniform(keys, _WIDTH + bias_columns))
 
 
 def to_normal(numbers: torch.Tensor) -> torch.Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from prostate_ssl.augment.bias_field import bias_columns, bias_field
 from prostate_ssl.augment.blur import LEAST_SIGMA, gaussian_blur
 from prostate_ssl.augment.boxes import foreground_boxes, random_boxes, random_gland_pixel, window_room
 from prostate_ssl.augment.convolution import random_convolution
@@ -52,7 +53,8 @@ class CropAugmenter:
         globals_, locals_ = settings.global_crops_number, settings.local_crops_number
         numbers = torch.arange(1, 2 * globals_ + locals_ + 1, device=planes.keys.device)
         keys = fold(planes.keys[None], numbers[:, None])
-        draws = draw_crops(keys[: globals_ + locals_])
+        columns = bias_columns(planes.present.shape[1]) if settings.bias_field else 0
+        draws = draw_crops(keys[: globals_ + locals_], columns)
         boxes = self._boxes(planes, draws, globals_)
         index = torch.arange(planes.keys.shape[0], device=planes.keys.device)
         global_crops = self._crops(
@@ -103,6 +105,8 @@ class CropAugmenter:
         cut = resize_windows(planes.pixels[:, :channels], boxes[1], boxes[0], flip, room, shape[1])
         present = planes.present[boxes[1]]
         images = cut[:, : present.shape[1]].clamp(0.0, 1.0)
+        if self.settings.bias_field:
+            images = bias_field(images, draws, self.settings.bias_field)
         images = self._change_intensity(images, draws, present)
         images = self._blur(images, draws, blur_probability, batch)
         if len(blur_probability) == 2:

@@ -20,6 +20,8 @@ class AugmentationSettings:
         global_crops_scale, local_crops_scale: of the slice. With the foreground crop a share of each side,
             otherwise a share of the area (as published).
         intensity_aug: rc (random convolution), color_jittering, bspline, histogram or none.
+        bias_field: standard deviation of the logarithm of a random smooth gain, a field for each crop and
+            modality; 0 for none (as published).
         max_blur_radius: largest σ of the Gaussian blur, pixels.
         gamma_range: of the second global crop.
         crop_from_tumor_foreground: crops are centred on a random pixel of the gland.
@@ -39,6 +41,7 @@ class AugmentationSettings:
     global_crops_scale: tuple[float, float] = (0.5, 1.0)
     local_crops_scale: tuple[float, float] = (0.2, 0.5)
     intensity_aug: str = "rc"
+    bias_field: float = 0.0
     max_blur_radius: float = 1.0
     gamma_range: tuple[float, float] = (0.75, 1.5)
     crop_from_tumor_foreground: bool = True
@@ -65,6 +68,8 @@ class AugmentationSettings:
                 raise ProstateError(
                     f"{name}={low}, {high} should be two shares with 0 < low ≤ high ≤ 1.", exit_code=2
                 )
+        if not 0.0 <= self.bias_field <= 2.0:
+            raise ProstateError(f"bias_field={self.bias_field} should lie between 0 and 2.", exit_code=2)
         if not 0.0 < self.gamma_range[0] <= self.gamma_range[1]:
             raise ProstateError(
                 f"crops.gamma_range={self.gamma_range} should be two positive numbers.", exit_code=2

@@ -95,6 +95,7 @@ _RANGES: dict[str, tuple[float, float]] = {
         ("teacher.warmup_teacher_temp", "teacher.teacher_temp", "semi_supervised.temperature"), (1e-6, _ANY)
     ),
     "optim.layerwise_decay": (1e-6, 1),
+    "crops.bias_field": (0, 2),
 }
 
 

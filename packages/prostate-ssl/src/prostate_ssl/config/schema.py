@@ -196,6 +196,9 @@ class Crops:
     intensity_aug: Any = key(
         "color_jittering", "rc (random convolution), color_jittering, bspline, histogram or none."
     )
+    bias_field: float = key(
+        0.0, "Ours: strength of a random smooth gain (σ of its logarithm), one for each crop and modality."
+    )
     max_blur_radius: float = key(1, "Largest σ of the Gaussian blur, pixels.")
     gamma_range: list[float] = key([0.75, 1.5], "Range of the gamma augmentation.")
     crop_from_tumor_foreground: bool = key(False, "Crops favour the gland, where a mask shows it.")

@@ -84,6 +84,7 @@ def augmentation_settings(cfg: DictConfig, append_label_mask: bool) -> Augmentat
         global_crops_scale=tuple(crops.global_crops_scale),
         local_crops_scale=tuple(crops.local_crops_scale),
         intensity_aug=crops.intensity_aug or "none",
+        bias_field=crops.bias_field,
         max_blur_radius=crops.max_blur_radius,
         gamma_range=tuple(crops.gamma_range),
         crop_from_tumor_foreground=crops.crop_from_tumor_foreground,
