@@ -69,6 +69,13 @@ def test_the_telling_row_hides_the_general_one() -> None:
     assert sorted(row.id for row in explain(both)) == ["missing-module", "no-xformers"]
 
 
+def test_an_import_that_fails_is_no_build() -> None:
+    """`import clip` and many others reach for pkg_resources when they run: nothing is to be built."""
+    (row,) = explain(b"  File \"clip.py\", line 6\nModuleNotFoundError: No module named 'pkg_resources'\n")
+    assert row.id == "pkg-resources-gone"
+    assert "--no-build-isolation" not in fix(row) and "setuptools<81" in fix(row)
+
+
 # What train.py printed on an H200 with diff-gaussian-rasterization 59f5f77e built for sm_80 alone.
 RASTERIZER_WITHOUT_IMAGE = """\
     num_rendered, color, radii, geomBuffer, binningBuffer, imgBuffer = _C.rasterize_gaussians(*args)
