@@ -77,12 +77,41 @@ def test_what_dinov2_adds_for_its_models_with_registers_is_accepted(tmp_path):
         ("train.img_size=10", "smaller than a patch"),
         ("evaluation.eval_period_iterations=5", "name labelled cases"),
         ("nonsense", "section.key=value"),
+        ("optim.base_lr=inf", r"optim\.base_lr is inf"),
+        ("evaluation.metric_types=[mcc,dice]", "unknown metric 'dice'.*mean_per_class_accuracy"),
+        ("evaluation.metric_types=[]", "unknown metric ''"),
+        ("optim.warmup_epochs=${optim.nothing}", r"optim\.warmup_epochs: .*optim\.nothing"),
     ],
 )
 def test_mistakes_are_refused_by_name(override, message):
     with pytest.raises(ProstateError, match=message) as refused:
         load_config("demo", [override])
     assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train:\n  seed: 1  # Größe\n".encode("latin-1"), "not UTF-8"),
+        (b"- a\n- b\n", "sections with keys"),
+        (b"train: {seed: [\n", "not valid YAML"),
+        (b"train:\n  seed: 1\n  seed: 2\n", "duplicate key"),
+        (b"train:\n", "train"),
+        (b"1: 2\n", "Unknown key 1"),
+        (b"base: FILE\n", "stand on each other"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused_in_words(content, message, tmp_path, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content.replace(b"FILE", str(path).encode()))
+    assert run(["config", "--config-file", str(path)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_key_may_refer_to_another_one_that_stands_only_in_the_defaults(tmp_path):
+    path = tmp_path / "refers.yaml"
+    path.write_bytes(b"\xef\xbb\xbfoptim: {warmup_epochs: '${optim.epochs}'}\n")
+    assert load_config(path).optim.warmup_epochs == 100
 
 
 def test_every_key_is_explained():

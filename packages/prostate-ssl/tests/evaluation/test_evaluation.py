@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from prostate_ssl.cli.main import run
 from prostate_ssl.data.dataset import ProstateDataset
@@ -21,7 +22,7 @@ from prostate_ssl.evaluation import eval_log_regression_with_model, load_backbon
 from prostate_ssl.evaluation.extract import read_table
 from prostate_ssl.evaluation.features import FeatureTable, feature_tables, histogram_features
 from prostate_ssl.evaluation.periodic import keep_best
-from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe
+from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe, score
 from prostate_ssl.evaluation.run import compared_features
 from prostate_ssl.report.sections import periodic_section
 
@@ -125,6 +126,46 @@ def test_split_probe_and_missing_modalities(trained, data, capsys):
     assert len(document["results"]) == 7 and "ax_t2wi + ax_adc + ax_dwi" in document["results"]
     probe = json.loads((trained / "eval" / "probe.json").read_text())
     assert set(probe["results"]) == {"trained", "untrained", "intensity histograms"}
+
+
+def test_other_weights_and_the_test_list_are_what_is_judged(trained, data, tmp_path, capsys):
+    lists = ["--train-csv", str(data / "train.csv"), "--val-csv", str(data / "val.csv")]
+    other = load_backbone(trained, untrained=True).model.state_dict()
+    torch.save({"teacher": other}, tmp_path / "other.pth")
+    base = ["evaluate", "--run", str(trained), "--data", str(data), *lists]
+    assert run([*base, "--weights", str(tmp_path / "other.pth")]) == 0
+    probe = json.loads((trained / "eval" / "probe.json").read_text())
+    assert probe["weights"] == "other.pth"
+    assert probe["results"]["trained"] == probe["results"]["untrained"]
+    assert run([*base, "--weights", str(tmp_path / "absent.pth")]) == 1
+    assert run([*base, "--test"]) == 2
+    assert run(["evaluate", "--run", str(trained), "--test"]) == 2
+    assert ".test_dataset_path" in capsys.readouterr().err
+    copy = tmp_path / "run"
+    shutil.copytree(trained, copy)
+    config = OmegaConf.load(copy / "config.yaml")
+    for name, part in (("train", "train"), ("test", "val")):
+        config.evaluation[f"{name}_dataset_path"] = f"ProstateSupervised:root={data}:split_csv={part}.csv"
+    config.evaluation.metric_types = ["multiclass_auc", "mean_per_class_accuracy"]
+    OmegaConf.save(config, copy / "config.yaml")
+    assert run(["evaluate", "--run", str(copy), "--test"]) == 0
+    document = json.loads((copy / "eval" / "probe_test.json").read_text())
+    metrics = document["results"]["trained"]["linear"]["metrics"]
+    assert document["cases"] == {"train": 5, "test": 3}
+    assert set(metrics) == {"auc", "mean_per_class_accuracy"}
+
+
+def test_mean_per_class_accuracy_weighs_every_class_alike():
+    labels, classes = np.array([0, 0, 0, 1]), np.array([0, 1])
+    always_zero = np.tile([0.9, 0.1], (4, 1))
+    found = score(labels, always_zero, classes, ["accuracy", "mean_per_class_accuracy"])
+    assert found == {"accuracy": 0.75, "mean_per_class_accuracy": 0.5}
+
+
+def test_an_unknown_kind_of_evaluation_is_refused(trained, capsys):
+    for words in (["--eval-only", "--eval", "everything"], ["--eval", "missing_sequences"]):
+        assert run(["train", "--output-dir", str(trained), *words]) == 2
+        assert "missing_sequences" in capsys.readouterr().err
 
 
 def test_each_case_is_prepared_once_for_all_features(trained, data):

@@ -22,6 +22,9 @@ def command(
     missing: Annotated[
         bool, typer.Option("--missing-modalities", help="The probe with every subset.")
     ] = False,
+    test: Annotated[
+        bool, typer.Option("--test", help="Judge on the run's evaluation.test_dataset_path.")
+    ] = False,
 ) -> int:
     """Logistic regression and k-NN, beside the untrained network and intensity histograms."""
     from prostate_ssl.config.dataset_string import with_options
@@ -46,6 +49,8 @@ def command(
         print_document(document)
         return 0
     if data:
+        if test:
+            raise ProstateError("--test is for the run's own lists; with --data, name it as --val-csv.", 2)
         if not (train_csv and val_csv):
             raise ProstateError(
                 "With --data, name two lists: --train-csv and --val-csv (`prostate-ssl split` makes them).",
@@ -59,4 +64,4 @@ def command(
             cfg.evaluation[f"{key}_dataset_path"] = text
         cfg.evaluation.metric_types = ["auc", "mcc", "accuracy", "f1"]
     with stage(run, "missing modalities" if missing else "probe"):
-        return evaluate_run(cfg, missing_sequences=missing)
+        return evaluate_run(cfg, missing_sequences=missing, weights=weights, test=test)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from prostate_ssl.cli.configuration import configured, note_stage
+from prostate_ssl.errors import ProstateError
 
 CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": False}
 
@@ -35,6 +36,8 @@ def command(
 
     Several GPUs: torchrun --nproc_per_node=N -m prostate_ssl.train (the same options).
     """
+    if eval_type not in ("", "missing_sequences") or (eval_type and not eval_only):
+        raise ProstateError(f"--eval {eval_type}: with --eval-only it may be missing_sequences.", 2)
     cfg = configured(config_file, overrides or [], output_dir=output_dir, data=data, split_csv=split_csv)
     if eval_only:
         from prostate_ssl.evaluation.run import evaluate_run

@@ -26,6 +26,8 @@ _CHOICES = {
     "optim.scaling_rule": ("sqrt_wrt_1024", "identity"),
     "crops.intensity_aug": ("rc", "color_jittering", "none", "bspline", "histogram", "None", ""),
 }
+METRICS = ("mcc", "accuracy", "f1", "auc", "mean_per_class_accuracy")
+_METRIC_ALIASES = {"mean_accuracy": "accuracy", "multiclass_auc": "auc", "binary_auc": "auc"}  # published
 _SHARDING = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD")
 _ANY = float("inf")
 # Least and greatest value, both allowed.
@@ -132,8 +134,12 @@ def _packaged(folder: str) -> Any:
     return resources.files("prostate_ssl.config").joinpath(folder)
 
 
-def read_layer(name_or_path: str | Path) -> DictConfig:
-    """The keys of one file or packaged preset, unchecked; a key `base` names a preset that it stands on.
+def read_layer(name_or_path: str | Path, above: tuple[str | Path, ...] = ()) -> DictConfig:
+    """The keys of one file or packaged preset, unchecked; a key `base` names the one that it stands on.
+
+    Args:
+        name_or_path: the file or preset.
+        above: files that stand on it.
 
     Raises:
         ProstateError: no such file or preset; not YAML.
@@ -141,7 +147,10 @@ def read_layer(name_or_path: str | Path) -> DictConfig:
     path = Path(name_or_path)
     text = None
     if path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise ProstateError(f"{path} is not UTF-8 text: save it as UTF-8 YAML.", 2) from error
     else:
         for folder in ("train", "presets"):
             packaged = _packaged(folder).joinpath(f"{Path(name_or_path).name.removesuffix('.yaml')}.yaml")
@@ -162,7 +171,9 @@ def read_layer(name_or_path: str | Path) -> DictConfig:
     base = layer.pop("base", None)
     if base is None:
         return layer
-    merged = OmegaConf.merge(read_layer(str(base)), layer)
+    if len(above) > 5:
+        raise ProstateError(f"{name_or_path}: the files named under `base` stand on each other.", 2)
+    merged = OmegaConf.merge(read_layer(str(base), (*above, name_or_path)), layer)
     assert isinstance(merged, DictConfig)
     return merged
 
@@ -192,8 +203,7 @@ def complete_config(partial: Any) -> DictConfig:
     """A full or partial configuration (OmegaConf, mapping) with the defaults under it; keys are checked."""
     layer = partial if isinstance(partial, DictConfig) else OmegaConf.create(partial)
     assert isinstance(layer, DictConfig)
-    plain = OmegaConf.create(OmegaConf.to_container(layer, resolve=True))
-    assert isinstance(plain, DictConfig)
+    plain = _resolved(layer)
     _refuse_unknown_keys(plain)
     try:
         cfg = OmegaConf.merge(defaults(), plain)
@@ -204,6 +214,18 @@ def complete_config(partial: Any) -> DictConfig:
         ) from error
     assert isinstance(cfg, DictConfig)
     return cfg
+
+
+def _resolved(layer: DictConfig) -> DictConfig:
+    """The layer over plain defaults, each `${section.key}` replaced by that key's value."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.to_container(defaults()), layer)
+        whole = OmegaConf.create(OmegaConf.to_container(merged, resolve=True))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise ProstateError(f"{error.full_key or 'configuration'}: {reason}.", 2) from error
+    assert isinstance(whole, DictConfig)
+    return whole
 
 
 def _refuse_unknown_keys(layer: DictConfig) -> None:
@@ -225,6 +247,22 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"The nearest known key is {near[0]}; `prostate-ssl config --explain {near[0]}` says what it does."
 
 
+def metric_names(names: Sequence[Any]) -> tuple[str, ...]:
+    """The metrics in lower case, published aliases replaced.
+
+    Raises:
+        ProstateError: no metric, or an unknown one.
+    """
+    lower = [str(getattr(name, "value", name)).lower() for name in names]
+    plain = tuple(_METRIC_ALIASES.get(name, name) for name in lower)
+    unknown = [name for name in plain or [""] if name not in METRICS]
+    if unknown:
+        raise ProstateError(
+            f"evaluation.metric_types: unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}.", 2
+        )
+    return plain
+
+
 def check(cfg: DictConfig) -> None:
     """Refuse values that no training can run with.
 
@@ -240,8 +278,8 @@ def check(cfg: DictConfig) -> None:
     for name, (least, most) in _RANGES.items():
         value = OmegaConf.select(cfg, name)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (number and least <= value <= most):
-            bounds = f"at least {least:g}" + ("" if most == _ANY else f" and at most {most:g}")
+        if value is not None and not (number and math.isfinite(value) and least <= value <= most):
+            bounds = f"a number of at least {least:g}" + ("" if most == _ANY else f" and at most {most:g}")
             raise ProstateError(f"{name} is {value!r}; it must be {bounds}.", 2)
     for network in ("student", "teacher"):
         for module, settings in cfg.compute_precision[network].items():
@@ -251,6 +289,7 @@ def check(cfg: DictConfig) -> None:
                     f"it may be {', '.join(_SHARDING)}.",
                     2,
                 )
+    metric_names(cfg.evaluation.metric_types)
     _check_crops(cfg)
     _check_contradictions(cfg)
 

@@ -214,7 +214,10 @@ class Evaluation:
     train_dataset_path: str = key("", "Labelled cases that the probe learns from (ProstateSupervised:…).")
     val_dataset_path: str = key("", "Labelled cases that it is judged on.")
     test_dataset_path: str = key("", "Labelled cases for `prostate-ssl evaluate --test`.")
-    metric_types: list[str] = key(["mcc"], "mcc, accuracy, f1, auc; the first decides which teacher is best.")
+    metric_types: list[str] = key(
+        ["mcc"],
+        "mcc, accuracy, f1, auc, mean_per_class_accuracy; the first decides which teacher is best.",
+    )
 
 
 @dataclass

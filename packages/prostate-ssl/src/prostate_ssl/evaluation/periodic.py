@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
+from prostate_ssl.config.loading import metric_names
 from prostate_ssl.data import make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import BEST_TEACHER
 from prostate_ssl.evaluation.log_regression import eval_log_regression_with_model
-from prostate_ssl.evaluation.probe import check_metrics
 from prostate_ssl.files import write_atomically, write_json
 from prostate_ssl.models.build import build_backbone
 from prostate_ssl.training.checkpoint import full_tensor
@@ -31,7 +31,7 @@ def check_evaluation(cfg: DictConfig) -> None:
     Raises:
         ProstateError: an unknown metric; unusable datasets; no labels, or one class only.
     """
-    check_metrics(cfg.evaluation.metric_types or [""])
+    metric_names(cfg.evaluation.metric_types)
     for name in ("train_dataset_path", "val_dataset_path"):
         labels = make_dataset(dataset_str=cfg.evaluation[name]).labels
         classes = sorted(set(labels[labels >= 0].tolist()))
@@ -59,7 +59,7 @@ def evaluate_teacher(
         # The trained module may be compiled and sharded; a plain copy answers without recompiling.
         model = build_backbone(cfg)
         model.load_state_dict(state)
-        names = check_metrics(cfg.evaluation.metric_types)
+        names = metric_names(cfg.evaluation.metric_types)
         results = eval_log_regression_with_model(
             model.to(session.device).eval(),
             train_dataset_str=cfg.evaluation.train_dataset_path,

@@ -10,12 +10,19 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    f1_score,
+    matthews_corrcoef,
+    roc_auc_score,
+)
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from prostate_ssl.config.loading import metric_names
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.features import FeatureTable
 
@@ -38,21 +45,6 @@ class ProbeResult:
     predictions: list[dict[str, Any]] = field(default_factory=list)
 
 
-def check_metrics(names: Sequence[str]) -> tuple[str, ...]:
-    """The metric names, in lower case.
-
-    Raises:
-        ProstateError: a name that is none of mcc, accuracy, f1, auc (published aliases are understood).
-    """
-    aliases = {"mean_accuracy": "accuracy", "multiclass_auc": "auc", "mean_per_class_accuracy": "accuracy"}
-    lower = [str(getattr(name, "value", name)).lower() for name in names]
-    plain = tuple(aliases.get(name, name) for name in lower)
-    unknown = [name for name in plain if name not in METRICS]
-    if unknown:
-        raise ProstateError(f"Unknown metric {unknown[0]!r}; known: {', '.join(METRICS)}.", 2)
-    return plain
-
-
 def score(
     labels: np.ndarray, probabilities: np.ndarray, classes: np.ndarray, names: Sequence[str]
 ) -> dict[str, float]:
@@ -61,8 +53,8 @@ def score(
     Args:
         labels: (N,) true classes.
         probabilities: (N, C), columns in the order of `classes`.
-        names: of `METRICS`. AUC of several classes is one against the rest, averaged; where the
-            validation cases have one class only, it is NaN.
+        names: of `config.loading.METRICS`. AUC of several classes is one against the rest, averaged; where
+            the validation cases have one class only, it is NaN.
     """
     predicted = classes[probabilities.argmax(1)]
     average = "binary" if set(classes.tolist()) <= {0, 1} else "macro"
@@ -75,6 +67,8 @@ def score(
                 values[name] = matthews_corrcoef(labels, predicted)
             elif name == "accuracy":
                 values[name] = accuracy_score(labels, predicted)
+            elif name == "mean_per_class_accuracy":
+                values[name] = balanced_accuracy_score(labels, predicted)
             elif name == "f1":
                 values[name] = f1_score(labels, predicted, average=average, zero_division=0)
             else:
@@ -129,7 +123,7 @@ def linear_probe(
         ProstateError: labels missing, or of one class only.
     """
     train, val = train.labelled(), val.labelled()
-    names = check_metrics(names)
+    names = metric_names(names)
     require_classes(train, "the training set")
     if len(val.labels) == 0:
         raise ProstateError("No case of the validation set has a label.")
@@ -187,7 +181,7 @@ def knn_probe(
     model.fit(train.vectors, train.labels)
     probabilities = model.predict_proba(val.vectors)
     return ProbeResult(
-        score(val.labels, probabilities, model.classes_, check_metrics(names)),
+        score(val.labels, probabilities, model.classes_, metric_names(names)),
         None,
         _rows(val, probabilities, model.classes_),
     )
@@ -214,7 +208,7 @@ def leave_one_out(table: FeatureTable, names: Sequence[str] = METRICS, *, c: flo
             table.vectors[held : held + 1]
         )[0]
     return ProbeResult(
-        score(table.labels, probabilities, classes, check_metrics(names)),
+        score(table.labels, probabilities, classes, metric_names(names)),
         c,
         _rows(table, probabilities, classes),
     )

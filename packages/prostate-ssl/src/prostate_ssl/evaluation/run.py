@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from prostate_ssl.config.dataset_string import with_options
+from prostate_ssl.config.loading import metric_names
 from prostate_ssl.data import ProstateDataset, make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone, load_backbone
@@ -82,7 +83,12 @@ def _document(result: ProbeResult) -> dict[str, Any]:
 
 
 def evaluate_split(
-    backbone: Backbone, train: ProstateDataset, val: ProstateDataset, names: list[str], run: Path
+    backbone: Backbone,
+    train: ProstateDataset,
+    val: ProstateDataset,
+    names: list[str],
+    run: Path,
+    judged: str = "val",
 ) -> dict[str, Any]:
     """Linear and k-NN probe, learned on `train`, judged on `val`; beside them the baselines."""
     extractors = compared_features(backbone, run)
@@ -97,7 +103,7 @@ def evaluate_split(
     document = {
         "schema": "prostate-ssl/probe/1",
         "protocol": "train and validation split",
-        "cases": {"train": len(train), "val": len(val)},
+        "cases": {"train": len(train), judged: len(val)},
         "weights": backbone.weights.name,
         "results": results,
     }
@@ -107,25 +113,35 @@ def evaluate_split(
     return document
 
 
-def evaluate_run(cfg: DictConfig, *, missing_sequences: bool = False) -> int:
-    """What `train --eval-only` does: probe the run in `cfg.train.output_dir` on the configured datasets."""
+def evaluate_run(
+    cfg: DictConfig, *, missing_sequences: bool = False, weights: Path | None = None, test: bool = False
+) -> int:
+    """What `train --eval-only` does: probe the run in `cfg.train.output_dir` on the configured datasets.
+
+    Args:
+        cfg: complete configuration.
+        missing_sequences: the probe with every subset of the sequences.
+        weights: another checkpoint than the run's best teacher.
+        test: judge on `evaluation.test_dataset_path` instead of `val_dataset_path`.
+    """
     run = Path(cfg.train.output_dir)
-    paths = cfg.evaluation.train_dataset_path, cfg.evaluation.val_dataset_path
+    judged = "test" if test else "val"
+    paths = cfg.evaluation.train_dataset_path, cfg.evaluation[f"{judged}_dataset_path"]
     if not all(paths):
         raise ProstateError(
-            "Evaluation needs labelled cases: set evaluation.train_dataset_path and .val_dataset_path "
+            f"Evaluation needs labelled cases: set evaluation.train_dataset_path and .{judged}_dataset_path "
             "(ProstateSupervised:split=…:root=…:split_csv=…).",
             2,
         )
-    backbone = load_backbone(run)
+    backbone = load_backbone(run, weights)
     train, val = (make_dataset(dataset_str=path) for path in paths)
-    names = list(cfg.evaluation.metric_types)
+    names = list(metric_names(cfg.evaluation.metric_types))
     if missing_sequences:
         document = missing_modality_table(backbone.model, train, val, names)
-        target = run / "eval" / "missing_modalities.json"
+        target = run / "eval" / f"missing_modalities{'_test' if test else ''}.json"
     else:
-        document = evaluate_split(backbone, train, val, names, run)
-        target = run / "eval" / "probe.json"
+        document = evaluate_split(backbone, train, val, names, run, judged)
+        target = run / "eval" / f"probe{'_test' if test else ''}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target, document)
     print_document(document)
