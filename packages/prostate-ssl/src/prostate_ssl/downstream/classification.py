@@ -59,7 +59,8 @@ def finetune_classification(
     classes = int(max(learn.labels.max(), judge.labels.max())) + 1
     if len(learn.labels.unique()) < 2:
         raise ProstateError(
-            f"All labelled training cases are of class {int(learn.labels[0])}: two are needed."
+            f"All {len(learn.cases.unique())} training cases whose labels are used are of class "
+            f"{int(learn.labels[0])}: two are needed."
         )
     torch.manual_seed(settings.seed)
     model = ClassificationModel(backbone, classes).to(device)
@@ -89,6 +90,8 @@ def finetune_classification(
 
 def _labelled(dataset: ProstateDataset, side: int, what: str) -> Slices:
     cases = [i for i in range(len(dataset)) if dataset.labels[i] >= 0 and dataset.label_used[i]]
+    if not cases and (dataset.labels >= 0).any():
+        raise ProstateError(f"percentage_labels leaves no {what} case its label: raise it.")
     if not cases:
         raise ProstateError(f"No {what} case has a label: add a label column to its list, or labels.csv.")
     return read_slices(dataset, side, "gland", cases)
