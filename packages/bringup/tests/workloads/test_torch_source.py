@@ -20,11 +20,12 @@ from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
 from bringup.facts.interpreters import find_interpreters
 from bringup.facts.machine import MachineFacts, read_machine
-from bringup.plan.model import LockedPackage, Plan, write_plan
+from bringup.plan.model import LockedPackage, Plan, Reason, Rejected, write_plan
 from bringup.plan.resolve import Resolver
 from bringup.plan.steps import BuildTorch, CreateEnvironment, FetchSource, InstallPackages, Verify
-from bringup.plan.torch_choice import TorchQuestion
+from bringup.plan.torch_choice import TorchQuestion, _has_machine_code, _nothing_works
 from bringup.plan.torch_source import RUN_REQUIREMENTS, plan_source_build, stand_in
+from bringup.report.messages import say_error
 
 BLACKWELL = ComputeCapability(12, 0)
 
@@ -72,6 +73,25 @@ def test_a_chip_that_no_toolkit_knows_and_an_old_driver(machine: MachineFacts) -
         plan_source_build(question(ComputeCapability(99, 0)), machine, load(), "torch-source-asked")
     with pytest.raises(BringupError, match="driver-blocks"):
         plan_source_build(question(driver="470.57"), machine, load(), "torch-source-asked")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "wanted"),
+    [(ComputeCapability(13, 0), "chip-by-ptx-alone"), (BLACKWELL, "torch-index-unreachable")],
+)
+def test_a_chip_that_ptx_alone_serves_is_not_told_to_compile(gpu: ComputeCapability, wanted: str) -> None:
+    """sm_130: no toolkit makes code for it, some builds carry PTX of compute_120, and their index is away."""
+    index = "https://download.pytorch.org/whl/cu128"
+    away = Reason(id="torch-index-unreachable", parameters={"index": index})
+    lacking = Reason(id="torch-no-kernel-image", parameters={"gpu": gpu.sm})
+    rejected = [Rejected(what="2.15.0+cu132", why=lacking), Rejected(what="2.7.1+cu128", why=away)]
+    error = _nothing_works(question(gpu), [lacking], rejected, load())
+    assert error.id == wanted and index in say_error(error)
+    assert ("2.7.1+cu128" in say_error(error)) is (wanted == "chip-by-ptx-alone")
+    assert ("--torch-from-source" in say_error(error)) is (wanted != "chip-by-ptx-alone")
+    builds = {row.version: row for row in load().torch_builds if row.local == "cu128"}
+    assert not _has_machine_code(builds["2.7.1"], ComputeCapability(13, 0))
+    assert load().torch_runs_on(builds["2.7.1"], ComputeCapability(13, 0))
 
 
 def test_the_stand_in_names_what_torch_requires(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from bringup.binaries.architectures import Architecture, ComputeCapability
-from bringup.binaries.compatibility import carries
+from bringup.binaries.compatibility import carries, machine_code_runs
 from bringup.catalog.gpu_names import find_gpu
 from bringup.catalog.schema import (
     Companion,
@@ -92,6 +92,11 @@ class Catalog:
         code = [Architecture.parse(name) for name in build.machine_code]
         ptx = [Architecture.parse(name) for name in build.ptx]
         return carries(code, ptx, capability)
+
+    def compiles_for(self, toolkit: Toolkit, capability: ComputeCapability) -> bool:
+        """Whether this toolkit makes machine code that the chip executes."""
+        plain = (Architecture.parse(name) for name in toolkit.architectures if name[-1].isdigit())
+        return any(machine_code_runs(code, capability) for code in plain)
 
     def recommended_torch(
         self, capability: ComputeCapability | None, python: str | None = None

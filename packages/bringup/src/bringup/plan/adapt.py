@@ -46,6 +46,7 @@ _NO_BUILD = (
     "no-torch",
     "no-torch-for-gpu",
     "torch-index-unreachable",
+    "chip-by-ptx-alone",
     "chip-blocks",
     "driver-blocks",
     "no-python",

@@ -148,7 +148,12 @@ def _choose_interpreter_and_torch(
                 beside = torch_companions(named, resolver, catalog)
                 torch = choose_torch(replace(question, beside=beside), resolver, catalog)
         except BringupError as error:
-            if error.id not in ("no-torch", "no-torch-for-gpu", "torch-index-unreachable"):
+            if error.id not in (
+                "no-torch",
+                "no-torch-for-gpu",
+                "torch-index-unreachable",
+                "chip-by-ptx-alone",
+            ):
                 raise
             failure = failure or error
             rejected.append(Rejected(what=interpreter.version, why=Reason(id="python-without-torch")))

@@ -13,7 +13,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from bringup.binaries.architectures import ComputeCapability
+from bringup.binaries.architectures import Architecture, ComputeCapability
+from bringup.binaries.compatibility import machine_code_runs
 from bringup.catalog import Catalog
 from bringup.catalog.schema import TorchBuild
 from bringup.errors import BringupError
@@ -202,14 +203,20 @@ def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
             rejected.append(Rejected(what=label, why=why))
             continue
         served = ", ".join(gpu.sm for gpu in question.gpus)
-        why = Reason(id="torch-serves-gpus", parameters={"gpus": served, "cuda": build.cuda or ""})
+        by_ptx = any(not _has_machine_code(build, gpu) for gpu in question.gpus)
+        named: dict[str, Value] = {"gpus": served, "cuda": build.cuda or ""}
+        why = Reason(id="torch-serves-by-ptx" if by_ptx else "torch-serves-gpus", parameters=named)
         choice = Choice(subject="torch", chosen=label, why=why, rejected=tuple(rejected))
         return TorchChoice(version, build.cuda, index, choice)
-    raise _nothing_works(question, blocked, rejected)
+    raise _nothing_works(question, blocked, rejected, catalog)
+
+
+def _has_machine_code(build: TorchBuild, gpu: ComputeCapability) -> bool:
+    return any(machine_code_runs(Architecture.parse(name), gpu) for name in build.machine_code)
 
 
 def _nothing_works(
-    question: TorchQuestion, blocked: Sequence[Reason], rejected: Sequence[Rejected]
+    question: TorchQuestion, blocked: Sequence[Reason], rejected: Sequence[Rejected], catalog: Catalog
 ) -> BringupError:
     """The one thing that blocks: the driver, if it alone does; else the chip; else the index."""
     gpus = ", ".join(gpu.sm for gpu in question.gpus)
@@ -225,8 +232,17 @@ def _nothing_works(
     unreachable = {str(r.why.parameters["index"]) for r in rejected if r.why.id == "torch-index-unreachable"}
     if unreachable:
         listed = ", ".join(sorted(unreachable))
+        unknown = [gpu for gpu in question.gpus if not _is_compiled_for(gpu, catalog)]
+        if unknown:
+            serving = ", ".join(r.what for r in rejected if r.why.id == "torch-index-unreachable")
+            chips = ", ".join(gpu.sm for gpu in unknown)
+            return BringupError("chip-by-ptx-alone", gpus=chips, builds=serving, indexes=listed)
         return BringupError("torch-index-unreachable", gpus=gpus, indexes=listed, range=question.allowed)
     return BringupError("no-torch-for-gpu", gpus=gpus, range=question.allowed)
+
+
+def _is_compiled_for(gpu: ComputeCapability, catalog: Catalog) -> bool:
+    return any(catalog.compiles_for(toolkit, gpu) for toolkit in catalog.toolkits)
 
 
 def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) -> TorchChoice:
@@ -234,7 +250,7 @@ def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
 
     Raises:
         BringupError: `no-torch`, `driver-blocks`, `chip-blocks`, `no-torch-for-gpu`,
-            `torch-index-unreachable`, or the user's index is out of reach.
+            `torch-index-unreachable`, `chip-by-ptx-alone`, or the user's index is out of reach.
     """
     if not question.gpus:
         return _choose_cpu(_serving_all_beside(question, resolver, catalog), resolver, catalog)

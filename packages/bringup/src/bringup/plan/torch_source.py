@@ -14,8 +14,7 @@ from pathlib import Path
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from bringup.binaries.architectures import Architecture, ComputeCapability
-from bringup.binaries.compatibility import machine_code_runs
+from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.catalog.schema import Toolkit, TorchSource
 from bringup.errors import BringupError
@@ -51,11 +50,6 @@ RUN_REQUIREMENTS = (
 )
 
 
-def _serves(toolkit: Toolkit, gpus: Sequence[ComputeCapability]) -> bool:
-    plain = [Architecture.parse(name) for name in toolkit.architectures if name[-1].isdigit()]
-    return all(any(machine_code_runs(code, gpu) for code in plain) for gpu in gpus)
-
-
 def _toolkit(question: TorchQuestion, catalog: Catalog) -> Toolkit:
     """The oldest toolkit that compiles for all chips and that the driver runs; wheels before others.
 
@@ -64,7 +58,7 @@ def _toolkit(question: TorchQuestion, catalog: Catalog) -> Toolkit:
     """
     gpus = ", ".join(gpu.sm for gpu in question.gpus)
     asked = [row for row in catalog.toolkits if not question.cuda or row.version in question.cuda]
-    knowing = [row for row in asked if _serves(row, question.gpus)]
+    knowing = [row for row in asked if all(catalog.compiles_for(row, gpu) for gpu in question.gpus)]
     if not knowing:
         raise BringupError("chip-blocks", gpus=gpus, range=question.allowed)
     running = [
