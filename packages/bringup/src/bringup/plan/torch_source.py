@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import shutil
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.catalog.schema import Toolkit, TorchSource
 from bringup.errors import BringupError
