@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,14 @@ def test_one_range_written_twice_is_tried_once() -> None:
     ("folder", "name"),
     [
         ("My Project (2)", "my-project-2"),
-        ("пр оект", "project"),
-        ("高斯_v2", "v2"),
+        ("пр оект", "project-c361b7"),
+        ("项目", "project-79f326"),
+        ("项目二", "project-a4ad60"),
+        ("高斯_v2", "v2-6ad563"),
+        ("Modèle 2", "modele-2"),
+        (os.fsdecode(b"caf\xe9"), "caf-0dabce"),
         ("---", "project"),
-        ("Gauß", "gau"),
+        ("Gauß", "gauss"),
     ],
 )
 def test_an_environment_is_named_after_any_folder(folder: str, name: str, tmp_path: Path) -> None:

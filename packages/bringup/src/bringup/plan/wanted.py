@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -113,8 +115,16 @@ class Wanted:
 
 
 def _environment_name(folder: Path) -> str:
-    """ASCII, as recipes and folders of environments are named; «project» where nothing is left of it."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._").lower() or "project"
+    """ASCII, as recipes and folders of environments are named: «modele» of «Modèle», «project-1f0c3a» of «项目».
+
+    What cannot be spelled so is told apart by a hash of the whole name.
+    """
+    written = unicodedata.normalize("NFKD", folder.resolve().name.casefold())
+    letters = "".join(sign for sign in written if not unicodedata.combining(sign))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", letters).strip("-._") or "project"
+    if any(not sign.isascii() and unicodedata.category(sign)[0] in "LNC" for sign in letters):
+        name += f"-{hashlib.sha256(written.encode('utf-8', 'surrogatepass')).hexdigest()[:6]}"
+    return name
 
 
 def _is_brought(key: str) -> bool:
