@@ -18,6 +18,9 @@ from omegaconf import OmegaConf
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.evaluation.backbone import best_weights
+from prostate_ssl.evaluation.periodic import keep_best
+from prostate_ssl.training.checkpoint import checkpoint_files, read_checkpoint
 from prostate_ssl.training.global_batch import keep_global_batch
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.networks import SelfDistillation, StepInputs
@@ -73,10 +76,10 @@ def test_training_writes_what_is_promised_and_a_finished_run_is_left_alone(small
     assert metrics["4"]["total_loss"] == pytest.approx(sum(metrics["4"][p] for p in parts), abs=1e-5)
     line = (folder / "log.txt").read_text().splitlines()[-1]
     assert re.match(
-        r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] Training  \[11/12\]  eta: 0:00:00  lr: \d\.\d{6}  wd: 0\.\d{4}  ",
+        r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] Training  \[11/12\]  eta: 0:00:00  lr: \d\.\d{6}  wd: 0\.\d{4}  "
+        r"total_loss: \d+\.\d{4} \(\d+\.\d{4}\)  dino_local_crops_loss: ",
         line,
     )
-    assert re.search(r"total_loss: \d+\.\d{4} \(\d+\.\d{4}\)", line)
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert list((folder / "tensorboard").iterdir())
     assert OmegaConf.load(folder / "config.yaml").student.arch == "medical_vit_tiny"
@@ -289,6 +292,40 @@ def test_a_nan_stops_with_a_post_mortem(small_config, tmp_path):
     assert saved["global_crops"].shape == (4, 3, 28, 28)
 
 
+def test_a_gradient_that_is_no_number_stops_before_its_weights_are_saved(small_config, tmp_path):
+    watch = LossWatch(0)
+    values = {"total_loss": torch.tensor(2.0), "grad_norm_backbone": torch.tensor(float("inf"))}
+    watch.push(2, values, random_batch(small_config))
+    ((entry, told),) = watch.pop()
+    with pytest.raises(
+        ProstateError, match=r"NaN detected in gradients at iteration 2: grad_norm_backbone\."
+    ):
+        refuse_nan(entry, told, ["a", "b"], tmp_path, 0)
+
+
+def test_a_diverging_training_leaves_no_checkpoint_of_nan(small_overrides, tmp_path):
+    cfg = load_config("demo", [*small_overrides, f"train.output_dir={tmp_path}", "optim.base_lr=1e30"])
+    with pytest.raises(ProstateError, match="NaN detected"):
+        train(cfg)
+    for path in checkpoint_files(tmp_path):
+        assert all(t.isfinite().all() for t in read_checkpoint(path)["model"].values())
+    (told,) = (tmp_path / "post_mortem").glob("*.json")
+    assert json.loads(told.read_text())["cases"]
+
+
+def test_starting_anew_forgets_what_the_earlier_run_found(small_config, tmp_path):
+    """A teacher of the earlier run, scored higher, would be taken for the best of this one."""
+    train(small_config)
+    folder = tmp_path / "run"
+    score = {"mcc": 0.9}
+    keep_best(folder, 11, "mcc", score, {"cls_token": torch.zeros(1)})
+    before = {path.name for path in (folder / "tensorboard").iterdir()}
+    assert train(small_config, resume=False).completed == 12
+    assert not (folder / "eval").exists() and best_weights(folder).name == "model_0000012.rank_0.pth"
+    assert not before & {path.name for path in (folder / "tensorboard").iterdir()}
+    assert sorted(losses(folder)) == list(range(12))
+
+
 def test_the_teacher_is_one_fused_lerp_of_the_student(small_config):
     networks = SelfDistillation(small_config)
     with torch.no_grad():
@@ -315,7 +352,7 @@ def test_the_gland_mask_can_be_fed_as_one_more_channel(small_overrides, cases, t
     ("override", "message"),
     [
         ("evaluation.train_dataset_path={labelled}", "only the class 1"),
-        ("evaluation.metric_types=[auroc]", "Unknown metric 'auroc'"),
+        ("evaluation.metric_types=[auroc]", "unknown metric 'auroc'"),
         ("semi_supervised.loss_weight=1", "no case .* has a label"),
     ],
 )

@@ -25,7 +25,7 @@ def command(
     data: Annotated[str, typer.Option("--data", help="Folder of cases; sets root= of the dataset.")] = "",
     split_csv: Annotated[str, typer.Option("--split-csv", help="List of the patients to train on.")] = "",
     no_resume: Annotated[
-        bool, typer.Option("--no-resume", help="Start anew; old checkpoints are removed.")
+        bool, typer.Option("--no-resume", help="Start anew; the old run's files are removed.")
     ] = False,
     eval_only: Annotated[
         bool, typer.Option("--eval-only", help="Only probe the last (or best) teacher.")

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from prostate_ssl.files import write_json
+from prostate_ssl.files import write_atomically, write_json
 
 log = logging.getLogger("prostate_ssl")
 _REWRITE_SECONDS = 15.0
@@ -62,7 +62,7 @@ class MetricsLog:
         self.folder, self.total, self.every = folder, total, every
         self.lines = folder / "training_metrics.jsonl"
         self.records = {k: v for k, v in read_metrics(folder).items() if k < first}
-        self.lines.write_text("".join(_line(k, v) for k, v in self.records.items()))
+        write_atomically(self.lines, "".join(_line(k, v) for k, v in self.records.items()).encode())
         self.smoothed: dict[str, SmoothedValue] = {}
         self.started, self.first, self.rewritten = time.monotonic(), first, 0.0
         self.tensorboard = _tensorboard(folder)
@@ -70,6 +70,8 @@ class MetricsLog:
 
     def add(self, iteration: int, values: dict[str, float], scheduled: dict[str, float]) -> None:
         """Take the values of an iteration; every `every` iterations and at the last, write them."""
+        # Where people look first comes first, as in the published log.
+        values = {name: values[name] for name in sorted(values, key="total_loss".__ne__)}
         for name, value in values.items():
             self.smoothed.setdefault(name, SmoothedValue()).add(value)
         self.bar.advance(iteration + 1, values.get("total_loss", math.nan))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import save_config
 from prostate_ssl.config.loading import probes_are_configured, scaled_learning_rate
 from prostate_ssl.models.weights import load_pretrained_weights
-from prostate_ssl.training.checkpoint import Checkpointer, read_checkpoint
+from prostate_ssl.training.checkpoint import Checkpointer, checkpoint_files, read_checkpoint
 from prostate_ssl.training.feed import TrainingData, open_training_data
 from prostate_ssl.training.global_batch import keep_global_batch
 from prostate_ssl.training.memory import check_memory, out_of_memory
@@ -81,7 +82,7 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
 
     Args:
         cfg: complete configuration.
-        resume: False starts anew (the old checkpoints are removed).
+        resume: False starts anew (the old checkpoints, evaluations and curves are removed).
 
     Raises:
         ProstateError: unusable data or weights, a NaN loss, a checkpoint that cannot be written.
@@ -137,8 +138,7 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
 def restore(run: Run, resume: bool) -> int:
     """Load the last checkpoint, or the weights to start from. Returns the first iteration to do."""
     if not resume and run.session.is_main:
-        for old in run.checkpointer.candidates():
-            old.unlink()
+        forget(run.folder)
     state = run.checkpointer.resume() if resume else None
     if state is not None:
         first = int(state["iteration"]) + 1
@@ -149,6 +149,14 @@ def restore(run: Run, resume: bool) -> int:
         run.checkpointer.restore({"model": read_checkpoint(path)["model"]}, path)
         log.info("Starting from the weights of %s.", path)
     return 0
+
+
+def forget(folder: Path) -> None:
+    """Remove what an earlier training left that would be taken for this one's: its results and its curves."""
+    for old in (*checkpoint_files(folder), folder / "last_checkpoint.rank_0"):
+        old.unlink(missing_ok=True)
+    for old in (folder / "eval", folder / "post_mortem", folder / "tensorboard"):
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _announce(run: Run) -> None:

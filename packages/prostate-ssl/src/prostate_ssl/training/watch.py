@@ -70,11 +70,13 @@ def refuse_nan(
     each case's crops) and `.pt` (the batch).
 
     Raises:
-        ProstateError: a loss is not finite. All ranks see it at once; only rank 0 says so.
+        ProstateError: a loss or a gradient norm is not finite (then the weights no longer are). All ranks see
+            it at once; only rank 0 says so.
     """
-    bad = [name for name, value in values.items() if name.endswith("loss") and not math.isfinite(value)]
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
     if not bad:
         return
+    lossy = any(name.endswith("loss") for name in bad)
     batch, where = entry.batch, folder / "post_mortem"
     where.mkdir(exist_ok=True)
     stem = f"iteration_{entry.iteration}.rank_{rank}"
@@ -96,7 +98,8 @@ def refuse_nan(
         f"The crops of {', '.join(odd)} hold NaN: look at those files (prostate-ssl check). " if odd else ""
     )
     raise ProstateError(
-        f"NaN detected in loss at iteration {entry.iteration}: {', '.join(bad)}. {cause}"
+        f"NaN detected in {'loss' if lossy else 'gradients'} at iteration {entry.iteration}: "
+        f"{', '.join(bad)}. {cause}"
         "Try a lower optim.base_lr, a longer optim.warmup_epochs, and `prostate-ssl check` on the data. "
         f"The batch, its case IDs, losses and gradient norms are in {where / stem}.json and .pt."
     )
