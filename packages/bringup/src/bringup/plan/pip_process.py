@@ -7,10 +7,29 @@ import re
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+_ASKED = re.compile(r"^ *(?:Collecting|Downloading|Obtaining) +(\S+)", re.MULTILINE)
 _TRYING = re.compile(r"looking at multiple versions of (\S+)")
+
+
+_LONGEST_WAITING = 30.0
+
+
+def longest_waiting() -> float:
+    """Minutes that one planning may wait for an index: BRINGUP_PLANNING_MINUTES, else half an hour."""
+    try:
+        return float(os.environ["BRINGUP_PLANNING_MINUTES"])
+    except (KeyError, ValueError):
+        return _LONGEST_WAITING
+
+
+def what_is_asked(arguments: Sequence[str]) -> list[str]:
+    """The first of what a command of pip names, its options aside."""
+    words = [word for word in arguments if not word.startswith("-")]
+    return [word for word in words if word not in ("install", "index", "versions")][:3]
 
 
 class StillTrying(Exception):
@@ -21,15 +40,24 @@ class StillTrying(Exception):
         self.names = tuple(names)
 
 
-def run_pip(command: Sequence[str], limit: float) -> subprocess.CompletedProcess[str]:
+class StillWaiting(Exception):
+    """pip was ended: it waited for an index all that time. `last`: what it asked for, "" where not said."""
+
+    def __init__(self, last: str) -> None:
+        super().__init__(last)
+        self.last = last
+
+
+def run_pip(command: Sequence[str], limit: float, patience: float) -> subprocess.CompletedProcess[str]:
     """pip's exit status and output.
 
     Args:
-        limit: seconds after which a pip that tries versions in turn is ended, with what it started; a pip
-            that waits for a slow index is not.
+        limit: seconds after which a pip that tries versions in turn is ended, with what it started.
+        patience: seconds after which a pip that waits for a slow index is.
 
     Raises:
         StillTrying: the limit was reached.
+        StillWaiting: so was the patience.
     """
     # pip's messages are read: they must be English, and there when it is ended.
     environment = os.environ | {"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PIP_RETRIES": "2"}
@@ -46,14 +74,18 @@ def run_pip(command: Sequence[str], limit: float) -> subprocess.CompletedProcess
                 env=environment,
                 start_new_session=True,
             )
+        ends = time.monotonic() + patience
         try:
             while True:
                 try:
-                    process.wait(limit)
+                    process.wait(min(limit, max(0.1, ends - time.monotonic())))
                     break
                 except subprocess.TimeoutExpired:
-                    if tried := _TRYING.findall(_text(out) + _text(err)):
+                    said = _text(out) + _text(err)
+                    if tried := _TRYING.findall(said):
                         raise StillTrying(list(dict.fromkeys(reversed(tried)))) from None
+                    if time.monotonic() >= ends:
+                        raise StillWaiting((_ASKED.findall(said) or [""])[-1]) from None
         finally:
             if process.poll() is None:
                 _end(process)

@@ -27,8 +27,9 @@ from bringup import state
 from bringup.catalog import load as load_catalog
 from bringup.errors import BringupError
 from bringup.facts.host import read_disk
+from bringup.facts.indexes import redact
 from bringup.facts.interpreters import Interpreter
-from bringup.plan.pip_process import StillTrying, run_pip
+from bringup.plan.pip_process import StillTrying, StillWaiting, longest_waiting, run_pip, what_is_asked
 
 _MOST_SOURCE_PACKAGES = 8
 _LONGEST_ANSWER = 240.0  # seconds of trying versions in turn; what fits is found in one
@@ -138,6 +139,8 @@ class Resolver:
         self._unbuildable: set[str] = set()
         self._without_wheel: set[str] = set()  # requirements of which the index has source packages alone
         self._ends = time.monotonic() + _LONGEST_PLANNING
+        self._minutes = longest_waiting()
+        self._waits_until = time.monotonic() + 60 * self._minutes
         self._answers: dict[tuple[object, ...], list[Any] | BringupError] = {}
         version = interpreter.version.replace(".", "_")
         mark = zlib.crc32("\n".join([interpreter.path, *overlay]).encode())
@@ -178,7 +181,10 @@ class Resolver:
         command = [str(self._python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
         limit = min(_LONGEST_ANSWER, max(1.0, self._ends - time.monotonic()))
         try:
-            return run_pip(command, limit)
+            return run_pip(command, limit, self._waits_until - time.monotonic())
+        except StillWaiting as waiting:
+            subject = redact(waiting.last) or ", ".join(what_is_asked(arguments))
+            raise BringupError("index-too-slow", minutes=f"{self._minutes:g}", subject=subject) from waiting
         except StillTrying as trying:
             # pip names what it went back to last; which of them is at fault only a person can say.
             named = ", ".join(trying.names[:6])

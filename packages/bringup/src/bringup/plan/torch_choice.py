@@ -158,7 +158,9 @@ def _in_reach(
         return (plain, None) if plain in own else absent
     try:
         offered = resolver.versions("torch", only_index=build.index)
-    except BringupError:
+    except BringupError as error:
+        if error.id == "index-too-slow":
+            raise
         return Reason(id="torch-index-unreachable", parameters={"index": build.index})
     return (wanted, build.index) if wanted in offered else absent
 

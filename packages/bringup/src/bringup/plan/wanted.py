@@ -115,7 +115,7 @@ class Wanted:
 
 
 def _environment_name(folder: Path) -> str:
-    """ASCII, as recipes and folders of environments are named: «modele» of «Modèle», «project-1f0c3a» of «项目».
+    """ASCII, as recipes and environments are named: «modele» of «Modèle», «project-79f326» of «项目».
 
     What cannot be spelled so is told apart by a hash of the whole name.
     """
