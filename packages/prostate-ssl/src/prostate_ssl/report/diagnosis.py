@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,17 +27,20 @@ class Sign:
     answer: str
 
 
-def diagnose(records: dict[int, dict[str, Any]], prototypes: int) -> list[Sign]:
+def diagnose(
+    records: dict[int, dict[str, Any]], prototypes: int, post_mortems: Sequence[int] = ()
+) -> list[Sign]:
     """Look at losses, NaN, speed and memory of a run's records (by iteration).
 
     Args:
         records: what was logged, by iteration.
         prototypes: K of the DINO head.
+        post_mortems: iterations at which a NaN stopped the run; they are not among the records.
     """
     signs = (
         _loss(records),
         _tells_apart(records, prototypes),
-        _nan(records),
+        _nan(records, post_mortems),
         _speed(records),
         _memory(records),
     )
@@ -80,10 +84,15 @@ def _tells_apart(records: dict[int, dict[str, Any]], prototypes: int) -> Sign | 
     return Sign(apart, "Does the teacher tell the cases apart?", answer)
 
 
-def _nan(records: dict[int, dict[str, Any]]) -> Sign:
-    bad = [i for i, r in records.items() if "total_loss" in r and r["total_loss"] is None]
-    answer = "no" if not bad else f"first at iteration {bad[0]}: see post_mortem/"
-    return Sign(not bad, "Any NaN?", answer)
+def _nan(records: dict[int, dict[str, Any]], post_mortems: Sequence[int]) -> Sign:
+    if not post_mortems:
+        return Sign(True, "Any NaN?", "no")
+    latest = max(post_mortems)
+    overcome = any(i >= latest for i in records)
+    answer = f"at iteration {latest}: " + (
+        "a later start went on past it" if overcome else "look at post_mortem/, lower optim.base_lr"
+    )
+    return Sign(overcome, "Any NaN?", answer)
 
 
 def _speed(records: dict[int, dict[str, Any]]) -> Sign | None:

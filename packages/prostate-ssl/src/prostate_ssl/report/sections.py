@@ -53,8 +53,12 @@ def collect_sections(run: Path) -> list[Section]:
     draw_curves(records, run / "curves.png")
     first, last = _ends(records)
     sections = [
-        Section("Loss curves", f"{_loss_text(first, last)}{_speed_text(records)}", run / "curves.png"),
-        _diagnosis_section(records, int(load_config(run / "config.yaml").dino.head_n_prototypes)),
+        Section(
+            "Loss curves",
+            f"{_loss_text(first, last)}{_speed_text(records)}{_progress_text(run)}",
+            run / "curves.png",
+        ),
+        _diagnosis_section(records, run),
     ]
     sections += periodic_section(run)
     sections += _probe_sections(run)
@@ -95,8 +99,26 @@ def _speed_text(records: dict[int, dict[str, Any]]) -> str:
     return f" An iteration took {1000 * whole:.4g} ms (median), {100 * waited:.1f}% of it waiting for data."
 
 
-def _diagnosis_section(records: dict[int, dict[str, Any]], prototypes: int) -> Section:
-    findings = diagnose(records, prototypes)
+def _progress_text(run: Path) -> str:
+    """How far the run is, from its log: it may be going on, or have been killed."""
+    log = run / "log.txt"
+    told = re.findall(
+        r"^\[(.*?)\] Training  \[ *(\d+)/(\d+)\]", log.read_text() if log.is_file() else "", re.M
+    )
+    if not told:
+        return ""
+    when, iteration, total = told[-1]
+    done = int(iteration) + 1
+    return " It is finished." if done == int(total) else f" {done} of {total} iterations were done on {when}."
+
+
+def _diagnosis_section(records: dict[int, dict[str, Any]], run: Path) -> Section:
+    stops = [
+        int(found[1])
+        for path in (run / "post_mortem").glob("iteration_*.json")
+        if (found := re.match(r"iteration_(\d+)\.", path.name))
+    ]
+    findings = diagnose(records, int(load_config(run / "config.yaml").dino.head_n_prototypes), stops)
     rows = tuple((("ok" if f.good else "look here"), f.question, f.answer) for f in findings)
     return Section("Is it training well?", None, None, ("", "question", "answer"), rows)
 
@@ -131,7 +153,9 @@ def _probe_sections(run: Path) -> list[Section]:
     for name, title in (
         ("leave_one_out", "Probe on frozen features (leave-one-out, a plumbing check)"),
         ("probe", "Probes on frozen features"),
+        ("probe_test", "Probes on frozen features, test list"),
         ("missing_modalities", "Missing modalities"),
+        ("missing_modalities_test", "Missing modalities, test list"),
     ):
         path = run / "eval" / f"{name}.json"
         if not path.is_file():
