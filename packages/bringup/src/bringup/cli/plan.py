@@ -45,7 +45,7 @@ def command(
     from bringup.plan.sequence import Given
     from bringup.report import console
     from bringup.report.messages import say
-    from bringup.report.tables import choices_table, plan_table
+    from bringup.report.tables import choices_table, limits, plan_table
 
     wishes = Wishes(
         gpus=named_gpus(gpu or []),
@@ -60,7 +60,7 @@ def command(
         torch_from_source=torch_from_source,
     )
     with console.remarks().status(say("up.planning")):
-        plan, _ = options.plan_of(recipe, project, env, read_machine(), load_catalog(), wishes)
+        plan, chosen = options.plan_of(recipe, project, env, read_machine(), load_catalog(), wishes)
     write_plan(plan, output)
     if as_json:
         console.print_json(json.loads(plan.model_dump_json(by_alias=True)))
@@ -68,5 +68,7 @@ def command(
     terminal = console.output()
     terminal.print(say("up.plan", path=output), style="bold", markup=False)
     terminal.print(choices_table(plan, explain))
+    for text in limits(chosen):
+        terminal.print(text, markup=False)
     terminal.print()
     terminal.print(plan_table(plan))

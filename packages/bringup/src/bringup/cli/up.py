@@ -265,6 +265,9 @@ def _run(recipe: Recipe, run: Run, applied: Applied, given: UpOptions) -> tuple[
     except StageFailed as error:
         if error.explanations:
             print_explanations(error.explanations, remarks())
+        for known in recipe.failures:
+            if known.text in error.tail:
+                remarks().print(getattr(known.why, current_language()), markup=False)
         raise
 
 

@@ -262,6 +262,7 @@ class Image(Row):
         folders: name → folder: `code`, `models`.
         mounts: name → where the user's folder or file appears in the container.
         command: what its entry point is given; may name the mounts (`{input}`) and `{arguments}`.
+        versions: distributions that it holds and the recipe replaces or drops.
     """
 
     reference: str
@@ -273,10 +274,14 @@ class Image(Row):
     command: tuple[str, ...] = ()
     folders: dict[str, str] = {}
     mounts: dict[str, str] = {}
+    versions: dict[str, Version] = {}
 
 
 class Failure(Row):
-    """An error text that people meet with this workload and the finding that it belongs to."""
+    """An error text that people meet with this workload; `finding`: the id that `bringup explain` has for it.
+
+    A stage that ends with the text in its output is told `why`.
+    """
 
     text: str
     finding: str
@@ -284,7 +289,7 @@ class Failure(Row):
 
 
 class Recipe(Row):
-    """A workload as data."""
+    """A workload as data. `limits`: what it does not repair, said with each plan and image."""
 
     schema_: Literal["bringup/recipe/1"] = Field(alias="schema")
     name: Name
@@ -306,6 +311,7 @@ class Recipe(Row):
     needs: Needs = Needs()
     image: Image | None = None
     failures: tuple[Failure, ...] = ()
+    limits: tuple[Words, ...] = ()
     versions: dict[str, dict[str, Version]] = {}
     measured: dict[str, str] = {}
 

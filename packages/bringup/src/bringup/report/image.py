@@ -9,9 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bringup.recipes.schema import ExtensionRow
 from bringup.report.explain import print_explanations
 from bringup.report.messages import current_language, say
 from bringup.report.progress import size
+from bringup.report.tables import limits
 from bringup.steps.image.commands import SHELLS, Beside, Here, Shell, Word, command_line, script
 from bringup.steps.image.dockerfile import build_context_names
 from bringup.steps.image.engines import BuildFailed, EngineName, build_words
@@ -116,11 +118,17 @@ def print_image(
     """The paragraph for people."""
     chips = ", ".join(gpu.sm for gpu in spec.gpus) or "CPU"
     console.print(say("image.written", path=folder / "Dockerfile", base=spec.base, gpus=chips), markup=False)
+    held = spec.recipe.image.versions.get("torch") if spec.recipe.image else None
+    if held and spec.torch:
+        after = f"{spec.torch.version}+{spec.torch.local}"
+        console.print(say("image.torch", before=held, after=after), markup=False)
     for line in _licences(spec):
         console.print(line, markup=False)
     for choice in spec.extensions:
         ways = say("image.else").join(say(f"image.ways.{way}") for way in choice.ways)
-        console.print(say("image.extension", name=choice.row.distribution, ways=ways), markup=False)
+        console.print(say("image.extension", name=_as_held(spec, choice.row), ways=ways), markup=False)
+    for line in limits(spec.recipe):
+        console.print(line, markup=False)
     console.print()
     console.print(layers_table(layers))
     if any(layer.bytes is None for layer in layers):
@@ -129,6 +137,13 @@ def print_image(
         console.print()
         console.print(say("image.built", tag=spec.tag, log=built), style="bold", markup=False)
     _print_commands(commands(spec, engine, folder), folder, console, built is not None)
+
+
+def _as_held(spec: ImageSpec, row: ExtensionRow) -> str:
+    """An extension's name, with the version that the base holds where the recipe says it."""
+    held = spec.recipe.image.versions if spec.recipe.image else {}
+    version = held.get(row.distribution)
+    return f"{row.distribution} {version}" if version else row.distribution
 
 
 def _licences(spec: ImageSpec) -> list[str]:

@@ -24,7 +24,8 @@ from bringup.plan.steps import (
     PatchSource,
     Step,
 )
-from bringup.report.messages import say
+from bringup.recipes.schema import Recipe
+from bringup.report.messages import current_language, say
 from bringup.report.progress import brief, duration, size, step_title
 from bringup.report.run_report import Timed
 from bringup.steps.verify import Check, Proof
@@ -146,6 +147,11 @@ def plan_table(plan: Plan) -> Table:
     )
     _row(table, say("plan.costs"), cost)
     return table
+
+
+def limits(recipe: Recipe) -> list[str]:
+    """What the recipe does not repair, in words."""
+    return [say("plan.limit", text=getattr(row, current_language())) for row in recipe.limits]
 
 
 def _rejected_rows(choice: Choice, explain: bool) -> list[str]:

@@ -72,6 +72,7 @@ class StageFailed(BringupError):
     def __init__(self, stage: str, outcome: Outcome, text: str, log: Path) -> None:
         super().__init__("stage-failed", stage=stage, code=outcome.code, text=text, log=log)
         self.explanations = tuple(explain(outcome.tail.encode()))
+        self.tail = outcome.tail
 
 
 def demo_run(recipe: Recipe, arguments: Sequence[str], on_gpu: bool, out: Path | None = None) -> Run:
