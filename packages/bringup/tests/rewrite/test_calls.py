@@ -59,6 +59,9 @@ def after(folder: Path, text: str, name: str = "code.py") -> str:
         ("torch.load(p, weights_only=False)", None),
         ("torch.load(p, weights_only = flag)", None),
         ("torch.load(p, weights_only=None)", None),
+        # No pickle module is what torch takes anyway.
+        ("torch.load(p, 'cpu', None)", "torch.load(p, 'cpu', None, weights_only=True)"),
+        ("torch.load(p, pickle_module=None)", "torch.load(p, pickle_module=None, weights_only=True)"),
         # Left for a person.
         ("torch.load(p, **options)", None),
         ("torch.load(*args)", None),

@@ -96,9 +96,13 @@ def _judge(call: cst.Call) -> tuple[str, cst.BaseExpression | None]:
     if any(argument.star == "**" for argument in call.args):
         return "starred-keywords", None
     keywords = {argument.keyword.value for argument in call.args if argument.keyword is not None}
-    if "pickle_module" in keywords or len(positional) > 2 or any(a.star == "*" for a in call.args):
+    named = [a.value for a in call.args if a.keyword is not None and a.keyword.value == "pickle_module"]
+    # None is what torch itself takes where no pickle module is named.
+    named += [a.value for a in positional[2:3]]
+    given = any(not (isinstance(value, cst.Name) and value.value == "None") for value in named)
+    if given or len(positional) > 3 or any(a.star == "*" for a in call.args):
         return "pickle-module", None
-    if keywords - _KEYWORDS:
+    if keywords - _KEYWORDS - {"pickle_module"}:
         return "unpickler-keyword", None
     if any(
         isinstance(argument.value, cst.GeneratorExp) and not argument.value.lpar for argument in call.args
