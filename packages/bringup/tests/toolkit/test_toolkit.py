@@ -157,7 +157,13 @@ def test_runfile_is_named_as_nvidia_names_it(bringup: Bringup) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "id"), [("12", "toolkit-version"), ("9.9", "toolkit-unknown"), ("x", "toolkit-version")]
+    ("version", "id"),
+    [
+        ("12", "toolkit-version"),
+        ("9.9", "toolkit-unknown"),
+        ("99.9", "toolkit-unknown"),
+        ("x", "toolkit-version"),
+    ],
 )
 def test_versions_that_are_none(bringup: Bringup, version: str, id: str) -> None:
     code, error = bringup("toolkit", "install", version)

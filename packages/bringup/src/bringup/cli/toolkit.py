@@ -23,13 +23,14 @@ def install(
     as_json: _Json = False,
 ) -> None:
     """Install CUDA 13 from wheels; for an earlier release print the ways to it, and do nothing."""
+    from bringup.errors import BringupError
     from bringup.facts.host import read_host
     from bringup.report import console
     from bringup.report import toolkit as report
     from bringup.report.waiting import Waiting
     from bringup.steps.toolkit import wheels
     from bringup.steps.toolkit.pip import Source
-    from bringup.steps.toolkit.plans import plan_toolkit
+    from bringup.steps.toolkit.plans import plan_toolkit, unknown_release
 
     if version.partition(".")[0].isdigit() and int(version.partition(".")[0]) < 13:
         plan = plan_toolkit(version, read_host(), mirror)
@@ -39,16 +40,21 @@ def install(
             report.print_plan(plan, console.output())
         return
     source = Source(tuple(find_links or ()), offline)
-    with Waiting("toolkit.installing") as waiting:
-        if into is not None:
-            toolkit, manifest = wheels.install_into_environment(
-                version, into.expanduser().absolute(), source, waiting.now
-            )
-        else:
-            toolkit = wheels.install_into_store(version, source, waiting.now)
-            found = wheels.read_manifest(toolkit.root)
-            assert found is not None
-            manifest = found
+    try:
+        with Waiting("toolkit.installing") as waiting:
+            if into is not None:
+                toolkit, manifest = wheels.install_into_environment(
+                    version, into.expanduser().absolute(), source, waiting.now
+                )
+            else:
+                toolkit = wheels.install_into_store(version, source, waiting.now)
+                found = wheels.read_manifest(toolkit.root)
+                assert found is not None
+                manifest = found
+    except BringupError as error:
+        if error.id != "no-matching-distribution":
+            raise
+        raise unknown_release(version) from error
     if as_json:
         console.print_json(report.installed_document(toolkit, manifest))
     else:

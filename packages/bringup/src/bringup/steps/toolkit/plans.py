@@ -73,6 +73,11 @@ class ToolkitPlan:
     ways: tuple[Way, ...]
 
 
+def unknown_release(version: str) -> BringupError:
+    """`toolkit-unknown`: neither a plan nor the package index has it."""
+    return BringupError("toolkit-unknown", exit_code=2, version=version, known=", ".join(_RUNFILES))
+
+
 def plan_toolkit(version: str, host: HostFacts, mirror: str | None = None) -> ToolkitPlan:
     """How to get a release that has no wheels.
 
@@ -86,7 +91,7 @@ def plan_toolkit(version: str, host: HostFacts, mirror: str | None = None) -> To
     if not re.fullmatch(r"\d+\.\d+", version):
         raise BringupError("toolkit-version", exit_code=2, given=version)
     if version not in _RUNFILES:
-        raise BringupError("toolkit-unknown", exit_code=2, version=version, known=", ".join(_RUNFILES))
+        raise unknown_release(version)
     base = (mirror or ARCHIVE).rstrip("/")
     ways = [_components(version, host, base), _conda(version), _runfile(version, host, base)]
     packages = _system_packages(version, host, base)
