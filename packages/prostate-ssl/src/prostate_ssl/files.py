@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import torch
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
@@ -27,6 +31,31 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
                 file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether a failed write says so: torch's zip writer and safetensors have words of their own for it."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    said = ("file write failed", "unexpected pos", "No space left on device", "Disk quota", "File too large")
+    return any(words in str(error) for words in said)
+
+
+def write_tensors(
+    path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file atomically."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, beside, metadata=metadata)
         beside.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +108,35 @@ def test_extraction_is_resumable_and_its_table_reads_back(trained, data, tmp_pat
     ids, labels, vectors = read_table(tmp_path / "features.csv")
     assert len(ids) == 8 and set(labels) <= {0, 1} and vectors.shape == (8, 2 * 192)
     assert np.isfinite(vectors).all() and vectors.std(0).max() > 0
+
+
+def test_ranks_share_the_cases_of_an_extraction(trained, data, tmp_path):
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    arguments = ["--run-folder", str(trained), "--data", str(data), "--out"]
+    assert run(["extract", *arguments, str(alone)]) == 0
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
+    for kept in (0, 7):  # the second time goes on from what is there
+        command = [*torchrun, "-m", "prostate_ssl.cli.main", "extract", *arguments, str(shared)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 0, done.stderr
+        assert f"{8 - kept} cases computed by 2 processes, {kept} were there" in done.stdout
+        (shared / "tokens" / "phantom_0004.safetensors").unlink()
+    assert (shared / "features.csv").read_bytes() == (alone / "features.csv").read_bytes()
+
+
+def test_a_full_disk_ends_an_extraction_in_words_and_leaves_nothing_half_written(trained, data, tmp_path):
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+        "from prostate_ssl.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    )
+    for verb in (["extract", "--data", str(data), "--slices", "all"], ["export"]):
+        arguments = [*verb, "--run", str(trained), "--out", str(tmp_path)]
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100, check=False
+        )
+        assert done.returncode == 1 and "The disk is full" in done.stderr, done.stderr
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_leave_one_out_is_a_plumbing_check_and_needs_labels(trained, data, tmp_path, capsys):

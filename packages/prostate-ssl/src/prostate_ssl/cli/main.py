@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import disk_is_full
 
 _FIRST_RANK_HAS = 20.0  # seconds; on a busy machine ranks begin seconds apart
 
@@ -128,6 +129,12 @@ def _in_words(error: Exception) -> tuple[str, int]:
     """One paragraph about an error, and the exit code: 3 for faults of our own, else the world's or 1."""
     if isinstance(error, ProstateError):
         return error.message, error.exit_code
+    if disk_is_full(error):
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return (
+            f"{where}The disk is full. What was whole before is whole still; make room and give the same "
+            "command again."
+        ), 1
     if isinstance(error, OSError) and error.errno is not None:
         return _failed_file(error), 1
     return (
@@ -139,11 +146,6 @@ def _in_words(error: Exception) -> tuple[str, int]:
 
 def _failed_file(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return (
-            f"{where}The disk is full. What was whole before is whole still; make room and give the same "
-            "command again."
-        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         reason = "read-only file system" if error.errno == errno.EROFS else "permission denied"
         return f"{where}{reason}. Ask its owner, or name another place."

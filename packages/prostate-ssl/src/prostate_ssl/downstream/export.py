@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone
 from prostate_ssl.evaluation.features import model_side
-from prostate_ssl.files import write_json
+from prostate_ssl.files import write_json, write_tensors
 
 TOLERANCE = 1e-3
 
@@ -55,7 +55,7 @@ def export_backbone(backbone: Backbone, out: Path, *, onnx: bool = False) -> Exp
     with torch.no_grad():
         wanted = _Tokens(model)(example)
     weights = out / "model.safetensors"
-    save_file({n: t.contiguous() for n, t in model.state_dict().items()}, weights)
+    write_tensors(weights, {n: t.contiguous() for n, t in model.state_dict().items()})
     write_json(
         out / "config.json",
         {

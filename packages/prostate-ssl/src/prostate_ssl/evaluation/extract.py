@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from prostate_ssl.data import ProstateDataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone
 from prostate_ssl.evaluation.features import model_present, model_side, slice_tokens
-from prostate_ssl.files import write_atomically
+from prostate_ssl.files import write_atomically, write_tensors
 from prostate_ssl.training.session import Session
 
 
@@ -27,8 +26,8 @@ class Extraction:
 
     Attributes:
         table: path of the CSV table.
-        made, kept: cases computed now, and cases that were there.
-        refused: (case, reason) of unusable cases.
+        made, kept: cases computed now, and cases that were there; of all ranks.
+        refused: (case, reason) of this rank's unusable cases.
     """
 
     table: Path
@@ -67,12 +66,12 @@ def extract(
         except ProstateError as error:
             refused.append((dataset.case_ids[index], str(error)))
             continue
-        beside = path.with_suffix(".tmp")
-        save_file(tensors, beside, metadata=stamp)
-        beside.replace(path)
+        write_tensors(path, tensors, stamp)
         made += 1
-    if session.world_size > 1:
-        torch.distributed.barrier()
+    if session.world_size > 1:  # also waits until every rank has written its share
+        counts = torch.tensor([made, kept], device=session.device)
+        torch.distributed.all_reduce(counts)
+        made, kept = counts.tolist()
     table = out / "features.csv"
     if session.is_main:
         _write_table(table, dataset, tokens)

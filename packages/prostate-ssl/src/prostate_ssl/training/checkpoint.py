@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.files import write_atomically
+from prostate_ssl.files import disk_is_full, write_atomically
 from prostate_ssl.training.session import Session
 
 log = logging.getLogger("prostate_ssl")
@@ -79,10 +78,7 @@ class Checkpointer:
             write_atomically(path, lambda file: torch.save(state, file))
             write_atomically(self.folder / "last_checkpoint.rank_0", path.name.encode())
         except (OSError, RuntimeError) as error:
-            # torch's zip writer reports a full disk as RuntimeError.
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            full = full or "file write failed" in str(error) or "unexpected pos" in str(error)
-            reason = "the disk is full" if full else str(error).splitlines()[0]
+            reason = "the disk is full" if disk_is_full(error) else str(error).splitlines()[0]
             kept = self.candidates()
             last = f"The last good one is {kept[0].name}" if kept else "There is none before it"
             return (
