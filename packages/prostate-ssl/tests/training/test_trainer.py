@@ -354,6 +354,7 @@ def test_the_gland_mask_can_be_fed_as_one_more_channel(small_overrides, cases, t
         ("evaluation.train_dataset_path={labelled}", "only the class 1"),
         ("evaluation.metric_types=[auroc]", "unknown metric 'auroc'"),
         ("semi_supervised.loss_weight=1", "no case .* has a label"),
+        ("train.dataset_path={labelled}", "All 4 labelled cases .* are of class 1"),
     ],
 )
 def test_what_would_fail_after_hours_is_refused_at_the_start(
@@ -379,6 +380,7 @@ def test_what_would_fail_after_hours_is_refused_at_the_start(
         f"evaluation.train_dataset_path={two}",
         f"evaluation.val_dataset_path={two}",
         f"train.dataset_path={unlabelled}",
+        "semi_supervised.loss_weight=1",
         override.format(labelled=one),
     ]
     with pytest.raises(ProstateError, match=message):

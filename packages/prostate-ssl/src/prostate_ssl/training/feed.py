@@ -137,6 +137,12 @@ def _check_labels(dataset: ProstateDataset, classes: int) -> None:
             "list with a label column (split_csv=…), or set it to 0.",
             2,
         )
+    if used.min() == used.max():
+        raise ProstateError(
+            f"All {len(used)} labelled cases of train.dataset_path are of class {used.max()}: "
+            "semi_supervised.loss_weight above 0 needs two classes at least.",
+            2,
+        )
     if used.max() >= classes:
         raise ProstateError(
             f"The label {used.max()} has no prototype: dino.head_n_prototypes is {classes}, and "
