@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from rich.console import Console
 
 from bringup.errors import BringupError
 from bringup.plan.model import Choice, LockedPackage, Plan, Reason, Rejected, read_plan, write_plan
+from bringup.plan.resolve import Resolved
 from bringup.plan.steps import CreateEnvironment, InstallPackages, Verify
 from bringup.report.tables import choices_table
 
@@ -151,6 +157,31 @@ def test_a_changed_version_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert refused.value.parameters["place"] == "packages.idna"
     text = str(refused.value.parameters["text"])
     assert "idna 99.99 is locked with the file of idna 1.0" in text and "take out its file, sha256" in text
+
+
+def test_a_dry_run_shows_the_plan_and_makes_nothing(small_plan: Callable[..., Plan], tmp_path: Path) -> None:
+    rows = [Resolved("idna", "3.7", HASH, "https://example.org/idna-3.7-py3-none-any.whl", ())]
+    document = small_plan(rows, [InstallPackages(id="packages", packages=("idna",))], ["idna"])
+    write_plan(document, tmp_path / "plan.toml")
+    changed = document.to_toml().replace('version = "3.7"', 'version = "99.99"\nfile = "idna-3.7.tar.gz"', 1)
+    (tmp_path / "changed.toml").write_text(changed)
+    variables = os.environ | {"BRINGUP_HOME": str(tmp_path / "home"), "LC_ALL": "C.UTF-8"}
+    words = [
+        sys.executable,
+        "-c",
+        "from bringup.cli.main import main; main()",
+        "apply",
+        "--dry-run",
+        "--json",
+    ]
+    for name, code in (("plan", 0), ("changed", 2)):
+        ran = subprocess.run(
+            [*words, str(tmp_path / f"{name}.toml")], capture_output=True, text=True, env=variables
+        )
+        assert ran.returncode == code, ran.stderr
+        answer = json.loads(ran.stdout)
+        assert answer["schema"] == ("bringup/error/1" if code else "bringup/plan/1")
+    assert not (tmp_path / "home" / "environments").exists()
 
 
 def test_a_plan_without_proof_is_refused(tmp_path: Path) -> None:

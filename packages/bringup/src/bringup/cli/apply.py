@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -34,15 +35,18 @@ def command(
 
     document = read_plan(plan)
     terminal = console.output()
+    links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
     if dry_run:
-        validate(document)
-        terminal.print(plan_table(document))
+        validate(document, links)
+        if as_json:
+            console.print_json(json.loads(document.model_dump_json(by_alias=True)))
+        else:
+            terminal.print(plan_table(document))
         return
     asked = verify_step(document).gpus
     if asked and not read_gpus().gpus:
         gpus = ", ".join(map(str, asked))
         console.remarks().print(say("up.no-gpu-to-prove-on", gpus=gpus), markup=False)
-    links = (*(find_links or ()), *([pack / "wheels"] if pack else ()))
     how = InstallOptions(installer, links, offline, pack)
     if as_json:
         applied = apply_plan(document, Silent(), how)
