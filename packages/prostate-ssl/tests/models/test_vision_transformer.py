@@ -160,6 +160,15 @@ def test_any_number_and_order_of_modalities(tiny):
         tiny.forward_features(x[:, :1], modalities=("pet",))
 
 
+def test_one_channel_more_is_the_gland_mask(tiny):
+    """The published interface: (batch, modalities[+mask], H, W)."""
+    x = torch.randn(2, 4, 28, 28)
+    named = tiny.forward_features(x, modalities=("ax_t2wi", "ax_adc", "ax_dwi", "seg"))
+    assert torch.equal(tiny(x), named["x_norm_patchtokens"]) and tiny(x).shape == (2, 64, 32)
+    with pytest.raises(ValueError, match="5 input channels, but 3 modality names"):
+        tiny(torch.randn(2, 5, 28, 28))
+
+
 def test_an_absent_modality_is_the_same_as_one_masked_in_full(tiny):
     x = torch.randn(2, 3, 28, 28)
     present = torch.tensor([[True, False, True], [True, True, True]])

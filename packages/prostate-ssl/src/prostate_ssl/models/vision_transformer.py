@@ -23,12 +23,11 @@ PUBLISHED_MODALITIES = ("ax_t2wi", "ax_adc", "ax_dwi", "seg")
 
 @dataclass(frozen=True)
 class VitShape:
-    """What distinguishes the sizes: width, depth, heads, and the FFN that the size is published with."""
+    """What distinguishes the sizes: width, depth and heads."""
 
     embed_dim: int
     depth: int
     num_heads: int
-    ffn_layer: str = "mlp"
 
 
 def modality_table(modalities: Sequence[str]) -> tuple[str, ...]:
@@ -174,8 +173,14 @@ class MedicalVisionTransformer(nn.Module):
         return self._interpolations[key]
 
     def modality_rows(self, count: int, modalities: Sequence[str] | None) -> list[int]:
-        """Embedding rows of the given modalities (default: the first `count` of the configured ones)."""
-        names = self.mri_sequences[:count] if modalities is None else tuple(modalities)
+        """Embedding rows of the given modalities.
+
+        Default: the first `count` of the configured ones, and one channel more is the gland mask.
+        """
+        configured = self.mri_sequences
+        if count == len(configured) + 1 and "seg" not in configured:
+            configured += ("seg",)
+        names = configured[:count] if modalities is None else tuple(modalities)
         if len(names) != count:
             raise ValueError(f"{count} input channels, but {len(names)} modality names: {', '.join(names)}")
         unknown = [name for name in names if name not in self.modalities]
@@ -232,7 +237,7 @@ class MedicalVisionTransformer(nn.Module):
             masks: bool, True where the mask token stands for the patch: (B, M, N), (B, M·N), or (B, N)
                 for the same mask in every modality.
             present: (B, M) bool; a modality that is absent is masked as a whole.
-            modalities: names of the M channels; default the configured ones, in their order.
+            modalities: names of the M channels; default the configured ones in their order, then the mask.
             drop_scales: (depth, 2, B) stochastic-depth factors, or None (evaluation).
             rows: (R,) positions in the flattened (B · (1 + registers + M·N)) tokens (`token_rows`): only
                 these are returned, which saves most of the last block.
