@@ -22,7 +22,7 @@ from bringup.facts.gpus import DriverFacts
 from bringup.plan.own_packages import OwnPackage, find_own_package
 from bringup.recipes.schema import CheckpointRow, ExtensionRow, PatchRow, Recipe, TorchRange
 
-_SLIM = "python:{version}-slim-bookworm"
+_SLIM = "docker.io/library/python:{version}-slim-bookworm"
 _SLIM_PYTHON = "/usr/local/bin/python3"
 _NEWEST_SLIM = Version("3.13")
 _OLDEST_PORTABLE = ComputeCapability(7, 5)  # the oldest chip that NVRTC 13 makes code for
