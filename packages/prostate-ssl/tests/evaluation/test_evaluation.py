@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -301,6 +302,21 @@ def test_pictures_report_and_best(trained, data, tmp_path, capsys):
     assert "waiting for data" in page and "while it was trained" not in page  # nothing was probed then
     capsys.readouterr()
     assert run(["best", str(trained)]) == 0 and "lowest loss" in capsys.readouterr().out
+
+
+def test_an_onnx_graph_of_another_size_computes_what_torch_computes(trained, tmp_path, capsys):
+    size = ["export", "--run", str(trained), "--out", str(tmp_path), "--onnx", "--image-size"]
+    assert run([*size, "84"]) == 0
+    model = load_backbone(trained).model
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 84, 84)
+        wanted = model.forward_features(x)
+        cls, patches = session.run(None, {"x": x.numpy()})
+        np.testing.assert_allclose(cls, wanted["x_norm_clstoken"].numpy(), atol=1e-4)
+        np.testing.assert_allclose(patches, wanted["x_norm_patchtokens"].numpy(), atol=1e-4)
+    assert json.loads((tmp_path / "config.json").read_text())["image_size"] == 84
+    assert run([*size, "100"]) == 2 and "use 98" in capsys.readouterr().err
 
 
 def test_export_is_compared_with_torch(trained, tmp_path):

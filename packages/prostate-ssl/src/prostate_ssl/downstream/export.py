@@ -39,18 +39,32 @@ class _Tokens(nn.Module):
         return tokens["x_norm_clstoken"], tokens["x_norm_patchtokens"]
 
 
-def export_backbone(backbone: Backbone, out: Path, *, onnx: bool = False) -> Exported:
+def export_backbone(
+    backbone: Backbone, out: Path, *, onnx: bool = False, image_size: int | None = None
+) -> Exported:
     """Write `model.safetensors`, `config.json` and, on request, `model.onnx`, each compared with torch.
 
-    The ONNX graph takes `x` (B, M, H, W) float32 of the model's own size, any B, and gives `cls` (B, D) and
-    `patches` (B, M·N, D).
+    The ONNX graph takes `x` (B, M, H, W) float32, any B, and gives `cls` (B, D) and `patches` (B, M·N, D).
+
+    Args:
+        backbone: what is exported.
+        out: folder.
+        onnx: write the ONNX graph too.
+        image_size: its H = W in pixels; default the size of evaluation slices.
 
     Raises:
-        ProstateError: ONNX packages missing; a file that does not compute what torch computes.
+        ProstateError: ONNX packages missing; a size that is no multiple of the patch; a file that does not
+            compute what torch computes.
     """
-    out.mkdir(parents=True, exist_ok=True)
     model = backbone.model.cpu().eval()
-    side = model_side(model)
+    side = image_size or model_side(model)
+    if side % model.patch_size:
+        raise ProstateError(
+            f"--image-size {side} is no multiple of the patch size {model.patch_size}: use "
+            f"{max(1, round(side / model.patch_size)) * model.patch_size}.",
+            2,
+        )
+    out.mkdir(parents=True, exist_ok=True)
     example = torch.randn(2, len(model.mri_sequences), side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = _Tokens(model)(example)
