@@ -8,24 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bringup.facts.gpus import read_gpus
-from bringup.facts.interpreters import Interpreter, find_interpreters
+from bringup.facts.interpreters import Interpreter
 from bringup.plan.folders import content_of
-from bringup.plan.model import LockedPackage, Plan, write_plan
+from bringup.plan.model import Plan, write_plan
 from bringup.plan.own_packages import find_own_package
 from bringup.plan.resolve import Resolver
 from bringup.plan.steps import (
-    CreateEnvironment,
     FetchSource,
     FetchWeights,
     InstallOwn,
     InstallPackages,
     PatchSource,
-    Verify,
 )
 
 pytestmark = pytest.mark.slow
@@ -33,40 +32,30 @@ pytestmark = pytest.mark.slow
 COMMAND = [sys.executable, "-c", "from bringup.cli.main import main; main()"]
 
 
-@pytest.fixture(scope="module")
-def interpreter() -> Interpreter:
-    return next(row for row in find_interpreters() if row.makes_environments and row.minor >= (3, 10))
+Planned = Callable[..., Plan]
 
 
 @pytest.fixture(scope="module")
-def packages(interpreter: Interpreter, tmp_path_factory: pytest.TempPathFactory) -> tuple[LockedPackage, ...]:
-    """Small real packages, locked as the planner locks them."""
+def plan(
+    interpreter: Interpreter, small_plan: Callable[..., Plan], tmp_path_factory: pytest.TempPathFactory
+) -> Planned:
+    """Makes the plan of two small real packages and one of ours; `imports`: what its proof asks for."""
     os.environ["BRINGUP_HOME"] = str(tmp_path_factory.mktemp("resolver"))
     resolver = Resolver(interpreter)
     resolver.prepare()
     rows = resolver.resolve(["idna==3.7", "packaging==24.0"])
     del os.environ["BRINGUP_HOME"]
-    return tuple(LockedPackage(name=row.name, version=row.version, sha256=row.sha256) for row in rows)
 
-
-def plan(
-    interpreter: Interpreter, packages: tuple[LockedPackage, ...], imports: tuple[str, ...] = ()
-) -> Plan:
-    own = find_own_package("prostate-ssl")
-    return Plan(
-        schema="bringup/plan/1",
-        recipe="small",
-        environment="small",
-        platform=interpreter.platform,
-        packages=packages,
-        steps=(
-            CreateEnvironment(id="environment", python=interpreter.version, interpreter=interpreter.path),
+    def make(*imports: str) -> Plan:
+        own = find_own_package("prostate-ssl")
+        steps = (
             InstallPackages(id="one", packages=("idna",)),
             InstallPackages(id="two", packages=("packaging",)),
             InstallOwn(id="prostate-ssl", package="prostate-ssl", content=own.content),
-            Verify(id="verify", imports=imports or ("idna", "packaging")),
-        ),
-    )
+        )
+        return small_plan(rows, steps, imports or ("idna", "packaging"))
+
+    return make
 
 
 def with_source(document: Plan, folder: Path) -> Plan:
@@ -131,10 +120,8 @@ def kill_everything(process: subprocess.Popen[str], home: Path) -> None:
     time.sleep(0.2)
 
 
-def test_killed_at_every_step(
-    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
-) -> None:
-    document = with_source(plan(interpreter, packages), tmp_path)
+def test_killed_at_every_step(plan: Planned, tmp_path: Path) -> None:
+    document = with_source(plan(), tmp_path)
     file = tmp_path / "plan.toml"
     write_plan(document, file)
     home = tmp_path / "home"
@@ -157,26 +144,22 @@ def test_killed_at_every_step(
     assert result["reused"]
 
 
-def test_a_step_is_not_done_twice(
-    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
-) -> None:
+def test_a_step_is_not_done_twice(plan: Planned, tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
-    write_plan(plan(interpreter, packages), file)
+    write_plan(plan(), file)
     finish(tmp_path, file)
     before = done_steps(tmp_path)
     finish(tmp_path, file)
     assert done_steps(tmp_path) == before
 
 
-def test_a_proof_that_fails_switches_nothing_in(
-    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
-) -> None:
+def test_a_proof_that_fails_switches_nothing_in(plan: Planned, tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
-    write_plan(plan(interpreter, packages), file)
+    write_plan(plan(), file)
     assert finish(tmp_path, file)[0] == 0
     pointer = tmp_path / "environments" / "small" / "current"
     before = pointer.read_text()
-    write_plan(plan(interpreter, packages, ("idna", "not_there_at_all")), file)
+    write_plan(plan("idna", "not_there_at_all"), file)
     code, result, _ = finish(tmp_path, file)
     assert code == 1
     assert result["id"] == "proof-failed"
@@ -184,11 +167,9 @@ def test_a_proof_that_fails_switches_nothing_in(
     assert pointer.read_text() == before
 
 
-def test_a_plan_for_a_gpu_that_is_not_here_says_so_first(
-    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
-) -> None:
+def test_a_plan_for_a_gpu_that_is_not_here_says_so_first(plan: Planned, tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
-    small = plan(interpreter, packages)
+    small = plan()
     proof = small.steps[-1].model_copy(update={"gpus": ("sm_120",)})
     write_plan(small.model_copy(update={"gpus": ("sm_120",), "steps": (*small.steps[:-1], proof)}), file)
     code, result, errors = finish(tmp_path, file)
@@ -196,22 +177,22 @@ def test_a_plan_for_a_gpu_that_is_not_here_says_so_first(
     assert code == 1 and result["id"] == "proof-failed"  # it asks for a torch, which is not in this plan
 
 
-def test_a_wrong_hash_is_refused(
-    interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path
-) -> None:
-    wrong = tuple(row.model_copy(update={"sha256": "0" * 64}) for row in packages)
+def test_a_wrong_hash_is_refused(plan: Planned, tmp_path: Path) -> None:
+    right = plan()
+    wrong = tuple(row.model_copy(update={"sha256": "0" * 64}) for row in right.packages)
     file = tmp_path / "plan.toml"
-    write_plan(plan(interpreter, wrong), file)
+    write_plan(right.model_copy(update={"packages": wrong}), file)
     code, result, _ = finish(tmp_path, file)
     assert code == 1
     assert result["id"] == "wrong-hash"
 
 
-def test_two_at_once(interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path) -> None:
+def test_two_at_once(plan: Planned, tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
-    write_plan(plan(interpreter, packages), file)
+    write_plan(plan(), file)
     first = start(tmp_path, file)
     while not (tmp_path / "environments" / "small" / ".lock").exists():
+        assert first.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
     code, result, _ = finish(tmp_path, file)
@@ -220,10 +201,10 @@ def test_two_at_once(interpreter: Interpreter, packages: tuple[LockedPackage, ..
     assert first.returncode == 0
 
 
-def test_no_network(interpreter: Interpreter, packages: tuple[LockedPackage, ...], tmp_path: Path) -> None:
+def test_no_network(plan: Planned, tmp_path: Path) -> None:
     """An index that refuses connections: port 9 of this machine, where nobody listens."""
     file = tmp_path / "plan.toml"
-    write_plan(plan(interpreter, packages), file)
+    write_plan(plan(), file)
     nowhere = {
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
         "PIP_CONFIG_FILE": os.devnull,

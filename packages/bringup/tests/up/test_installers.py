@@ -7,16 +7,17 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bringup.facts.indexes import pip_sources_for_uv
-from bringup.facts.interpreters import find_interpreters
-from bringup.plan.model import LockedPackage, Plan, write_plan
+from bringup.facts.interpreters import Interpreter
+from bringup.plan.model import Plan, write_plan
 from bringup.plan.own_packages import find_own_package
 from bringup.plan.resolve import Resolver
-from bringup.plan.steps import CreateEnvironment, InstallOwn, InstallPackages, Verify
+from bringup.plan.steps import InstallOwn, InstallPackages
 
 COMMAND = [sys.executable, "-c", "from bringup.cli.main import main; main()"]
 
@@ -42,7 +43,9 @@ def test_pips_sources_reach_uv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_both_give_the_same_environment(tmp_path: Path) -> None:
+def test_both_give_the_same_environment(
+    interpreter: Interpreter, small_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
     """With a wheel that lies in a folder alone, as torch's CPU build does on many machines."""
     tool = tmp_path / "tool"
     venv.create(tool, with_pip=True)
@@ -52,28 +55,19 @@ def test_both_give_the_same_environment(tmp_path: Path) -> None:
     packed = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", wheels]
     subprocess.run([*packed, str(find_own_package("prostate-ssl").path)], check=True, timeout=300)
 
-    interpreter = next(row for row in find_interpreters() if row.makes_environments and row.minor >= (3, 10))
     resolver = Resolver(interpreter, (wheels,))
     resolver.prepare()
     rows = [
         *resolver.resolve(["idna==3.7", "pyyaml", "omegaconf==2.3.0"]),
         *resolver.resolve(["prostate-ssl"], with_dependencies=False),
     ]
-    locked = tuple(LockedPackage(name=row.name, version=row.version, sha256=row.sha256) for row in rows)
-    own = find_own_package("prostate-ssl")
-    plan = Plan(
-        schema="bringup/plan/1",
-        recipe="small",
-        environment="small",
-        platform=interpreter.platform,
-        packages=locked,
-        steps=(
-            CreateEnvironment(id="environment", python=interpreter.version, interpreter=interpreter.path),
-            InstallPackages(id="packages", packages=tuple(row.name for row in locked)),
-            InstallOwn(id="prostate-ssl", package="prostate-ssl", content=own.content),
-            Verify(id="verify", imports=("idna", "yaml", "omegaconf")),
+    steps = (
+        InstallPackages(id="packages", packages=tuple(row.name for row in rows)),
+        InstallOwn(
+            id="prostate-ssl", package="prostate-ssl", content=find_own_package("prostate-ssl").content
         ),
     )
+    plan = small_plan(rows, steps, ("idna", "yaml", "omegaconf"))
     file = tmp_path / "plan.toml"
     write_plan(plan, file)
     path = f"{tool / 'bin'}{os.pathsep}{os.environ['PATH']}"

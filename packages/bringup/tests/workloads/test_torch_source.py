@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,11 @@ from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import load
 from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
-from bringup.facts.interpreters import find_interpreters
+from bringup.facts.interpreters import Interpreter, find_interpreters
 from bringup.facts.machine import MachineFacts, read_machine
-from bringup.plan.model import LockedPackage, Plan, Reason, Rejected, write_plan
+from bringup.plan.model import Plan, Reason, Rejected, write_plan
 from bringup.plan.resolve import Resolver
-from bringup.plan.steps import BuildTorch, CreateEnvironment, FetchSource, InstallPackages, Verify
+from bringup.plan.steps import BuildTorch, FetchSource, InstallPackages
 from bringup.plan.torch_choice import TorchQuestion, _has_machine_code, _nothing_works
 from bringup.plan.torch_source import RUN_REQUIREMENTS, plan_source_build, stand_in
 from bringup.report.messages import say_error
@@ -121,7 +122,9 @@ setup(name="torch", version=os.environ["PYTORCH_BUILD_VERSION"], packages=["torc
 
 
 @pytest.mark.slow
-def test_a_killed_build_goes_on_with_what_it_had_compiled(tmp_path: Path) -> None:
+def test_a_killed_build_goes_on_with_what_it_had_compiled(
+    interpreter: Interpreter, small_plan: Callable[..., Plan], tmp_path: Path
+) -> None:
     repository = tmp_path / "pytorch"
     (repository / "torch").mkdir(parents=True)
     (repository / "torch" / "__init__.py").write_text("__version__ = 'ours'\n")
@@ -132,34 +135,22 @@ def test_a_killed_build_goes_on_with_what_it_had_compiled(tmp_path: Path) -> Non
     commit = subprocess.run(
         [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
-    interpreter = next(row for row in find_interpreters() if row.makes_environments and row.minor >= (3, 10))
     resolver = Resolver(interpreter)
     resolver.prepare()
     rows = resolver.resolve(["setuptools", "wheel"])
-    locked = tuple(LockedPackage(name=row.name, version=row.version, sha256=row.sha256) for row in rows)
     source = FetchSource(id="source-torch", repository=repository.as_uri(), commit=commit, recursive=True)
-    plan = Plan(
-        schema="bringup/plan/1",
-        recipe="small",
-        environment="small",
-        platform=interpreter.platform,
-        packages=locked,
-        steps=(
-            CreateEnvironment(id="environment", python=interpreter.version, interpreter=interpreter.path),
-            InstallPackages(id="packages", packages=tuple(row.name for row in locked)),
-            BuildTorch(
-                id="build-torch",
-                source=source,
-                version="2.13.0+cu130",
-                cuda="13.0",
-                architectures=("sm_120",),
-                jobs=1,
-                memory=1,
-                disk=1,
-            ),
-            Verify(id="verify", imports=("torch",)),
-        ),
+    build = BuildTorch(
+        id="build-torch",
+        source=source,
+        version="2.13.0+cu130",
+        cuda="13.0",
+        architectures=("sm_120",),
+        jobs=1,
+        memory=1,
+        disk=1,
     )
+    install = InstallPackages(id="packages", packages=tuple(row.name for row in rows))
+    plan = small_plan(rows, (install, build), ("torch",))
     write_plan(plan, tmp_path / "plan.toml")
     units = tmp_path / "units"
     words = [
