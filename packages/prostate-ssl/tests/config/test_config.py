@@ -189,6 +189,14 @@ def test_predicted_memory_is_near_what_was_measured(preset, overrides, measured)
     assert predicted_peak(load_config(preset, overrides)) == pytest.approx(measured, rel=0.12)
 
 
+def test_the_list_of_presets_has_the_measured_peaks(capsys):
+    assert run(["config", "--presets"]) == 0
+    told = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    assert sorted(told) == preset_names()
+    for name, measured in (("gpu-16gb", 8.9), ("gpu-24gb", 16.5), ("gpu-32gb", 17.0), ("gpu-80gb", 38.1)):
+        assert f"Peak measured on an H200: {measured} GiB" in told[name]
+
+
 def test_sharding_saves_memory_but_not_what_it_gathers():
     def peak(strategy: str) -> float:
         keys = [

@@ -26,6 +26,7 @@ def command(
     from omegaconf import OmegaConf
 
     from prostate_ssl.config import load_config, preset_names
+    from prostate_ssl.config.loading import preset_summary
     from prostate_ssl.errors import ProstateError
 
     if explain:
@@ -41,12 +42,8 @@ def command(
         settings, reasons = advise(len(discover_cases(data)), gpus, batch)
         print("".join(f"# {reason}\n" for reason in reasons) + OmegaConf.to_yaml(settings), end="")
     elif presets:
-        from prostate_ssl.training.memory import predicted_peak
-
         for name in preset_names():
-            cfg = load_config(name)
-            shape = f"{cfg.student.arch}, batch {cfg.train.batch_size_per_gpu}, {cfg.precision}"
-            print(f"{name:26} {shape:42} about {predicted_peak(cfg):.1f} GiB")
+            print(f"{name:24} {preset_summary(name)}")
     else:
         print(OmegaConf.to_yaml(load_config(config_file, overrides or [])), end="")
     return 0

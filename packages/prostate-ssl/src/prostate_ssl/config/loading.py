@@ -130,6 +130,13 @@ def preset_names() -> list[str]:
     return sorted(f.name[:-5] for folder in folders for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
+def preset_summary(name: str) -> str:
+    """The first line of a preset: what it trains, on which card, with its measured memory."""
+    files = (_packaged(folder).joinpath(f"{name}.yaml") for folder in ("train", "presets"))
+    text: str = next(file.read_text(encoding="utf-8") for file in files if file.is_file())
+    return text.splitlines()[0].removeprefix("# ")
+
+
 def _packaged(folder: str) -> Any:
     return resources.files("prostate_ssl.config").joinpath(folder)
 
