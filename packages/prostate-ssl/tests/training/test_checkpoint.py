@@ -16,7 +16,7 @@ import torch
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import write_atomically
-from prostate_ssl.training.checkpoint import newest_checkpoint, read_checkpoint
+from prostate_ssl.training.checkpoint import checkpoint_files, newest_checkpoint, read_checkpoint
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.trainer import train
 
@@ -45,6 +45,18 @@ def test_a_damaged_checkpoint_is_passed_over(small_config, tmp_path):
     before = losses(folder)
     assert train(small_config).completed == 12
     assert losses(folder) == before
+
+
+def test_where_every_checkpoint_is_damaged_nothing_is_begun_again(small_config, tmp_path):
+    train(small_config)
+    folder = tmp_path / "run"
+    before = losses(folder)
+    for path, content in zip(checkpoint_files(folder), (b"", b"PK\x03\x04", bytes(5000)), strict=True):
+        path.write_bytes(content)
+    with pytest.raises(ProstateError, match=r"No checkpoint of .* can be read.*--no-resume"):
+        train(small_config)
+    assert losses(folder) == before
+    assert train(small_config, resume=False).completed == 12
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(small_config, small_overrides, tmp_path):

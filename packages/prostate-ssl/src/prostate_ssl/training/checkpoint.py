@@ -107,17 +107,27 @@ class Checkpointer:
         Returns:
             The plain values of the file (`iteration` is the last completed one, counted from 0), or None if
             there is nothing to resume.
+
+        Raises:
+            ProstateError: there are checkpoints, and none of them can be read; or another architecture's.
         """
         for stale in self.folder.glob(".*.tmp") if self.session.is_main else ():
             stale.unlink(missing_ok=True)
+        damaged = []
         for path in self.candidates():
             try:
                 content = read_checkpoint(path)
             except ProstateError as error:
+                damaged.append(str(error))
                 log.warning("%s Trying the one before.", error)
                 continue
             self.restore(content, path)
             return {name: value for name, value in content.items() if name not in ("model", "optimizer")}
+        if damaged:  # to begin again unasked would throw away what a copy of the file may still hold
+            raise ProstateError(
+                f"No checkpoint of {self.folder} can be read: {damaged[0]} Put a good copy there, or start "
+                "anew with --no-resume."
+            )
         return None
 
     def restore(self, content: dict[str, Any], path: Path) -> None:
