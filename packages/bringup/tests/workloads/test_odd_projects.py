@@ -123,6 +123,20 @@ ${ENVVAR}==1.0
 """
 
 
+ADDRESSES = """\
+torch @ https://download.pytorch.org/whl/cu118/torch-2.0.1%2Bcu118-cp310-cp310-linux_x86_64.whl
+https://download.pytorch.org/whl/cu118/torchvision-0.15.2%2Bcu118-cp310-cp310-linux_x86_64.whl ; sys_platform != "nothing"
+https://example.org/torch/mine-1.0-py3-none-any.whl
+apex @ https://example.org/apex-0.1-cp310-cp310-linux_x86_64.whl#sha256=00
+idna==3.7
+"""
+CONDA_ADDRESS = """\
+dependencies:
+  - pip:
+    - https://download.pytorch.org/whl/torchaudio-2.0.2-cp310-cp310-linux_x86_64.whl#sha256=00
+"""
+
+
 def wanted_of(root: Path, **files: str | bytes) -> Wanted:
     for name, text in {"main__py": "import torch\n", **files}.items():
         path = root / name.replace("___", "/").replace("__", ".")
@@ -203,13 +217,48 @@ def by_hand(wanted: Wanted) -> set[str]:
             {"local_pkg"},
         ),
         (
+            {
+                "requirements__txt": ADDRESSES,
+                "environment__yml": CONDA_ADDRESS,
+                "main__py": "import torch, torchvision, torchaudio\n",
+            },
+            [],
+            {"torch==2.0.1", "torchvision==0.15.2", "torchaudio==2.0.2", "idna==3.7"},
+            {"mine-1.0-py3-none-any.whl", "apex-0.1-cp310-cp310-linux_x86_64.whl"},
+        ),
+        (
+            {
+                "requirements___runtime__txt": "einops\n",
+                "requirements___tests__txt": "pytest\n",
+                "requirements___optional__txt": "pandas\n",
+                "requirements___requirements_gui__txt": "gradio\n",
+                "setup__py": "setup(install_requires='scipy\\nidna==3.7', python_requires='>=3.9')\n",
+                "pyproject__toml": "[project]\nname = 'x'\ndependencies = 'abc'\n",
+            },
+            [">=3.9"],
+            {"einops", "gradio", "scipy", "idna==3.7"},
+            set(),
+        ),
+        (
             {"requirements__txt": "torch==2.1.0\r\neinops\r\n".encode("utf-16")},
             [],
             {"torch==2.1.0", "einops"},
             set(),
         ),
     ],
-    ids=["poetry", "dynamic", "groups", "pixi", "conda", "docker", "setup", "requirements", "powershell"],
+    ids=[
+        "poetry",
+        "dynamic",
+        "groups",
+        "pixi",
+        "conda",
+        "docker",
+        "setup",
+        "requirements",
+        "addresses",
+        "folder",
+        "powershell",
+    ],
 )
 def test_what_is_asked_for(
     files: dict[str, str | bytes], python: list[str], pins: set[str], links: set[str], tmp_path: Path

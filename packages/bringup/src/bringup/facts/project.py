@@ -9,7 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -20,6 +20,7 @@ from bringup.facts.project_requirements import (
     Pin,
     included,
     is_beside_the_project,
+    is_requirements_file,
     links_of_lines,
     pins_of_dockerfile,
     pins_of_environment,
@@ -188,7 +189,7 @@ class _Reading:
 
     def text(self, text: str, file: str) -> None:
         name = Path(file).name.lower()
-        if re.fullmatch(r"requirements.*\.txt", name):
+        if is_requirements_file(file):
             if serves_the_project(file):
                 self.requirements(text, file)
         elif name == "pyproject.toml":
@@ -253,15 +254,20 @@ def decode(raw: bytes) -> str:
     return raw.decode("utf-16" if utf_16 else "utf-8-sig", errors="replace").replace("\r\n", "\n")
 
 
-def _wanted(name: str) -> bool:
-    lowered = name.lower()
-    return lowered.startswith(("requirements", "dockerfile", "environment")) or lowered in (
-        "pyproject.toml",
-        "pixi.toml",
-        "setup.cfg",
-        "cmakelists.txt",
-        "conda.yaml",
-        "conda.yml",
+def _wanted(file: str) -> bool:
+    lowered = PurePosixPath(file).name.lower()
+    return (
+        is_requirements_file(file)
+        or lowered.startswith(("dockerfile", "environment"))
+        or lowered
+        in (
+            "pyproject.toml",
+            "pixi.toml",
+            "setup.cfg",
+            "cmakelists.txt",
+            "conda.yaml",
+            "conda.yml",
+        )
     )
 
 
@@ -281,7 +287,7 @@ def read_project(root: Path) -> ProjectFacts:
             reading.cuda.append(file)
         elif suffix in _CHECKPOINTS:
             reading.checkpoints.append(file)
-        elif suffix == ".py" or _wanted(path.name):
+        elif suffix == ".py" or _wanted(file):
             try:
                 facts = path.stat()
                 if facts.st_size > _LARGEST_SOURCE or not stat.S_ISREG(facts.st_mode):

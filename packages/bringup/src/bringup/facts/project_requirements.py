@@ -12,13 +12,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from bringup.facts.conda_names import pip_name
 
 _IS_FOLDER = re.compile(r"(?:[\w.-]+/)+[\w.-]+/?|\.")
 _ADDRESS = ("git+", "hg+", "http://", "https://", "file:", "./", "../")
+_WHEEL_ADDRESS = re.compile(r"https?://\S+/([^/\s#;]+\.whl)(?:#\S*)?(?:\s+;\s*(.+))?$")
+_OF_TORCH = ("torch", "torchvision", "torchaudio")
 _PIP_INSTALL = re.compile(r"pip3?\s+install\s+(.+)")
 _FROM_PYTORCH = re.compile(
     r"^FROM\s+(?:--\S+\s+)*(?:\S+/)?pytorch/pytorch:(\d+\.\d+(?:\.\d+)?)", re.IGNORECASE
@@ -31,6 +35,8 @@ NOT_FOR_USERS = {
     "style", "quality", "format", "formatting", "typing", "build", "ci", "benchmark", "all", "full",
     "cpu", "mac", "macos", "rocm", "windows",
 }  # fmt: skip
+# Names in a folder `requirements` of what running takes; others there are named with `-r`, or for some alone.
+_TO_RUN = {"base", "main", "runtime", "core", "common", "default", "install", "prod", "production"}
 _CONDA = re.compile(
     r"\s*-\s*['\"]?(?:[\w./-]+::)?([A-Za-z0-9_.-]+)\s*([=<>!~][^'\"#\s]*|(?<=\s)\d[\w.*]*)?['\"]?\s*(?:#.*)?"
 )
@@ -68,12 +74,30 @@ def read_requirement(text: str) -> Requirement | None:
     cleaned = text.split(" #")[0].split(" --")[0].strip().rstrip("\\").strip()
     if not cleaned or cleaned.startswith(("#", "-")):
         return None
+    if wheel := _wheel_of_torch(cleaned):
+        return wheel
     try:
         requirement = Requirement(cleaned)
     except InvalidRequirement:
         return None
     # `name @ https://…` is a link: an index may hold something else under that name.
     return None if requirement.url else requirement
+
+
+def _wheel_of_torch(text: str) -> Requirement | None:
+    """The release of a wheel that an address names, `torch @ https://…/torch-2.0.1%2Bcu118-….whl`.
+
+    torch's own three alone: an index has the same releases; of other names it may hold another's.
+    """
+    match = _WHEEL_ADDRESS.search(text)
+    if match is None:
+        return None
+    try:
+        name, version, _, _ = parse_wheel_filename(unquote(match[1]))
+        marker = f" ; {match[2]}" if match[2] else ""
+        return Requirement(f"{name}=={version}{marker}") if name in _OF_TORCH else None
+    except (InvalidWheelFilename, InvalidRequirement):
+        return None
 
 
 def line_of(rows: list[str], text: str) -> int:
@@ -85,7 +109,17 @@ def serves_the_project(file: str) -> bool:
     """Whether a requirements file is for those who run the project: not `requirements-dev.txt`, not docs/."""
     path = PurePosixPath(file)
     words = set(re.split(r"[^a-z0-9]+", path.stem.lower()))
+    if path.parent.name.lower() == "requirements" and not words & _TO_RUN:
+        return path.stem.lower().startswith("requirements") and not words & NOT_FOR_USERS
     return not words & NOT_FOR_USERS and not is_beside_the_project(file)
+
+
+def is_requirements_file(file: str) -> bool:
+    """`requirements….txt`, or a text file in a folder of that name."""
+    path = PurePosixPath(file.lower())
+    return path.suffix == ".txt" and (
+        path.name.startswith("requirements") or path.parent.name == "requirements"
+    )
 
 
 def is_beside_the_project(file: str) -> bool:
@@ -117,7 +151,7 @@ def links_of_lines(text: str, file: str) -> Iterator[Link]:
         row = re.sub(r"^(-e|--editable)[ =]+", "", row)
         if "@" in row and not row.startswith(("git+", "http", ".")):
             row = row.partition("@")[2].strip()  # name @ git+https://…
-        if row.startswith(_ADDRESS) or _IS_FOLDER.fullmatch(row):
+        if (row.startswith(_ADDRESS) or _IS_FOLDER.fullmatch(row)) and not _wheel_of_torch(row):
             yield Link(row, file, number)
 
 
@@ -139,6 +173,8 @@ def pins_of_environment(text: str, file: str) -> Iterator[Pin]:
             by_pip = -1
         item = _CONDA.fullmatch(line) if inside else None
         requirement = _of_conda(item[1], item[2] or "", by_pip >= 0) if item else None
+        if item is None and by_pip >= 0:
+            requirement = _wheel_of_torch(line.strip(" -'\""))
         if requirement:
             yield Pin(requirement, file, number)
 
@@ -224,18 +260,17 @@ def read_setup(tree: ast.AST, file: str) -> tuple[list[Pin], list[Link], list[st
         if node.arg == "python_requires" and isinstance(node.value, ast.Constant):
             pythons.append(str(node.value.value))
         for item in _listed(node.value, lists) if node.arg == "install_requires" else ():
-            requirement = read_requirement(str(item.value))
-            if requirement:
-                pins.append(Pin(requirement, file, item.lineno))
-            links += [Link(row.text, file, item.lineno) for row in links_of_lines(str(item.value), file)]
+            listed = str(item.value)
+            pins += [Pin(row.requirement, file, item.lineno) for row in pins_of_lines(listed, file)]
+            links += [Link(row.text, file, item.lineno) for row in links_of_lines(listed, file)]
     return pins, links, pythons
 
 
 def _listed(node: ast.expr, lists: Mapping[str, list[ast.expr]], depth: int = 0) -> Iterator[ast.Constant]:
-    """The texts of a list, of a sum of lists, or of the name of one."""
+    """The texts of a list, of a sum of lists, or of the name of one; a text of several lines is a list."""
     if depth > 8:
         return
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and depth:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node
     parts: list[ast.expr] = []
     if isinstance(node, ast.List | ast.Tuple):

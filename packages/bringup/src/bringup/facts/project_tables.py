@@ -46,10 +46,10 @@ def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lam
     project = _table(document, "project")
     poetry = _table(document, "tool", "poetry")
     own = {canonicalize_name(str(table["name"])) for table in (project, poetry) if "name" in table}
-    listed = [str(item) for item in project.get("dependencies") or ()]
+    listed = _texts(project.get("dependencies"))
     for group, items in _table(project, "optional-dependencies").items():
         if _is_for_users(group):
-            listed += map(str, items)
+            listed += _texts(items)
     for group in _table(document, "dependency-groups"):
         if _is_for_users(group):
             listed += _group(document, group)
@@ -124,6 +124,11 @@ def _uv_sources(document: dict[str, Any]) -> dict[str, str]:
         elif isinstance(value, dict) and value.get("workspace"):
             found[canonicalize_name(name)] = f"./{name}"
     return found
+
+
+def _texts(value: object) -> list[str]:
+    """The texts of a list; [] of what is none: the letters of a word are no names of packages."""
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _is_for_users(group: str) -> bool:
