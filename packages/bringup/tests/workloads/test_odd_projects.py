@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -314,6 +315,29 @@ def test_groups_of_developers_are_named(tmp_path: Path) -> None:
 def test_an_extension_under_a_condition_is_one(tmp_path: Path) -> None:
     wanted = wanted_of(tmp_path, setup__py=SETUP, a__cu="", main__py="import torch\nfrom mine import _C\n")
     assert wanted.local_builds == {"mine": "."}
+
+
+def test_notebooks_are_read_for_what_they_import(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["import pandas\n"]},
+        {
+            "cell_type": "code",
+            "source": ["%matplotlib inline\n", "!pip list\n", "import torch, torch_scatter\n"],
+        },
+        {"cell_type": "code", "source": "this is no Python"},
+        {"cell_type": "code", "source": "from einops import rearrange\n", "outputs": []},
+        {"cell_type": "code"},
+        {"cell_type": "code", "source": [1, None]},
+        "no cell",
+    ]
+    (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells, "nbformat": 4}))
+    (tmp_path / "b.ipynb").write_text("[1, 2]")
+    (tmp_path / "c.ipynb").write_text("no JSON")
+    project = read_project(tmp_path)
+    assert project.imports == {"torch": "a.ipynb:1", "torch_scatter": "a.ipynb:1", "einops": "a.ipynb:3"}
+    assert [file for file, _ in project.unreadable] == ["c.ipynb"]
+    wanted = from_project(project, load())
+    assert set(wanted.pins) == {"einops"} and [row.name for row in wanted.extensions] == ["torch-scatter"]
 
 
 def test_files_outside_are_not_read(tmp_path: Path) -> None:

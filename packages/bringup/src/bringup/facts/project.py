@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import codecs
+import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -48,6 +50,7 @@ _SKIPPED = {
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".model", ".bin", ".pkl")
 _MOST_FILES = 50_000
 _LARGEST_SOURCE = 4 << 20
+_LARGEST_NOTEBOOK = 64 << 20  # its pictures lie in it
 # A script: it asks whether it is one, or reads its options as it is imported.
 _RUNS = re.compile(r"^if *\(?__name__ *== *['\"]__main__['\"]|^\w+ *= *[\w.()]+\.parse_args\(", re.MULTILINE)
 
@@ -151,6 +154,15 @@ def _imports(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
                 yield f"{node.module}.{alias.name}", f"{file}:{node.lineno}"
 
 
+def _code_cells(document: Any) -> Iterator[str]:
+    cells = document.get("cells") if isinstance(document, dict) else None
+    for cell in cells if isinstance(cells, list) else ():
+        if isinstance(cell, dict) and cell.get("cell_type") == "code":
+            source = cell.get("source")
+            lines = "".join(map(str, source)).splitlines() if isinstance(source, str | list) else []
+            yield "\n".join("" if line.lstrip().startswith(("%", "!", "?")) else line for line in lines)
+
+
 class _Reading:
     """Collects while the files are walked."""
 
@@ -186,6 +198,17 @@ class _Reading:
                 self.builds.append(file)
         if _RUNS.search(text) and Path(file).name != "setup.py" and not is_beside_the_project(file):
             self.entries.append(file)
+
+    def notebook(self, text: str, file: str) -> None:
+        """What its code cells import, the cell's number as the place; magics and shell lines left out."""
+        for number, code in enumerate(_code_cells(json.loads(text)), 1):
+            try:
+                tree = ast.parse(code)
+            except SyntaxError:
+                continue  # Of another language, or half-written: the other cells still count.
+            for name, _ in _imports(tree, file):
+                self.imports.setdefault(name.partition(".")[0], f"{file}:{number}")
+                self.imported_names.add(name)
 
     def text(self, text: str, file: str) -> None:
         name = Path(file).name.lower()
@@ -271,6 +294,12 @@ def _wanted(file: str) -> bool:
     )
 
 
+def _reader(reading: _Reading, file: str) -> Callable[[str, str], None] | None:
+    """What reads a file of this name."""
+    by_suffix = {".py": reading.python, ".ipynb": reading.notebook}
+    return by_suffix.get(PurePosixPath(file).suffix.lower()) or (reading.text if _wanted(file) else None)
+
+
 def read_project(root: Path) -> ProjectFacts:
     """Read a project folder.
 
@@ -287,13 +316,13 @@ def read_project(root: Path) -> ProjectFacts:
             reading.cuda.append(file)
         elif suffix in _CHECKPOINTS:
             reading.checkpoints.append(file)
-        elif suffix == ".py" or _wanted(file):
+        elif (take := _reader(reading, file)) is not None:
             try:
                 facts = path.stat()
-                if facts.st_size > _LARGEST_SOURCE or not stat.S_ISREG(facts.st_mode):
+                largest = _LARGEST_NOTEBOOK if suffix == ".ipynb" else _LARGEST_SOURCE
+                if facts.st_size > largest or not stat.S_ISREG(facts.st_mode):
                     continue  # a pipe would be waited for
-                text = decode(path.read_bytes())
-                reading.python(text, file) if suffix == ".py" else reading.text(text, file)
+                take(decode(path.read_bytes()), file)
             except (OSError, SyntaxError, ValueError, RecursionError) as error:
                 reading.unreadable.append((file, f"{type(error).__name__}: {error}"))
     return ProjectFacts(
