@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -76,6 +77,26 @@ def test_full_classification_learns_whether_a_gland_is_large(setting, tmp_path):
         (root / f"{name}.csv").write_text("patient_id,label\n" + rows)
     document = finetune((root, setting[1]), tmp_path / "out", "classification", "--epochs", "25", "--full")
     assert document["metrics"]["auc"] >= 0.8
+
+
+@pytest.mark.parametrize("task", ["segmentation", "classification"])
+def test_a_case_that_cannot_be_read_is_left_out_and_named(setting, tmp_path, caplog, task):
+    root = tmp_path / "data"
+    shutil.copytree(setting[0], root)
+    bad = (root / "train.csv").read_text().splitlines()[1].split(",")[0]
+    (root / bad / "ax_t2wi.nii.gz").write_bytes(b"")
+    document = finetune((root, setting[1]), tmp_path / "out", task, "--epochs", "1")
+    assert document["train_cases"] == 3 and caplog.text.count(f"case {bad} left out") == 1
+
+
+def test_a_rate_that_cannot_be_learned_with_is_said(setting, tmp_path, capsys):
+    root, folder = setting
+    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(root / "val.csv")]
+    command = ["finetune", "classification", "--run", str(folder), "--data", str(root), *lists]
+    for rate, code, said in (("nan", 1, "NaN detected in loss"), ("1e38", 2, "--lr"), ("-1", 2, "--lr")):
+        assert run([*command, "--out", str(tmp_path), "--epochs", "3", "--lr", rate]) == code
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_dice_counts_a_case_over_all_its_slices():

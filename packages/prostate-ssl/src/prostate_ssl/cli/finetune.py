@@ -23,7 +23,7 @@ def command(
     ] = 1.0,
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 30,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 8,
-    lr: Annotated[float, typer.Option("--lr")] = 2e-3,
+    lr: Annotated[float, typer.Option("--lr", min=0, max=100, help="Learning rate of the head.")] = 2e-3,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="From the initial weights, to compare.")

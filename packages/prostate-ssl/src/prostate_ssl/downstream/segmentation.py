@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prostate_ssl.data import ProstateDataset
-from prostate_ssl.downstream.tasks import Slices, batches, read_slices
+from prostate_ssl.downstream.tasks import Slices, batches, read_slices, readable
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.features import model_side
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
@@ -90,12 +91,12 @@ def dice_score(predicted: torch.Tensor, masks: torch.Tensor, cases: torch.Tensor
 
 
 def masked_cases(dataset: ProstateDataset, what: str) -> list[int]:
-    """Cases whose mask is there and may be shown.
+    """Cases whose mask is there and may be shown; one that cannot be read is named in the log.
 
     Raises:
         ProstateError: none.
     """
-    found = [i for i in range(len(dataset)) if dataset.gland_or_none(i) is not None]
+    found = [i for i in readable(dataset) if dataset.gland_or_none(i) is not None]
     if not found:
         raise ProstateError(
             f"No case of {what} has a gland mask (roi_Prostate): there is nothing to learn from."
@@ -152,7 +153,11 @@ def fit(
     loss_of: Callable[[torch.Tensor, Slices], torch.Tensor],
     progress: Callable[[str], None],
 ) -> list[float]:
-    """Train a head, with or without its backbone, by AdamW under half a cosine; returns mean losses."""
+    """Train a head, with or without its backbone, by AdamW under half a cosine; returns mean losses.
+
+    Raises:
+        ProstateError: a loss that is no number.
+    """
     backbone.requires_grad_(not settings.frozen)
     heads = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
     groups = [{"params": heads, "lr": settings.lr}]
@@ -174,6 +179,10 @@ def fit(
             schedule.step()
             losses.append(loss.item())
         means.append(sum(losses) / len(losses))
+        if not math.isfinite(means[-1]):
+            raise ProstateError(
+                f"NaN detected in loss in epoch {epoch + 1}: try a lower --lr than {settings.lr:g}."
+            )
         progress(f"epoch {epoch + 1}/{settings.epochs}  loss {means[-1]:.4f}")
     return means
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from prostate_ssl.data import ProstateDataset
-from prostate_ssl.errors import ProstateError
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 from prostate_ssl.evaluation.extract import choose_slices
 from prostate_ssl.evaluation.features import model_present
+
+log = logging.getLogger("prostate_ssl")
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,19 @@ class Slices:
         )
 
 
+def readable(dataset: ProstateDataset, cases: Iterable[int] | None = None) -> Iterator[int]:
+    """The cases that can be read, of all or of `cases`; the others are named in the log."""
+    for index in range(len(dataset)) if cases is None else cases:
+        try:
+            dataset.prepared(index)
+        except UnreadableVolumeError as error:
+            log.warning("case %s left out: %s", dataset.case_ids[index], error.message)
+            continue
+        yield index
+
+
 def read_slices(dataset: ProstateDataset, side: int, which: str, cases: list[int] | None = None) -> Slices:
-    """Read slices of the cases.
+    """Read slices of the cases; a case that cannot be read is left out and named in the log.
 
     Args:
         dataset: labelled or masked cases.
@@ -53,12 +68,12 @@ def read_slices(dataset: ProstateDataset, side: int, which: str, cases: list[int
         ProstateError: no case.
     """
     samples, where = [], []
-    for index in range(len(dataset)) if cases is None else cases:
+    for index in readable(dataset, cases):
         for z in choose_slices(dataset, index, which):
             samples.append(dataset.sample(index, slice_index=z, size=side))
             where.append(index)
     if not samples:
-        raise ProstateError("There is no case to fine-tune on.")
+        raise ProstateError("No case of the list can be read: look at them with `prostate-ssl check`.")
     channels = samples[0].image.shape[0]
     return Slices(
         torch.stack([s.image for s in samples]),
