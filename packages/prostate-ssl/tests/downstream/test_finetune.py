@@ -14,7 +14,9 @@ import torch
 from prostate_ssl.cli.main import run
 from prostate_ssl.config import load_config
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
-from prostate_ssl.downstream.segmentation import dice_score
+from prostate_ssl.downstream.run import finetune as run_finetune
+from prostate_ssl.downstream.segmentation import FinetuneSettings, dice_score
+from prostate_ssl.errors import ProstateError
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +93,14 @@ def test_a_case_that_cannot_be_read_is_left_out_and_named(setting, tmp_path, cap
 
 def test_a_rate_that_cannot_be_learned_with_is_said(setting, tmp_path, capsys):
     root, folder = setting
-    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(root / "val.csv")]
-    command = ["finetune", "classification", "--run", str(folder), "--data", str(root), *lists]
-    for rate, code, said in (("nan", 1, "NaN detected in loss"), ("1e38", 2, "--lr"), ("-1", 2, "--lr")):
-        assert run([*command, "--out", str(tmp_path), "--epochs", "3", "--lr", rate]) == code
-        assert said in capsys.readouterr().err
+    lists = str(root / "train.csv"), str(root / "val.csv")
+    command = ["finetune", "classification", "--run", str(folder), "--data", str(root)]
+    command += ["--train-csv", lists[0], "--val-csv", lists[1], "--out", str(tmp_path)]
+    for rate in ("nan", "1e38", "-1"):
+        assert run([*command, "--lr", rate]) == 2 and "--lr" in capsys.readouterr().err
+    settings = FinetuneSettings(epochs=3, lr=1e30)
+    with pytest.raises(ProstateError, match=r"NaN detected in loss in epoch .* lower --lr"):
+        run_finetune("classification", folder, str(root), lists, tmp_path, settings)
     assert not (tmp_path / "results.json").exists()
 
 
