@@ -6,6 +6,8 @@ from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
 from prostate_ssl.data import make_dataset
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
+from prostate_ssl.downstream.run import finetune
+from prostate_ssl.downstream.segmentation import FinetuneSettings
 from prostate_ssl.evaluation.backbone import load_backbone
 from prostate_ssl.evaluation.run import evaluate_split, print_document
 from prostate_ssl.training.trainer import train
@@ -31,3 +33,7 @@ def test_cases_in_both_lists_are_named(tmp_path, capsys):
     document = evaluate_split(load_backbone(tmp_path / "run"), fit, judge, ["accuracy"], tmp_path / "run")
     print_document(document)
     assert f"1 cases are in both lists ({rows[4].split(',')[0]} …)" in capsys.readouterr().out
+    lists = str(data / "fit.csv"), str(data / "judge.csv")
+    settings = FinetuneSettings(epochs=1)
+    tuned = finetune("segmentation", tmp_path / "run", str(data), lists, tmp_path / "out", settings)
+    assert str(tuned["note"]).startswith("1 cases are in both lists")

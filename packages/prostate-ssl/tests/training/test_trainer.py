@@ -202,6 +202,12 @@ def test_frozen_backbone_and_last_layer_stay_as_they_are(small_overrides, tmp_pa
     assert not torch.equal(before["dino_head.last_layer.weight_v"], now["dino_head.last_layer.weight_v"])
 
 
+def test_a_backbone_that_never_learns_is_said(small_overrides, tmp_path):
+    frozen = ["optim.epochs=1", "optim.freeze_backbone_epochs=1", f"train.output_dir={tmp_path}"]
+    train(load_config("demo", [*small_overrides, *frozen]))
+    assert "only the heads learn" in (tmp_path / "log.txt").read_text()
+
+
 def random_batch(cfg, seed: int = 0) -> CropBatch:
     g = torch.Generator().manual_seed(seed)
     return CropBatch(

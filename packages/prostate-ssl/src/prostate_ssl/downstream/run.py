@@ -64,6 +64,10 @@ def finetune(
     train, val = dataset("TRAIN", lists[0], share), dataset("VAL", lists[1], 1.0)
     model, document = TASKS[task](backbone.model, train, val, settings, backbone.device, print)
     document |= {"backbone": "untrained" if untrained else backbone.weights.name, "percentage_labels": share}
+    shared = sorted(set(train.case_ids) & set(val.case_ids))
+    if shared:
+        document["note"] = f"{len(shared)} cases are in both lists ({shared[0]} …): the scores say nothing"
+        print(document["note"])
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "model.pth", lambda file: torch.save({"model": model.state_dict()}, file))
     write_json(out / "results.json", document)

@@ -176,6 +176,8 @@ def _announce(run: Run) -> None:
     )
     if cfg.optim.warmup_epochs >= cfg.optim.epochs:
         log.info("optim.warmup_epochs covers the whole run: the learning rate only rises.")
+    if cfg.optim.freeze_backbone_epochs >= cfg.optim.epochs:
+        log.info("optim.freeze_backbone_epochs covers the whole run: only the heads learn.")
     if cfg.evaluation.eval_period_iterations and not probes_are_configured(cfg):
         log.info(
             "No probes during the training: evaluation.train_dataset_path and val_dataset_path are empty."
