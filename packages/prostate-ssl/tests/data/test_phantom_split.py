@@ -41,34 +41,48 @@ def test_phantoms_are_the_same_bytes_and_a_second_run_does_nothing(tmp_path: Pat
         write_phantoms(tmp_path / "a", 2, PhantomSettings(size=64, slices=9))
 
 
+def local_contrast(plane: np.ndarray, fine: float, coarse: float) -> np.ndarray:
+    """How a plane stands out from its surroundings, whatever the coil's gain: (H, W) log ratio; σ in pixels."""
+    log = np.log(plane + 0.02)
+    return np.asarray(ndimage.gaussian_filter(log, fine) - ndimage.gaussian_filter(log, coarse))
+
+
 def test_lesions_are_dark_on_adc_and_bright_at_high_b(phantoms: Path) -> None:
     """In the gland ADC and high-b signal go against each other, as they do in patients."""
     dataset = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}")
     for index in range(len(dataset)):
         case = dataset.prepared(index)
-        gland = case.array[3] > 0.5
-        adc, dwi = (case.array[row][gland].astype(np.float64) for row in (1, 2))
+        at = dataset.evaluation_slice(index)
+        gland = case.array[3, at] > 0.5
+        adc, dwi = (local_contrast(case.array[row, at].astype(float), 0, 6)[gland] for row in (1, 2))
         assert np.corrcoef(adc, dwi)[0, 1] < -0.3
 
 
 @pytest.mark.slow
-def test_grey_values_alone_hardly_tell_the_label(tmp_path: Path) -> None:
-    """A probe on histograms stays below an AUC of 0.75, where the size of the largest focus tells most."""
+def test_grey_values_alone_tell_less_than_what_stands_out(tmp_path: Path) -> None:
+    """A probe on histograms stays below an AUC of 0.8; the area that is brighter than around it tells all."""
     write_phantoms(tmp_path, 64, PhantomSettings(size=96, slices=10))
     dataset = make_dataset(dataset_str=f"ProstateSupervised:root={tmp_path}")
-    images = [dataset.sample(index).image.numpy() for index in range(len(dataset))]
+    samples = [dataset.sample(index, size=112) for index in range(len(dataset))]
+    images = [sample.image.numpy() for sample in samples]
     histograms = [
         np.concatenate([np.histogram(c, bins=16, range=(-2, 2.5))[0] / c.size for c in image])
         for image in images
     ]
-    arrangement = [[ndimage.gaussian_filter(image[2], size).max() for size in (3, 6, 12)] for image in images]
+    standing_out = [
+        [
+            (local_contrast(image[2] * 0.22 + 0.45, 2, 10)[sample.mask.numpy()] > 0.1 * k).mean()
+            for k in (1, 2)
+        ]
+        for image, sample in zip(images, samples, strict=True)
+    ]
 
     def auc(rows: list) -> float:  # type: ignore[type-arg]
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=3000))
         scores = cross_val_predict(model, np.array(rows), dataset.labels, cv=8, method="predict_proba")[:, 1]
         return float(roc_auc_score(dataset.labels, scores))
 
-    assert auc(histograms) < 0.75 and auc(arrangement) > 0.9
+    assert auc(histograms) < 0.8 and auc(standing_out) > 0.9
 
 
 @settings(max_examples=60, deadline=None)

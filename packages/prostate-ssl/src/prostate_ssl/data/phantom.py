@@ -3,10 +3,10 @@
 Anatomy is drawn in millimetres and sampled on two grids, as a scanner does: T2 finely, diffusion coarsely and
 a little displaced. Diffusion images follow S(b) = S(0) · exp(-b · ADC) with Rician noise.
 
-The label is 1 for a clinically significant lesion: one focal, compact mass, dark on T2 and ADC and bright at
-high b. Cases of label 0 show the same change of signal over the same volume, but scattered over several
-small foci (the pattern of inflammation). Every case has a contrast of its own, as from another scanner. Grey
-values alone therefore say little; their arrangement does.
+Lesions are dark on T2 and ADC and bright at high b. The label is 1 where the disease is multifocal (five or
+six foci) and 0 where it is solitary. Every image has a gain of its own that varies over the slice by a third,
+as near a receive coil, and a contrast of its own, as from another scanner. Histograms of grey values say
+little of the label, therefore; what stands out from its surroundings says all.
 """
 
 from __future__ import annotations
@@ -29,26 +29,41 @@ from prostate_ssl.errors import ProstateError
 B_VALUES = (50, 400, 1000)
 MIDDLING_ADC = np.float32(1300.0)
 EDGE_SHARE = 0.45
-FOCUS_GAP_MM = 8.5
-CHANGE_LENGTH_MM = 20.0
-"""Half length of a change from head to foot: most slices of the gland show it."""
+FOCI = ((1, 1), (5, 6))
+"""Fewest and most foci of a case of label 0 and of label 1."""
+FOCUS_RADIUS_MM = (6.0, 7.5)
+FOCUS_LENGTH_MM = 20.0
+"""Half length of a focus from head to foot: most slices of the gland show it."""
+GAIN_SPREAD = 0.35
+"""Standard deviation of the gain's logarithm over the slice."""
+GAIN_WAVELENGTHS_MM = (45.0, 110.0)
 GLAND_MM = (24.0, 18.0, 22.0)
 """Half axes of a middling gland: left–right, front–back, head–foot."""
 
 
 @dataclass(frozen=True)
 class PhantomSettings:
-    """Shape of the T2 image: pixels a side, slices, field of view and slice distance in millimetres."""
+    """What all cases of a set share.
+
+    Attributes:
+        size, slices: pixels a side and slices of the T2 image.
+        field_of_view, slice_distance: millimetres.
+        seed: of everything random.
+        gland_spread: how far a gland's axes are from those of a middling one at most, a share below 0.3.
+    """
 
     size: int = 192
     slices: int = 16
     field_of_view: float = 180.0
     slice_distance: float = 3.6
     seed: int = 0
+    gland_spread: float = 0.05
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.slices < 4:
             raise ProstateError("A phantom needs at least 32 pixels a side and 4 slices.", exit_code=2)
+        if not 0.0 <= self.gland_spread < 0.3:
+            raise ProstateError("gland_spread of a phantom lies between 0 and 0.3.", exit_code=2)
 
 
 @dataclass(frozen=True)
@@ -74,9 +89,9 @@ class _Anatomy:
     gland_centre: np.ndarray
     body_axes: np.ndarray
     foci: tuple[_Focus, ...]
-    nodules: tuple[_Focus, ...]
     waves: np.ndarray
     bladder: float
+    zone_contrast: np.ndarray
 
 
 def _grid(
@@ -107,56 +122,43 @@ def _inside(axes: tuple[np.ndarray, ...], centre: np.ndarray, radius: np.ndarray
     return np.clip((1.0 - distance) / np.float32(edge) + 0.5, 0.0, 1.0)
 
 
-def _draw_anatomy(rng: np.random.Generator, label: int) -> _Anatomy:
-    axes = np.array(GLAND_MM) * rng.uniform(0.85, 1.2, size=3)
+def _draw_anatomy(rng: np.random.Generator, label: int, spread: float) -> _Anatomy:
+    axes = np.array(GLAND_MM) * rng.uniform(1 - spread, 1 + spread, size=3)
     centre = rng.uniform(-4, 4, size=3) * [1, 1, 0.5]
     waves = np.concatenate(
         [rng.normal(0, 0.35, size=(10, 3)), rng.uniform(0, 2 * np.pi, (10, 1)), rng.uniform(0.3, 1, (10, 1))],
         axis=1,
     )
-    # Extent and strength of the change vary widely and in the same way in both classes: what they do to
-    # the grey values then tells nothing of the label.
-    strength = rng.uniform(0.55, 0.9)
-    radius = rng.uniform(6.5, 9.5)
-    place = _place_in_gland(rng, axes, centre, 0.25, 0.62)
-    focal = _Focus(place, np.array([radius, radius * rng.uniform(0.9, 1.1), CHANGE_LENGTH_MM]), strength)
-    foci = (focal,) if label else _scattered(rng, axes, centre, focal)
-    nodules = tuple(
-        _Focus(_place_in_gland(rng, axes, centre, 0.0, 0.5), rng.uniform(3, 7, size=3), rng.uniform(-1, 1))
-        for _ in range(rng.integers(2, 6))
+    strength = rng.uniform(0.5, 0.9)
+    low, high = FOCI[label]
+    radii = rng.uniform(*FOCUS_RADIUS_MM, size=rng.integers(low, high + 1))
+    foci = tuple(
+        _Focus(np.array([*place, centre[2]]), np.array([radius, radius, FOCUS_LENGTH_MM]), strength)
+        for place, radius in zip(_places_in_gland(rng, axes, centre, radii), radii, strict=True)
     )
-    body = np.array([rng.uniform(0.40, 0.46), rng.uniform(0.34, 0.42), 10.0])
-    return _Anatomy(axes, centre, body, foci, nodules, waves, rng.uniform(0.5, 0.9))
+    body = np.array([rng.uniform(0.42, 0.44), rng.uniform(0.36, 0.39), 10.0])
+    zone_contrast = rng.uniform(0.0, 2.0, size=2)
+    return _Anatomy(axes, centre, body, foci, waves, rng.uniform(0.6, 0.7), zone_contrast)
 
 
-def _place_in_gland(
-    rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, low: float, high: float
-) -> np.ndarray:
-    """A point of the middle third of the gland, in the back half for the larger part."""
-    angle = rng.uniform(-0.2, 1.2) * np.pi
-    reach = rng.uniform(low, high)
-    return np.asarray(
-        centre + axes * [reach * np.cos(angle), reach * np.sin(angle), rng.uniform(-0.12, 0.12)]
-    )
-
-
-def _scattered(
-    rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, like: _Focus
-) -> tuple[_Focus, ...]:
-    """Small foci, apart, that change as much of the image as one mass, over the same slices."""
-    foci: list[_Focus] = []
-    # Edges are a share of the radius: as much area then has the same values, however it is cut up.
-    area = float(like.radius[0] * like.radius[1])
-    while area > 5.0:
-        small = rng.uniform(3.2, 3.8)
-        for _ in range(60):  # a place that keeps clear of the others, as long as there is one
-            place = _place_in_gland(rng, axes, centre, 0.05, 0.85)
-            if all(np.hypot(*(place - other.centre)[:2]) > FOCUS_GAP_MM for other in foci):
-                break
-        centre_of_focus = np.array([*place[:2], like.centre[2]])
-        foci.append(_Focus(centre_of_focus, np.array([small, small, CHANGE_LENGTH_MM]), like.strength))
-        area -= small * small
-    return tuple(foci)
+def _places_in_gland(
+    rng: np.random.Generator, axes: np.ndarray, centre: np.ndarray, radii: np.ndarray
+) -> list[np.ndarray]:
+    """Places (x, y) of discs that lie in the gland and, as far as there is room, apart from each other."""
+    room = 1.0
+    while True:
+        places: list[np.ndarray] = []
+        for radius in radii:
+            for _ in range(400):
+                angle, reach = rng.uniform(0, 2 * np.pi), np.sqrt(rng.uniform())
+                place = centre[:2] + (axes[:2] - 0.9 * radius) * reach * [np.cos(angle), np.sin(angle)]
+                others = zip(places, radii, strict=False)
+                if all(np.hypot(*(place - q)) > room * (radius + r) for q, r in others):
+                    places.append(place)
+                    break
+        if len(places) == len(radii):
+            return places
+        room *= 0.98
 
 
 def _texture(axes: tuple[np.ndarray, ...], waves: np.ndarray) -> np.ndarray:
@@ -200,13 +202,10 @@ def _sample_tissue(anatomy: _Anatomy, axes: tuple[np.ndarray, ...], field_of_vie
         )
     gland = _inside(axes, centre, half, 0.10)
     zone = _inside(axes, centre - [0, 0.22 * half[1], 0], half * [0.66, 0.62, 0.75], 0.15)
-    t2 = _blend(t2, gland, 0.72 + 0.03 * texture - 0.27 * zone + 0.05 * zone * texture)
+    on_t2, on_adc = anatomy.zone_contrast.astype(np.float32)
+    t2 = _blend(t2, gland, 0.62 + 0.02 * texture - 0.10 * on_t2 * zone + 0.05 * zone * texture)
     s0 = _blend(s0, gland, 0.55 - 0.08 * zone)
-    adc = _blend(adc, gland, 1650 - 350 * zone + 45 * texture)
-    for nodule in anatomy.nodules:
-        weight = _inside(axes, nodule.centre, nodule.radius, 0.25) * zone
-        t2 = t2 + weight * np.float32(0.16 * nodule.strength)
-        adc = adc + weight * np.float32(120 * nodule.strength)
+    adc = _blend(adc, gland, 1500 - 150 * on_adc * zone + 45 * texture)
     change = np.zeros_like(t2)
     for focus in anatomy.foci:
         change = np.maximum(change, _soft(axes, focus) * np.float32(focus.strength))
@@ -215,7 +214,7 @@ def _sample_tissue(anatomy: _Anatomy, axes: tuple[np.ndarray, ...], field_of_vie
 
 
 def _soft(axes: tuple[np.ndarray, ...], focus: _Focus) -> np.ndarray:
-    """A focus with a soft edge; wide enough on a mass that it shows middling values too."""
+    """A focus with a soft edge, so that it shows middling values too."""
     return _inside(axes, focus.centre, focus.radius, EDGE_SHARE)
 
 
@@ -223,11 +222,20 @@ def _blend(below: np.ndarray, weight: np.ndarray, above: np.ndarray | float) -> 
     return np.asarray(below + weight * (above - below), dtype=np.float32)
 
 
-def _bias_field(rng: np.random.Generator, axes: tuple[np.ndarray, ...], field_of_view: float) -> np.ndarray:
-    """Smooth gain of the coil, up to about ±25%."""
-    x, y, z = (axis / np.float32(field_of_view) for axis in axes)
-    a = rng.normal(0, 1, size=5).astype(np.float32)
-    return np.exp(0.22 * (a[0] * x + a[1] * y + a[2] * z + 1.5 * a[3] * x * y + 1.5 * a[4] * (x * x - y * y)))
+def _uneven_gain(rng: np.random.Generator, axes: tuple[np.ndarray, ...], spread: float) -> np.ndarray:
+    """A smooth gain around 1, (1, H, W): the exponential of six plane waves."""
+    x, y, _ = axes
+    total = np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=np.float32)
+    waves = zip(
+        rng.uniform(0, 2 * np.pi, 6),
+        rng.uniform(*GAIN_WAVELENGTHS_MM, 6),
+        rng.uniform(0, 2 * np.pi, 6),
+        strict=True,
+    )
+    for angle, wavelength, phase in waves:
+        along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
+        total += np.sin(np.float32(2 * np.pi / wavelength) * along + np.float32(phase))
+    return np.exp(np.float32(spread * np.sqrt(2 / 6)) * total)
 
 
 def _rician(rng: np.random.Generator, signal: np.ndarray, sigma: float) -> np.ndarray:
@@ -239,16 +247,16 @@ def _rician(rng: np.random.Generator, signal: np.ndarray, sigma: float) -> np.nd
 def make_phantom_case(settings: PhantomSettings, index: int, label: int, folder: Path) -> None:
     """Write the files of one case into an existing folder; the same arguments give the same bytes."""
     rng = np.random.default_rng([settings.seed, index])
-    anatomy = _draw_anatomy(rng, label)
+    anatomy = _draw_anatomy(rng, label, settings.gland_spread)
     view = settings.field_of_view
     fine_spacing = np.array([view / settings.size] * 2 + [settings.slice_distance])
     fine_shape = (settings.slices, settings.size, settings.size)
     affine, origin = _grid(fine_shape, fine_spacing, np.zeros(3))
     axes = _axes(fine_shape, fine_spacing, origin)
     tissue = _sample_tissue(anatomy, axes, view)
-    gain, contrast = 600 * rng.uniform(0.7, 1.4), rng.uniform(0.7, 1.4, size=3)
+    gain, contrast = 600 * rng.uniform(0.7, 1.4), np.exp(rng.uniform(-0.2, 0.2, size=3))
     seen = np.clip(tissue.t2, 0.0, None) ** np.float32(contrast[0])
-    t2 = gain * _rician(rng, seen * _bias_field(rng, axes, view), 0.02)
+    t2 = gain * _rician(rng, seen * _uneven_gain(rng, axes, GAIN_SPREAD), 0.02)
     write_volume(folder / "ax_t2wi.nii.gz", t2, affine, np.int16)
     write_volume(folder / f"{MASK_NAME}.nii.gz", tissue.gland, affine, np.uint8)
 
@@ -258,12 +266,14 @@ def make_phantom_case(settings: PhantomSettings, index: int, label: int, folder:
     affine, origin = _grid(coarse_shape, coarse_spacing, rng.uniform(-1.5, 1.5, size=3) * [1, 1, 0])
     axes = _axes(coarse_shape, coarse_spacing, origin)
     tissue = _sample_tissue(anatomy, axes, view)
-    adc = MIDDLING_ADC * (np.clip(tissue.adc, 0.0, None) / MIDDLING_ADC) ** np.float32(contrast[2])
+    # The coil's gain cancels in ADC; what the gradients' unevenness leaves there is half as strong.
+    ideal = np.clip(tissue.adc * _uneven_gain(rng, axes, GAIN_SPREAD / 2), 0.0, None)
+    adc = MIDDLING_ADC * (ideal / MIDDLING_ADC) ** np.float32(contrast[2])
     adc += 40 * rng.standard_normal(adc.shape, dtype=np.float32) * (tissue.adc > 50)
     write_volume(folder / "ax_adc.nii.gz", np.clip(adc, 0, 4000), affine, np.int16)
-    bias, gain = _bias_field(rng, axes, view), 500 * rng.uniform(0.7, 1.4)
+    coil, gain = _uneven_gain(rng, axes, GAIN_SPREAD), 500 * rng.uniform(0.7, 1.4)
     for b in B_VALUES:
-        signal = tissue.diffusion * bias * np.exp(-np.float32(b * 1e-6 * contrast[1]) * tissue.adc)
+        signal = tissue.diffusion * coil * np.exp(-np.float32(b * 1e-6 * contrast[1]) * ideal)
         write_volume(folder / f"ax_dwi_b{b}.nii.gz", gain * _rician(rng, signal, 0.01), affine, np.int16)
 
 
@@ -304,7 +314,7 @@ def _case_name(index: int) -> str:
 
 
 def _describe(settings: PhantomSettings, index: int) -> dict[str, object]:
-    return {**asdict(settings), "index": index, "label": phantom_label(settings.seed, index), "version": 3}
+    return {**asdict(settings), "index": index, "label": phantom_label(settings.seed, index), "version": 4}
 
 
 def _write_one(out: Path, settings: PhantomSettings, index: int) -> str:
