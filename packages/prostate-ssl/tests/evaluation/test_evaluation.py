@@ -16,6 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from prostate_ssl.cli.main import run
+from prostate_ssl.data import make_dataset
 from prostate_ssl.data.dataset import ProstateDataset
 from prostate_ssl.data.dataset_string import parse_dataset_string
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
@@ -23,7 +24,13 @@ from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation import eval_log_regression_with_model, load_backbone
 from prostate_ssl.evaluation.extract import read_table
-from prostate_ssl.evaluation.features import FeatureTable, feature_tables, histogram_features
+from prostate_ssl.evaluation.features import (
+    FeatureTable,
+    feature_tables,
+    histogram_features,
+    network_features,
+    slice_tokens,
+)
 from prostate_ssl.evaluation.periodic import keep_best
 from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe, score
 from prostate_ssl.evaluation.run import compared_features
@@ -158,6 +165,21 @@ def test_split_probe_and_missing_modalities(trained, data, capsys):
     assert len(document["results"]) == 7 and "ax_t2wi + ax_adc + ax_dwi" in document["results"]
     probe = json.loads((trained / "eval" / "probe.json").read_text())
     assert set(probe["results"]) == {"trained", "untrained", "intensity histograms"}
+    alone = {"linear, CLS token", "linear, mean patch token"}
+    assert set(probe["results"]["trained"]) == {"linear", "k-NN"} | alone
+    assert set(probe["results"]["intensity histograms"]) == {"linear", "k-NN"}
+    assert "trained linear, mean patch token" in capsys.readouterr().out
+
+
+def test_the_parts_of_the_features_are_the_two_tokens(trained, data):
+    model = load_backbone(trained).model
+    dataset = make_dataset(dataset_str=f"ProstateSupervised:root={data}")
+    extractor = network_features(model)
+    table = feature_tables(dataset, {"network": extractor}, [0])["network"]
+    sample = dataset.sample(0, size=extractor.side)
+    cls, patches = slice_tokens(model, sample.image[None], sample.present[None])
+    for part, expected in (("CLS token", cls[0]), ("mean patch token", patches[0].mean((0, 1)))):
+        assert np.allclose(table.columns(extractor.parts[part]).vectors[0], expected, atol=1e-6)
 
 
 def test_other_weights_and_the_test_list_are_what_is_judged(trained, data, tmp_path, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ class FeatureTable:
     case_ids: tuple[str, ...]
     labels: np.ndarray
     vectors: np.ndarray
+
+    def columns(self, part: slice) -> FeatureTable:
+        """Some of the features, of all cases."""
+        return replace(self, vectors=self.vectors[:, part])
 
     def labelled(self) -> FeatureTable:
         """Only the cases whose label is known."""
@@ -63,10 +67,12 @@ class Extractor:
     Attributes:
         side: pixels a side of the slices that it wants; None: as the dataset string says.
         vectors: what it makes of B samples, (B, D) float32.
+        parts: columns of the vectors that are features by themselves, by name.
     """
 
     side: int | None
     vectors: Callable[[Sequence[EvaluationSample]], np.ndarray]
+    parts: Mapping[str, slice] = field(default_factory=dict)
 
 
 def network_features(model: MedicalVisionTransformer, kept: Sequence[int] | None = None) -> Extractor:
@@ -86,7 +92,8 @@ def network_features(model: MedicalVisionTransformer, kept: Sequence[int] | None
         cls, patches = slice_tokens(model, images, present, names)
         return torch.cat([cls, patches.mean((1, 2))], dim=1).numpy()
 
-    return Extractor(model_side(model), vectors)
+    parts = {"CLS token": slice(0, model.embed_dim), "mean patch token": slice(model.embed_dim, None)}
+    return Extractor(model_side(model), vectors, parts)
 
 
 def histogram_features(bins: int = 32) -> Extractor:

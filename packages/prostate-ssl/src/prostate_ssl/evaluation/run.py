@@ -60,7 +60,7 @@ def evaluate_leave_one_out(
             document["cases"] = len(probes["trained"].predictions)
             document["results"] = {name: _document(probe) for name, probe in probes.items()}
         except ProstateError as error:
-            document["skipped"] = str(error)
+            document["skipped"] = str(error).rstrip(".")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, document)
     return document
@@ -90,16 +90,21 @@ def evaluate_split(
     run: Path,
     judged: str = "val",
 ) -> dict[str, Any]:
-    """Linear and k-NN probe, learned on `train`, judged on `val`; beside them the baselines."""
+    """Linear and k-NN probe, learned on `train`, judged on `val`; beside them the baselines.
+
+    Networks are probed on CLS and mean patch token together (`linear`, `k-NN`) and on each of them alone.
+    """
     extractors = compared_features(backbone, run)
     fit, judge = feature_tables(train, extractors), feature_tables(val, extractors)
-    results = {
-        name: {
+    results: dict[str, dict[str, Any]] = {}
+    for name, extractor in extractors.items():
+        results[name] = {
             "linear": _document(linear_probe(fit[name], judge[name], names)),
             "k-NN": _document(knn_probe(fit[name], judge[name], names)),
         }
-        for name in extractors
-    }
+        for part, columns in extractor.parts.items():
+            alone = linear_probe(fit[name].columns(columns), judge[name].columns(columns), names)
+            results[name][f"linear, {part}"] = _document(alone)
     document = {
         "schema": "prostate-ssl/probe/1",
         "protocol": "train and validation split",
