@@ -1,6 +1,7 @@
 """Does it learn, and do bf16 and fp32 learn the same? Rows go to `benchmarks/learn.jsonl`.
 
-    python benchmarks/learn.py probe --seeds 0 1 2     # AUC of linear probes on held-out phantoms
+    python benchmarks/learn.py probe --config phantoms --precision bf16 --jobs 3 --features "mean patch token"
+                                                       # AUC of linear probes on held-out phantoms
     python benchmarks/learn.py precision               # losses of 500 iterations, bf16 against fp32
 
 `probe`: for each seed, phantom cases of their own (64 for pre-training and for fitting the probe, the others
@@ -40,6 +41,7 @@ from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.trainer import train
 
 PRECISIONS = ("fp32", "bf16")
+PARTS = ("CLS token", "mean patch token")
 FEATURES = ("trained", "untrained", "intensity histograms")
 
 
@@ -90,13 +92,19 @@ def probe(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         fit, judge = (make_dataset(dataset_str=f"{text}:split_csv={name}.csv") for name in ("train", "test"))
         results = evaluate_split(backbone, fit, judge, ["auc"], out)["results"]
         losses = read_losses(out)
-    auc = {name: results[name]["linear"]["metrics"]["auc"] for name in FEATURES}
+    probes = {
+        name: {kind: round(found["metrics"]["auc"], 4) for kind, found in results[name].items()}
+        for name in FEATURES
+    }
+    auc = {name: found.get(f"linear, {options.features}", found["linear"]) for name, found in probes.items()}
     return {
         "what": "probe",
         "seed": seed,
-        "auc": {name: round(value, 4) for name, value in auc.items()},
+        "features": options.features,
+        "auc": auc,
         "over_untrained": round(auc["trained"] - auc["untrained"], 4),
         "over_histograms": round(auc["trained"] - auc["intensity histograms"], 4),
+        "probes": probes,
         "loss_first_last_50": [round(statistics.mean(part), 3) for part in (losses[:50], losses[-50:])],
         "cases": {"pretrain": options.cases, "held_out": options.held_out},
         "iterations": options.iterations,
@@ -146,6 +154,12 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value")
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=1, help="seeds, or precisions, at once")
+    parser.add_argument(
+        "--features",
+        default="both",
+        choices=("both", *PARTS),
+        help="what the linear probe reads; `both`: the two tokens side by side",
+    )
     parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--held-out", type=int, default=128)
     parser.add_argument("--iterations", type=int, help="default: 1000 for probe, 500 for precision")
