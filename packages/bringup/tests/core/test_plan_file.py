@@ -139,6 +139,7 @@ def test_nonsense_is_refused(old: str, new: str, id: str, tmp_path: Path) -> Non
         "idna-1.0.tar.gz",
         "idna-1.0.0-py2.py3-none-any.whl",
         "idna-1.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+        "idna-1.0-x-py3-none-any.whl",
         "idna-1.0-cp39-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
         "",
     ],

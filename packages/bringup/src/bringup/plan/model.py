@@ -88,24 +88,28 @@ class LockedPackage(Row):
     @model_validator(mode="after")
     def _file_is_of_this_release(self) -> LockedPackage:
         if self.file:
-            named = _release_of(self.file)
-            if named is not None and named != (canonicalize_name(self.name), ParsedVersion(self.version)):
-                text = f"{self.name} {self.version} is locked with the file of {named[0]} {named[1]}"
+            name, version = _release_of(self.file) or (None, None)
+            version = version or ParsedVersion(self.version)
+            if name and (name, version) != (canonicalize_name(self.name), ParsedVersion(self.version)):
+                text = f"{self.name} {self.version} is locked with the file of {name} {version}"
                 raise ValueError(
                     f"{text}, {self.file}; for another release take out its file, sha256 and size"
                 )
         return self
 
 
-def _release_of(file: str) -> tuple[str, ParsedVersion] | None:
-    """(name, version) of a wheel's or source package's file; None where its name says neither."""
+def _release_of(file: str) -> tuple[str, ParsedVersion | None] | None:
+    """(name, version) of a wheel's or source package's file; None for what its name does not say.
+
+    pip takes wheels whose names are not quite as the specification wants them.
+    """
     try:
         if file.endswith(".whl"):
             name, version, _, _ = parse_wheel_filename(file)
             return name, version
         return parse_sdist_filename(file)
-    except InvalidWheelFilename as error:
-        raise ValueError(f"{file!r} is no wheel's name") from error
+    except InvalidWheelFilename:
+        return canonicalize_name(file.partition("-")[0]), None
     except InvalidSdistFilename:
         return None
 
@@ -113,7 +117,11 @@ def _release_of(file: str) -> tuple[str, ParsedVersion] | None:
 def _fits(wheel: str, python: str, platform: str) -> bool:
     """Whether a wheel's name allows this Python ("3.11.7") and platform ("linux-x86_64")."""
     minor, machine = ParsedVersion(python).minor, platform.rpartition("-")[2]
-    for tag in parse_wheel_filename(wheel)[3]:
+    try:
+        tags = parse_wheel_filename(wheel)[3]
+    except InvalidWheelFilename:
+        return True
+    for tag in tags:
         exact = tag.interpreter == f"cp3{minor}"
         since = re.fullmatch(r"cp3(\d+)", tag.interpreter) if tag.abi == "abi3" else None
         for_python = exact or tag.interpreter.startswith("py") or (since and int(since[1]) <= minor)
