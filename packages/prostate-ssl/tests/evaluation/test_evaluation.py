@@ -118,6 +118,7 @@ def test_extraction_is_resumable_and_its_table_reads_back(trained, data, tmp_pat
     assert np.isfinite(vectors).all() and vectors.std(0).max() > 0
 
 
+@pytest.mark.slow
 def test_ranks_share_the_cases_of_an_extraction(trained, data, tmp_path):
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     arguments = ["--run-folder", str(trained), "--data", str(data), "--out"]
@@ -132,6 +133,7 @@ def test_ranks_share_the_cases_of_an_extraction(trained, data, tmp_path):
     assert (shared / "features.csv").read_bytes() == (alone / "features.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_an_extraction_in_words_and_leaves_nothing_half_written(trained, data, tmp_path):
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"

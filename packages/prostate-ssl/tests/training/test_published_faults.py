@@ -56,6 +56,7 @@ def test_one_process_clips_and_moves_its_teacher(small_overrides, tmp_path):
     assert not all(torch.equal(after[name], student[name]) for name in moved)
 
 
+@pytest.mark.slow
 def test_nothing_that_is_not_required_is_imported(small_overrides, tmp_path):
     """Training, evaluating and exporting with the published code's surplus packages made to fail."""
     unwanted = ("cuml", "open_clip", "skmultilearn", "peft", "xformers", "fvcore", "cupy", "torchmetrics")
