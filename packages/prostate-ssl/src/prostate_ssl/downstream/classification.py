@@ -14,7 +14,7 @@ from prostate_ssl.downstream.segmentation import FinetuneSettings, fit, predict
 from prostate_ssl.downstream.tasks import Slices, read_slices
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.features import model_side
-from prostate_ssl.evaluation.probe import METRICS, score
+from prostate_ssl.evaluation.probe import DEFAULT_METRICS, score
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
 
 
@@ -77,7 +77,7 @@ def finetune_classification(
     cases = judge.cases.unique()
     means = torch.stack([probabilities[judge.cases == c].mean(0) for c in cases]).numpy()
     labels = np.array([int(judge.labels[judge.cases == c][0]) for c in cases])
-    metrics = score(labels, means, np.arange(classes), METRICS)
+    metrics = score(labels, means, np.arange(classes), DEFAULT_METRICS)
     return model, {
         "schema": "prostate-ssl/finetune/1",
         "task": "classification",

@@ -26,7 +26,7 @@ from prostate_ssl.config.loading import metric_names
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.features import FeatureTable
 
-METRICS = ("mcc", "accuracy", "f1", "auc")
+DEFAULT_METRICS = ("mcc", "accuracy", "f1", "auc")
 C_VALUES = 10.0 ** np.linspace(-6, 5, 45)
 
 
@@ -108,7 +108,7 @@ def require_classes(table: FeatureTable, what: str) -> None:
 def linear_probe(
     train: FeatureTable,
     val: FeatureTable,
-    names: Sequence[str] = METRICS,
+    names: Sequence[str] = DEFAULT_METRICS,
     *,
     c_values: Sequence[float] | np.ndarray = C_VALUES,
     max_iter: int = 1000,
@@ -171,7 +171,7 @@ def _choose_c(
 
 
 def knn_probe(
-    train: FeatureTable, val: FeatureTable, names: Sequence[str] = METRICS, *, neighbours: int = 20
+    train: FeatureTable, val: FeatureTable, names: Sequence[str] = DEFAULT_METRICS, *, neighbours: int = 20
 ) -> ProbeResult:
     """Cosine nearest neighbours, weighted by similarity (Wu et al. 2018; the k-NN protocol of DINO)."""
     train, val = train.labelled(), val.labelled()
@@ -187,7 +187,9 @@ def knn_probe(
     )
 
 
-def leave_one_out(table: FeatureTable, names: Sequence[str] = METRICS, *, c: float = 0.01) -> ProbeResult:
+def leave_one_out(
+    table: FeatureTable, names: Sequence[str] = DEFAULT_METRICS, *, c: float = 0.01
+) -> ProbeResult:
     """Each case is predicted from all others: for sets that are too small to be split.
 
     With a dozen cases the score says that features, labels and classifier fit together, no more.

@@ -17,7 +17,7 @@ from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone, load_backbone
 from prostate_ssl.evaluation.features import Extractor, feature_tables, histogram_features, network_features
 from prostate_ssl.evaluation.missing import missing_modality_table
-from prostate_ssl.evaluation.probe import METRICS, ProbeResult, knn_probe, leave_one_out, linear_probe
+from prostate_ssl.evaluation.probe import DEFAULT_METRICS, ProbeResult, knn_probe, leave_one_out, linear_probe
 from prostate_ssl.files import write_json
 
 log = logging.getLogger("prostate_ssl")
@@ -112,10 +112,15 @@ def evaluate_split(
         "weights": backbone.weights.name,
         "results": results,
     }
-    shared = sorted(set(train.case_ids) & set(val.case_ids))
-    if shared:
-        document["note"] = f"{len(shared)} cases are in both lists ({shared[0]} …): the scores say nothing"
+    if overlap := said_of_overlap(train, val):
+        document["note"] = overlap
     return document
+
+
+def said_of_overlap(train: ProstateDataset, val: ProstateDataset) -> str:
+    """What to think of scores whose lists share cases; "" where they share none."""
+    shared = sorted(set(train.case_ids) & set(val.case_ids))
+    return f"{len(shared)} cases are in both lists ({shared[0]} …): the scores say nothing" if shared else ""
 
 
 def evaluate_run(
@@ -161,7 +166,7 @@ def result_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for features, result in document.get("results", {}).items():
         probes = {"": result} if "metrics" in result else result
         for probe, scores in probes.items():
-            names = list(scores["metrics"]) or list(METRICS)
+            names = list(scores["metrics"]) or list(DEFAULT_METRICS)
             shown = ["–" if scores["metrics"][n] is None else f"{scores['metrics'][n]:.3f}" for n in names]
             rows.append([f"{features} {probe}".strip(), *shown])
     return ["features", *names], rows
