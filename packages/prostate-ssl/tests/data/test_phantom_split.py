@@ -60,7 +60,7 @@ def test_lesions_are_dark_on_adc_and_bright_at_high_b(phantoms: Path) -> None:
 
 @pytest.mark.slow
 def test_grey_values_alone_tell_less_than_what_stands_out(tmp_path: Path) -> None:
-    """A probe on histograms stays below an AUC of 0.8; the area that is brighter than around it tells all."""
+    """A probe on histograms stays below an AUC of 0.75; the area that is brighter than around it tells all."""
     write_phantoms(tmp_path, 64, PhantomSettings(size=96, slices=10))
     dataset = make_dataset(dataset_str=f"ProstateSupervised:root={tmp_path}")
     samples = [dataset.sample(index, size=112) for index in range(len(dataset))]
@@ -82,7 +82,7 @@ def test_grey_values_alone_tell_less_than_what_stands_out(tmp_path: Path) -> Non
         scores = cross_val_predict(model, np.array(rows), dataset.labels, cv=8, method="predict_proba")[:, 1]
         return float(roc_auc_score(dataset.labels, scores))
 
-    assert auc(histograms) < 0.8 and auc(standing_out) > 0.9
+    assert auc(histograms) < 0.75 and auc(standing_out) > 0.9
 
 
 @settings(max_examples=60, deadline=None)
