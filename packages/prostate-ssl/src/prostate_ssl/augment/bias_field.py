@@ -48,7 +48,7 @@ def bias_field(images: torch.Tensor, draws: CropDraws, strength: float) -> torch
             by 0.74–1.35 for two pixels of three.
     """
     count, modalities, side = images.shape[0], images.shape[1], images.shape[-1]
-    numbers = to_normal(draws.bias[:, : bias_columns(modalities)])[:, : TERMS * modalities]
+    numbers = to_normal(draws.bias)[:, : TERMS * modalities]
     weights = numbers.view(count, modalities, TERMS) * (strength / math.sqrt(TERMS))
     field = torch.einsum("nmt,thw->nmhw", weights, _basis(side, images.device))
     return torch.where(is_air(images), images, (images * field.exp()).clamp(0.0, 1.0))
