@@ -195,7 +195,8 @@ def apply_patches(folder: Path, profile: str) -> list[str]:
     """The recipe's edits of its own; returns the changed files."""
     changed = []
     for row in load("deepprep").patches:
-        if row.kind == "replace" and (not row.profiles or profile in row.profiles):
+        ours = row.files.startswith("deepprep/SUGAR/") and (not row.profiles or profile in row.profiles)
+        if row.kind == "replace" and ours:
             step = PatchSource(id=row.id, files=row.files, fault=row.fault, action=row.kind, value=row.value)
             changed += patch_source(step, folder, {})
     return changed
