@@ -4,7 +4,7 @@
 `fastcsr.py make SOURCE MODELS` writes the three checkpoints `{'plans': …, 'state_dict': …}`, weights random;
 the plans are nnU-Net 1.7.1's own, from its cropping, its analysis of a data set and its planner, so that the
 NumPy numbers and arrays in them are what it writes. `fastcsr.py run SOURCE MODELS FOLDER OUT` runs DeepPrep's
-scripts as processes, as its pipeline does, and keeps two level sets and a brain volume; 1 when one fails.
+scripts as processes, all at once, and keeps two level sets and a brain volume; 1 when one fails.
 `fastcsr.py compare A B` exits 1 above a relative error of 1e-3: both runs have the same weights, but the
 networks run in half precision, which rounds by 2**-11, and cuDNN may choose another algorithm each time.
 SOURCE: DeepPrep 04af8f35. `--small` (make, subject): 64³ instead of 256³ voxels and 8 features, for a CPU.
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -116,17 +117,19 @@ def run(source: Path, models: Path, folder: Path, out: Path) -> None:
     shutil.copytree(folder, subjects)
     given = ["--fastcsr_subjects_dir", str(subjects), "--subj", SUBJECT]
     jobs = [["fastcsr_model_infer.py", "--model-path", str(models), "--hemi", side] for side in ("lh", "rh")]
-    for name, *words in [*jobs, ["brain_finalsurfs_model_infer.py"]]:
+
+    def script(words: list[str]) -> subprocess.CompletedProcess[str]:
         began = time.perf_counter()
-        ran = subprocess.run(
-            [sys.executable, str(scripts / name), *given, *words], capture_output=True, text=True, check=False
-        )
-        print(
-            f"{name} {' '.join(words[2:])}: {time.perf_counter() - began:.1f} s, rc {ran.returncode}",
-            flush=True,
-        )
-        if ran.returncode:
-            sys.exit(ran.stdout[-1000:] + ran.stderr[-3000:])
+        command = [sys.executable, str(scripts / words[0]), *given, *words[1:]]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        took = time.perf_counter() - began
+        print(f"{words[0]} {' '.join(words[3:])}: {took:.1f} s, rc {ran.returncode}", flush=True)
+        return ran
+
+    with ThreadPoolExecutor(3) as pool:  # as DeepPrep's pipeline starts them: at once
+        for ran in pool.map(script, [*jobs, ["brain_finalsurfs_model_infer.py"]]):
+            if ran.returncode:
+                sys.exit(ran.stdout[-1000:] + ran.stderr[-3000:])
     mri = subjects / SUBJECT / "mri"
     for name in ("lh_levelset.nii.gz", "rh_levelset.nii.gz", "brain.finalsurfs.mgz"):
         shutil.copy(mri / name, out)
