@@ -19,6 +19,7 @@ import venv
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -198,6 +199,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     old = tmp_path / "model_files" / "fsaverage3" / "lh_NoRigid_904_fsaverage3.model"
     old.parent.mkdir(parents=True)
     torch.save({"model": torch.nn.Linear(3, 2)}, old)  # a whole module, pickled
+    torch.save({"plans": {"patch_size": np.ones(3)}, "state_dict": {}}, tmp_path / "lh_model.pth")
     import pydantic_core
 
     library = next(Path(pydantic_core.__file__).parent.glob("_pydantic_core*.so"))
