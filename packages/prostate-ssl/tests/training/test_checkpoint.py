@@ -114,18 +114,47 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_config, small_override
     assert train(load_config("demo", [*longer, f"train.output_dir={folder}"])).completed == 18
 
 
-def test_a_disk_that_is_full_between_checkpoints_is_said(small_overrides, tmp_path):
-    # No file may grow beyond 4 kB: the log and the metrics meet that first.
+@pytest.mark.parametrize("limit", [pytest.param(4000, marks=pytest.mark.slow), 6000])
+def test_a_disk_that_is_full_between_checkpoints_is_said_once(small_config, small_overrides, tmp_path, limit):
+    train(small_config)
+    folder = tmp_path / "run"
+    for name in ("log.txt", "training_metrics.jsonl", "training_metrics.json", "curves.png"):
+        (folder / name).unlink()
+    # No file may grow beyond the limit: the metrics, the log and TensorBoard's thread meet that first.
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000));"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
         "from prostate_ssl.cli.main import run; sys.exit(run(sys.argv[1:]))"
     )
-    arguments = ["train", "--config-file", "demo", "--output-dir", str(tmp_path), *small_overrides]
+    longer = [*small_overrides, "optim.epochs=30", "train.saveckp_iterations=100"]
+    arguments = ["train", "--config-file", "demo", "--output-dir", str(folder), *longer]
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
     )
-    assert done.returncode == 1 and "The disk is full" in done.stderr
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert "The disk is full" in done.stderr
+    assert newest_checkpoint(folder) == folder / "model_0000012.rank_0.pth"
+    assert read_checkpoint(folder / "model_0000012.rank_0.pth")["iteration"] == 11
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("taker", ["/dev/full", "a reader that leaves"])
+def test_output_that_nobody_takes_does_not_end_a_training(small_overrides, tmp_path, taker):
+    arguments = ["train", "--config-file", "demo", "--output-dir", str(tmp_path), *small_overrides]
+    command = [sys.executable, "-m", "prostate_ssl.cli.main", *arguments]
+    with Path("/dev/full").open("wb") as full:
+        into = full if taker == "/dev/full" else subprocess.PIPE
+        running = subprocess.Popen(command, stdout=into, stderr=subprocess.PIPE, text=True)
+        if running.stdout:
+            running.stdout.readline()
+            running.stdout.close()
+        said = running.stderr.read()
+        running.stderr.close()
+        assert running.wait(120) == 0
+    assert said.count("\n") == 1 and "log.txt has every line" in said
+    assert "[11/12]" in (tmp_path / "log.txt").read_text()
+    assert newest_checkpoint(tmp_path).name == "model_0000012.rank_0.pth"
 
 
 @pytest.mark.slow

@@ -8,10 +8,11 @@ import logging
 import math
 import statistics
 import sys
+import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -23,15 +24,41 @@ _REWRITE_SECONDS = 15.0
 
 def setup_logging(folder: Path, is_main: bool) -> None:
     """`[date time] message` on the terminal and appended to `log.txt`; other ranks only warn."""
-    log.handlers.clear()
+    for old in list(log.handlers):
+        log.removeHandler(old)
+        old.close()
     log.propagate = False
     log.setLevel(logging.INFO if is_main else logging.ERROR)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [_Terminal(sys.stdout)]
     if is_main:
-        handlers.append(logging.FileHandler(folder / "log.txt", encoding="utf-8"))
+        handlers.append(_LogFile(folder / "log.txt", encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
         log.addHandler(handler)
+
+
+class _Terminal(logging.StreamHandler[TextIO]):
+    """Where the output goes: once nobody takes it any more (`| head`, a full disk), the training goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        log.removeHandler(self)
+        reason = (error.strerror or str(error)).lower()
+        print(f"The output cannot be written ({reason}); log.txt has every line.", file=sys.stderr)
+        return None
+
+
+class _LogFile(logging.FileHandler):
+    """`log.txt`: that it cannot be written is said once, in the one paragraph of the command."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            return super().handleError(record)
+        log.removeHandler(self)
+        raise error
 
 
 class SmoothedValue:
@@ -116,14 +143,15 @@ class MetricsLog:
             self.folder / "training_metrics.json", {str(k): _finite(v) for k, v in self.records.items()}
         )
 
-    def close(self) -> None:
-        """Write everything, with the picture of the curves."""
+    def close(self, failed: bool = False) -> None:
+        """Write everything, with the picture of the curves; after a failure, as far as the disk takes it."""
         from prostate_ssl.training.curves import draw_curves
 
         self.bar.close()
-        self.flush()
-        self.tensorboard.close()
-        draw_curves(self.records, self.folder / "curves.png")
+        with contextlib.suppress(OSError) if failed else contextlib.nullcontext():
+            self.flush()
+            self.tensorboard.close()
+            draw_curves(self.records, self.folder / "curves.png")
 
 
 def read_metrics(folder: Path) -> dict[int, dict[str, float]]:
@@ -156,8 +184,18 @@ def _tag(name: str) -> str:
 
 
 def _tensorboard(folder: Path) -> Any:
+    from tensorboard.summary.writer import event_file_writer
     from torch.utils.tensorboard import SummaryWriter
 
+    told = threading.excepthook
+
+    def quietly(ended: threading.ExceptHookArgs) -> None:
+        # Its writer's thread keeps the error for the next call, which says it in the main thread.
+        ours = type(ended.thread).__module__ == event_file_writer.__name__
+        if not (ours and issubclass(ended.exc_type, OSError)):
+            told(ended)
+
+    threading.excepthook = quietly
     return SummaryWriter(str(folder / "tensorboard"))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -219,7 +220,7 @@ def run_iterations(run: Run) -> TrainingOutcome:
     finally:
         stop.restore()
         if metrics:
-            metrics.close()
+            metrics.close(failed=sys.exc_info()[0] is not None)
     return TrainingOutcome(iteration + 1, total, resumed=run.first > 0)
 
 
