@@ -358,7 +358,7 @@ def test_the_gland_mask_can_be_fed_as_one_more_channel(small_overrides, cases, t
     ("override", "message"),
     [
         ("evaluation.train_dataset_path={labelled}", "only the class 1"),
-        ("evaluation.metric_types=[auroc]", "unknown metric 'auroc'"),
+        ("evaluation.metric_types=[auroc]", "nearest known value is auc"),
         ("semi_supervised.loss_weight=1", "no case .* has a label"),
         ("train.dataset_path={labelled}", "All 4 labelled cases .* are of class 1"),
     ],

@@ -27,6 +27,7 @@ def command(
 
     from prostate_ssl.config import load_config, preset_names
     from prostate_ssl.config.loading import preset_summary
+    from prostate_ssl.data.dataset_string import parse_dataset_string
     from prostate_ssl.errors import ProstateError
 
     if explain:
@@ -45,5 +46,12 @@ def command(
         for name in preset_names():
             print(f"{name:24} {preset_summary(name)}")
     else:
-        print(OmegaConf.to_yaml(load_config(config_file, overrides or [])), end="")
+        cfg = load_config(config_file, overrides or [])
+        datasets = (
+            cfg.train.dataset_path,
+            *(cfg.evaluation[f"{s}_dataset_path"] for s in ("train", "val", "test")),
+        )
+        for text in filter(None, datasets):
+            parse_dataset_string(text)
+        print(OmegaConf.to_yaml(cfg), end="")
     return 0

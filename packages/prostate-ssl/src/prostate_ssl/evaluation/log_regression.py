@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from prostate_ssl.config.loading import metric_names
+from prostate_ssl.config.choices import metric_names
 from prostate_ssl.data import make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.features import FeatureTable, feature_tables, network_features
@@ -76,7 +76,7 @@ def eval_log_regression_with_model(
             which it is cross-validated.
         autocast_dtype: of the network's products; torch.float: as they are.
         finetune_on_val: choose the regularisation on the cases that are judged (an optimistic score).
-        metric_types: of `config.loading.METRICS`; the first chooses the regularisation.
+        metric_types: of `config.choices.METRICS`; the first chooses the regularisation.
         train_dtype, train_features_device: accepted as published; the regression runs in float64 on the CPU.
         max_train_iters: iterations of the solver.
         num_workers: accepted as published; slices are read by the calling process.

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-from prostate_ssl.config.loading import metric_names
+from prostate_ssl.config.choices import metric_names
 from prostate_ssl.data import make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import BEST_TEACHER

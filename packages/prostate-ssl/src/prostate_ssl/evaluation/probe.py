@@ -22,7 +22,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from prostate_ssl.config.loading import metric_names
+from prostate_ssl.config.choices import metric_names
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.features import FeatureTable
 
@@ -53,7 +53,7 @@ def score(
     Args:
         labels: (N,) true classes.
         probabilities: (N, C), columns in the order of `classes`.
-        names: of `config.loading.METRICS`. AUC of several classes is one against the rest, averaged; where
+        names: of `config.choices.METRICS`. AUC of several classes is one against the rest, averaged; where
             the validation cases have one class only, it is NaN.
     """
     predicted = classes[probabilities.argmax(1)]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from prostate_ssl.config.choices import metric_names
 from prostate_ssl.config.dataset_string import with_options
-from prostate_ssl.config.loading import metric_names
 from prostate_ssl.data import ProstateDataset, make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone, load_backbone

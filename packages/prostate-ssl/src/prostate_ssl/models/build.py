@@ -6,9 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from prostate_ssl.config import complete_config
+from prostate_ssl.config import choices, complete_config
 from prostate_ssl.config.dataset_string import dataset_options
-from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer, VitShape
 
 _SIZES = {
@@ -18,9 +17,7 @@ _SIZES = {
     "large": VitShape(1024, 24, 16),
     "giant2": VitShape(1536, 40, 24),
 }
-ARCHITECTURES = {
-    f"{family}_{size}": shape for family in ("medical_vit", "glioma_vit") for size, shape in _SIZES.items()
-}
+ARCHITECTURES = {name: _SIZES[name.rsplit("_", 1)[1]] for name in choices.ARCHITECTURES}
 
 
 def model_modalities(cfg: DictConfig) -> tuple[str, ...]:
@@ -38,9 +35,8 @@ def vit_shape(arch: str) -> VitShape:
     Raises:
         ProstateError: no such architecture.
     """
-    if (plain := arch.removesuffix("_memeff")) not in ARCHITECTURES:
-        raise ProstateError(f"student.arch is {arch!r}; known: {', '.join(ARCHITECTURES)}.", 2)
-    return ARCHITECTURES[plain]
+    choices.refuse_unknown_architecture(arch)
+    return ARCHITECTURES[arch.removesuffix("_memeff")]
 
 
 def build_backbone(cfg: DictConfig) -> MedicalVisionTransformer:

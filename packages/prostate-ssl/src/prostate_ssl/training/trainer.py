@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import save_config
+from prostate_ssl.config.choices import refuse_unknown_architecture
 from prostate_ssl.config.loading import probes_are_configured, scaled_learning_rate
 from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, checkpoint_files, read_checkpoint
@@ -86,8 +87,10 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
         resume: False starts anew (the old checkpoints, evaluations and curves are removed).
 
     Raises:
-        ProstateError: unusable data or weights, a NaN loss, a checkpoint that cannot be written.
+        ProstateError: an unknown architecture, unusable data or weights, a NaN loss, a checkpoint that cannot
+            be written.
     """
+    refuse_unknown_architecture(cfg.student.arch)
     with open_session(cfg) as session:
         folder = Path(cfg.train.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
