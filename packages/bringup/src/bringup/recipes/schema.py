@@ -262,7 +262,7 @@ class Image(Row):
         folders: name → folder: `code`, `models`.
         mounts: name → where the user's folder or file appears in the container.
         command: what its entry point is given; may name the mounts (`{input}`) and `{arguments}`.
-        versions: distributions that it holds and the recipe replaces or drops.
+        versions: distributions that it holds and the workload needs, or the recipe replaces or drops.
     """
 
     reference: str

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.client import HTTPResponse
@@ -21,6 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from bringup import state
 from bringup.errors import BringupError
 from bringup.facts.interpreters import Interpreter
 from bringup.plan.resolve import Resolved, Resolver
@@ -42,7 +44,7 @@ class Layer:
 
     Attributes:
         id: "base", "torch", "packages", "own", "models".
-        bytes: unpacked; None where nothing tells.
+        bytes: unpacked; None where nothing tells. Of "packages" at most: a base may hold some already.
         origin: where the number is from: "image" (the engine has it), "recipe", "index" (read from each
             wheel), "typical" (a table), "source" (a folder here), "unknown".
         count: how many distributions or files.
@@ -148,12 +150,32 @@ def _nearest(interpreters: Sequence[Interpreter], version: str) -> Interpreter |
     return min(able, key=lambda python: abs(python.minor[1] - wanted))
 
 
+def _held(spec: ImageSpec) -> dict[str, str]:
+    """Distributions that the base has and keeps, as far as the recipe says it."""
+    image = spec.recipe.image
+    if image is None or spec.base != image.reference:
+        return {}
+    held = {canonicalize_name(name): version for name, version in image.versions.items()}
+    return {name: version for name, version in held.items() if name not in spec.drop}
+
+
+def _as_installed(held: Mapping[str, str]) -> tuple[str, ...]:
+    """A folder in which pip finds these names and versions alone: what fits is not resolved further."""
+    if not held:
+        return ()
+    folder = state.cache() / "bases" / f"{zlib.crc32(repr(sorted(held.items())).encode()):08x}"
+    for name, version in held.items():
+        text = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        state.write_atomically(folder / f"{name.replace('-', '_')}-{version}.dist-info" / "METADATA", text)
+    return (str(folder),)
+
+
 def _resolved(spec: ImageSpec, interpreters: Sequence[Interpreter]) -> list[Resolved] | None:
     """What the index would give to an interpreter here; None where it gives no answer."""
     interpreter = _nearest(interpreters, spec.python_version)
     if interpreter is None or not interpreter.platform.startswith("linux"):
         return None  # Elsewhere torch requires other packages.
-    resolver = Resolver(interpreter, spec.find_links, spec.offline)
+    resolver = Resolver(interpreter, spec.find_links, spec.offline, _as_installed(_held(spec)))
     own = [text for package in spec.own for text in package.requirements]
     names = {canonicalize_name(package.name) for package in spec.own}
     wanted = [text for text in own if canonicalize_name(Requirement(text).name) not in {*names, "torch"}]
