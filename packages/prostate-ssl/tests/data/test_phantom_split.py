@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -207,3 +208,52 @@ def test_a_patient_that_is_listed_twice_is_used_once_and_said(phantoms: Path, tm
     dataset = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={path}")
     assert dataset.case_ids == ["phantom_0002", "phantom_0001"]
     assert any("listed twice" in warning for warning in dataset.warnings)
+
+
+@pytest.mark.parametrize(
+    ("folder", "written", "said"),
+    [
+        ("007", "7", "7 (is it 007?)"),
+        ("Müller 3", "müller 3", "müller 3 (is it Müller 3?)"),
+        ("Zoë", "Zoe\u0308", "its folder spells the accents otherwise"),
+        ("患者四", "患者五", ": 患者五. IDs"),
+        ("PCA-0123", "PCA_0123", "PCA_0123 (is it PCA-0123?)"),
+        ("phantom_0009", "phantom_0001 ", None),
+    ],
+)
+def test_an_id_without_a_folder_is_said_with_the_folder_that_may_be_meant(
+    copied: Callable[[int], Path],
+    capsys: pytest.CaptureFixture[str],
+    folder: str,
+    written: str,
+    said: str | None,
+) -> None:
+    root = copied(2)
+    (root / "phantom_0002").rename(root / folder)
+    path = root.parent / "list.csv"
+    path.write_text(f"patient_id\nphantom_0001\n{written}\n", encoding="utf-8")
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={root}:split_csv={path}")
+    assert dataset.case_ids == ["phantom_0001"]
+    warnings = " ".join(dataset.warnings)
+    if said is None:
+        assert "listed twice" in warnings and "no folder" not in warnings
+        return
+    assert "list.csv: 1 of 2 patients has no folder" in warnings and said in warnings
+    assert ("leading zeros" in warnings) == (folder == "007")
+    assert run(["cache", str(root), "--out", str(root.parent / "cache"), "--split", str(path)]) == 0
+    assert said in capsys.readouterr().err
+    assert run(["check", str(root), "--split", str(path), "--json"]) == 1
+    (told,) = [r for r in json.loads(capsys.readouterr().out)["remarks"] if r["kind"] == "missing-folder"]
+    assert told["subject"] == written and said.partition("(")[2] in told["text"]
+    path.write_text(f"patient_id\n{written}\n", encoding="utf-8")
+    with pytest.raises(ProstateError, match="None of the 1 patients") as refused:
+        make_dataset(dataset_str=f"ProstateSSL:root={root}:split_csv={path}")
+    assert said in refused.value.message
+
+
+def test_labels_that_contradict_each_other_are_said(phantoms: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("patient_id,label\nphantom_0002,1\nphantom_0001,0\nphantom_0002,0\n")
+    dataset = make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
+    assert dataset.labels.tolist() == [1, 0]
+    assert any("with labels '1' and '0'; its first line counts" in said for said in dataset.warnings)

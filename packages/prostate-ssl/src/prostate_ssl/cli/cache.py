@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,12 +26,15 @@ def command(
     from prostate_ssl.cli.progress import progress_bar
     from prostate_ssl.data.importing.parallel import parallel_map
     from prostate_ssl.data.layout import discover_cases
+    from prostate_ssl.data.listed import listed_cases
     from prostate_ssl.data.tables import find_split_csv, read_patient_table
 
     cases = discover_cases(root)
     if split is not None:
-        listed = set(read_patient_table(find_split_csv(str(split), root)).ids)
-        cases = [case for case in cases if case.case_id in listed]
+        table = read_patient_table(find_split_csv(str(split), root))
+        cases, said = listed_cases(table, cases)
+        for text in (*table.warnings, *said):
+            print(text, file=sys.stderr)
     names = tuple(name for name in sequences.split(",") if name)
     rows: list[dict[str, Any]] = []
     with progress_bar("Caching", len(cases)) as advance:

@@ -15,6 +15,7 @@ from prostate_ssl.augment.pipeline import normalise
 from prostate_ssl.augment.resize import resize_window
 from prostate_ssl.data.dataset_string import DatasetSpec, parse_dataset_string
 from prostate_ssl.data.layout import MASK_NAME, Case, choose_sequence, discover_cases
+from prostate_ssl.data.listed import listed_cases
 from prostate_ssl.data.preparing import Preparation, PreparedCase, prepare_case
 from prostate_ssl.data.reading import read_case
 from prostate_ssl.data.tables import PatientTable, find_split_csv, read_patient_table
@@ -101,21 +102,13 @@ class ProstateDataset:
 
     def _list_cases(self, beside: Path | None) -> tuple[list[Case], PatientTable | None]:
         root = self.spec.root
-        found = {case.case_id: case for case in discover_cases(root)}
+        found = discover_cases(root)
         if self.spec.split_csv is None:
-            return list(found.values()), self._labels_beside()
+            return found, self._labels_beside()
         table = read_patient_table(find_split_csv(self.spec.split_csv, root, beside))
-        self.warnings += table.warnings
-        missing = [name for name in table.ids if name not in found]
-        if len(missing) == len(table.ids):
-            raise ProstateError(
-                f"None of the {len(missing)} patients of {table.path} has a folder in {root} "
-                f"(first: {missing[0]}). IDs must match folder names exactly."
-            )
-        if missing:
-            named = ", ".join(missing[:5]) + (" …" if len(missing) > 5 else "")
-            self.warnings.append(f"{table.path.name}: {len(missing)} patients have no folder: {named}")
-        return [found[name] for name in table.ids if name in found], table
+        cases, said = listed_cases(table, found)
+        self.warnings += (*table.warnings, *said)
+        return cases, table
 
     def _labels_beside(self) -> PatientTable | None:
         path = self.spec.root / "labels.csv"

@@ -91,7 +91,9 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
         if not name:
             warnings.append(f"{path.name}: a row without an ID is passed over")
         elif name in kept:
-            warnings.append(f"{path.name}: {name} is listed twice")
+            other = row.get(label_column, "")
+            both = f" with labels {kept[name]!r} and {other!r}" if other != kept[name] else ""
+            warnings.append(f"{path.name}: {name} is listed twice{both}; its first line counts")
         else:
             kept[name] = row.get(label_column, "")
     if not kept:
