@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +134,63 @@ def test_ranks_share_the_cases_of_an_extraction(trained, data, tmp_path):
         assert f"{8 - kept} cases computed by 2 processes, {kept} were there" in done.stdout
         (shared / "tokens" / "phantom_0004.safetensors").unlink()
     assert (shared / "features.csv").read_bytes() == (alone / "features.csv").read_bytes()
+
+
+def test_the_table_has_no_row_of_other_weights_or_slices(trained, data, tmp_path, capsys):
+    root, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(data, root)
+    arguments = ["extract", "--run", str(trained), "--data", str(root), "--out", str(out)]
+    assert run(arguments) == 0
+    (out / "tokens" / ".phantom_0001.safetensors.99.tmp").write_bytes(b"killed while it was written")
+    (root / "phantom_0002" / "ax_t2wi.nii.gz").write_bytes(b"")
+    assert run([*arguments, "--slices", "all"]) == 0
+    assert "left out phantom_0002" in capsys.readouterr().out
+    ids, _, _ = read_table(out / "features.csv")
+    assert len(ids) == 7 and "phantom_0002" not in ids
+    assert not list((out / "tokens").glob(".*"))
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in tasks.read_text().split()]
+
+
+@pytest.mark.slow
+def test_an_extraction_whose_rank_is_killed_goes_on_with_other_ranks(trained, tmp_path):
+    root, out = tmp_path / "data", tmp_path / "out"
+    write_phantoms(root, 40, PhantomSettings(size=64, slices=6))
+    (root / "list.csv").write_text("\n".join(["id", "none", *(f"phantom_{i:04d}" for i in range(1, 41))]))
+    arguments = ["extract", "--run-folder", str(trained), "--data", str(root), "--slices", "all"]
+    arguments += ["--split-csv", "list.csv", "--out"]
+
+    def start(ranks: int) -> subprocess.Popen[str]:
+        torchrun = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            f"--nproc_per_node={ranks}",
+            "--standalone",
+        ]
+        command = [*torchrun, "-m", "prostate_ssl.cli.main", *arguments, str(out)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    first = start(2)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("tokens/[!.]*"))) < 6 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(children(first.pid)[-1], signal.SIGKILL)
+    first.communicate(timeout=60)  # both ranks end within the minute
+    assert first.returncode != 0 and not (out / "features.csv").exists()
+    there = {path.name: path.stat().st_mtime_ns for path in out.glob("tokens/[!.]*")}
+    assert 6 <= len(there) < 40
+    second = start(3)
+    said, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, said
+    assert f"{40 - len(there)} cases computed by 3 processes, {len(there)} were there" in said
+    assert said.count("1 of 41 patients has no folder") == 1
+    assert there.items() <= {p.name: p.stat().st_mtime_ns for p in out.glob("tokens/*")}.items()
+    assert run([*arguments, str(tmp_path / "alone")]) == 0
+    assert (out / "features.csv").read_bytes() == (tmp_path / "alone" / "features.csv").read_bytes()
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,8 @@ def command(
     if slices not in ("one", "gland", "all"):
         raise ProstateError(f"--slices {slices}: choose one, gland or all.", 2)
     with open_session(run_config(run)) as session, stage(run, "extract features", session.is_main):
+        if not session.is_main:  # what there is to say of the list, one rank says
+            logging.getLogger("prostate_ssl").setLevel(logging.ERROR)
         backbone = load_backbone(run, weights, device=session.device)  # each rank's own GPU
         dataset = labelled_dataset(backbone.cfg, data, "TEST", split_csv)
         done = extract(backbone, dataset, out, session, slices=slices)

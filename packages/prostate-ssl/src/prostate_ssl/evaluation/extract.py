@@ -53,6 +53,10 @@ def extract(
     """
     tokens = out / "tokens"
     tokens.mkdir(parents=True, exist_ok=True)
+    for left in tokens.glob(".*.tmp") if session.is_main else ():  # of a call that was killed
+        left.unlink(missing_ok=True)
+    if session.world_size > 1:
+        torch.distributed.barrier()
     stamp = {"weights": backbone.fingerprint, "slices": slices, "side": str(model_side(backbone.model))}
     made = kept = 0
     refused = []
@@ -74,7 +78,7 @@ def extract(
         made, kept = counts.tolist()
     table = out / "features.csv"
     if session.is_main:
-        _write_table(table, dataset, tokens)
+        _write_table(table, dataset, tokens, stamp)
         write_atomically(
             out / "features.json", (json.dumps(stamp | {"from": backbone.weights.name}) + "\n").encode()
         )
@@ -117,13 +121,13 @@ def choose_slices(dataset: ProstateDataset, index: int, slices: str) -> list[int
     return np.flatnonzero(gland.any(axis=(1, 2))).tolist()
 
 
-def _write_table(path: Path, dataset: ProstateDataset, tokens: Path) -> None:
+def _write_table(path: Path, dataset: ProstateDataset, tokens: Path, stamp: dict[str, str]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     header_done = False
     for index, case in enumerate(dataset.case_ids):
         file = tokens / f"{case}.safetensors"
-        if not file.is_file():
+        if not _is_current(file, stamp):  # a case that cannot be used now may have a file of other weights
             continue
         with safe_open(file, "pt") as content:
             cls = content.get_tensor("cls").mean(0)
