@@ -168,8 +168,18 @@ def test_evaluation_looks_at_the_gland(phantoms: Path) -> None:
         b"patient_id\tlabel\n007\t1\n08\t0\n",
         b"\n\npatient_id , label \n 007 , 1 \n,\n\n08,0,surplus\n",
         b"age,patient_id,label\r50,007,1\r60,08,0\r",
+        b"\xef\xbb\xbfsep=;\r\npatient_id;label;note\r\n007;1;a,b\r\n08;0;c,d\r\n",
     ],
-    ids=["windows", "bom-semicolons", "quoted", "quoted-semicolons", "tabs", "blanks", "old-mac"],
+    ids=[
+        "windows",
+        "bom-semicolons",
+        "quoted",
+        "quoted-semicolons",
+        "tabs",
+        "blanks",
+        "old-mac",
+        "excel-sep",
+    ],
 )
 def test_lists_as_spreadsheets_write_them(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "Liste ä.csv"
@@ -257,3 +267,25 @@ def test_labels_that_contradict_each_other_are_said(phantoms: Path, tmp_path: Pa
     dataset = make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
     assert dataset.labels.tolist() == [1, 0]
     assert any("with labels '1' and '0'; its first line counts" in said for said in dataset.warnings)
+
+
+def test_a_label_column_of_another_spelling_is_said(phantoms: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("patient_id,Label\nphantom_0002,1\nphantom_0001,0\n")
+    dataset = make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
+    assert "list.csv: the column 'Label' is not read; name it 'label'" in dataset.warnings
+
+
+@pytest.mark.parametrize("label", ["nan", "inf", "1e30", "-1", "0.5", "1,0", "TRUE"])
+def test_a_label_that_is_no_class_is_refused_by_name(phantoms: Path, tmp_path: Path, label: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f'patient_id,label\nphantom_0002,1\nphantom_0001,"{label}"\n')
+    with pytest.raises(ProstateError, match=f"the label '{label}' of phantom_0001 is no class number"):
+        make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
+
+
+def test_a_list_without_a_header_does_not_lose_its_first_patient(phantoms: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("phantom_0001\nphantom_0002\n")
+    with pytest.raises(ProstateError, match=r"no header: its first line names the patient phantom_0001"):
+        make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={path}")

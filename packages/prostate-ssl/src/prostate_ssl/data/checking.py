@@ -216,7 +216,10 @@ def _check_overlap(volume: Volume, reference: Volume, name: str, report: CaseRep
     if abs(volume.array.shape[0] * volume.spacing[0] - reference.array.shape[0] * reference.spacing[0]) > (
         2 * reference.spacing[0]
     ):
-        text = f"{volume.array.shape[0]} slices against {reference.array.shape[0]} of T2"
+        text = " against ".join(
+            f"{grid.array.shape[0]} slices of {grid.spacing[0]:g} mm" for grid in (volume, reference)
+        )
+        text += " of T2"
         report.say(WARNING, "geometry", text, file)
 
 

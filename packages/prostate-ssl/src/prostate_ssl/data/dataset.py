@@ -234,7 +234,7 @@ def _parse_label(text: str, case_id: str, path: Path) -> int:
         value = float(text)
     except ValueError:
         value = -1.0
-    if value < 0 or value != int(value):
+    if not (0 <= value < 2**31 and value == int(value)):  # also NaN and infinity, as text of some exports
         raise ProstateError(
             f"{path}: the label '{text}' of {case_id} is no class number (0, 1, 2, …; empty: unknown)."
         )

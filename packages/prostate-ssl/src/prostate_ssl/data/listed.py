@@ -20,9 +20,14 @@ def listed_cases(table: PatientTable, cases: Sequence[Case]) -> tuple[list[Case]
         The cases, and what there is to say: each ID without a folder, with the folder that may be meant.
 
     Raises:
-        ProstateError: no ID has a folder.
+        ProstateError: no ID has a folder; or the list begins with a patient.
     """
     found = {case.case_id: case for case in cases}
+    if table.column in found:
+        raise ProstateError(
+            f"The list {table.path} has no header: its first line names the patient {table.column}. Write a "
+            "line «patient_id» above it."
+        )
     unknown = unknown_ids(table, found)
     if not unknown:
         return [found[name] for name in table.ids], ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,14 @@ class PatientTable:
     """A CSV list, in file order.
 
     Attributes:
+        column: name of the column that they stand in.
         ids: patients, exactly as written (leading zeros are kept).
         labels: the label column as text ("" where empty), or None without such a column.
         warnings: repeated or empty IDs, an unknown ID column.
     """
 
     path: Path
+    column: str
     ids: tuple[str, ...]
     labels: tuple[str, ...] | None
     warnings: tuple[str, ...]
@@ -43,11 +46,17 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ProstateError(f"The list {path} does not exist.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProstateError(f"The list {path} cannot be read as UTF-8 text: {error}.") from error
+    except UnicodeDecodeError:
+        raise ProstateError(
+            f"The list {path} is not UTF-8 text: save it so (in Excel: «CSV UTF-8»), or names are misread."
+        ) from None
+    except OSError as error:
+        raise ProstateError(f"The list {path} cannot be read: {error.strerror}.") from error
     text = text.lstrip("\n")
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
+    if marked := re.match(r"sep=(.)\s*[\n\r]+", text):  # Excel's own line above the header
+        delimiter, text = marked[1], text[marked.end() :]
     try:
         lines = [
             line
@@ -85,6 +94,9 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
         warnings.append(
             f"{path.name}: no known ID column ({', '.join(ID_COLUMNS)}); the first, '{column}', is used"
         )
+    near = next((name for name in columns if name.lower() == label_column.lower()), label_column)
+    if label_column not in columns and near != label_column:
+        warnings.append(f"{path.name}: the column '{near}' is not read; name it '{label_column}'")
     kept: dict[str, str] = {}
     for row in rows:
         name = row.get(column, "")
@@ -99,7 +111,7 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
     if not kept:
         raise ProstateError(f"The list {path} has no patients: the column '{column}' is empty.")
     labels = tuple(kept.values()) if label_column in columns else None
-    return PatientTable(path, tuple(kept), labels, tuple(warnings))
+    return PatientTable(path, column, tuple(kept), labels, tuple(warnings))
 
 
 def write_patient_table(path: Path, ids: list[str], labels: list[str] | None = None) -> None:
