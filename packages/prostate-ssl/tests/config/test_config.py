@@ -70,6 +70,7 @@ def test_what_dinov2_adds_for_its_models_with_registers_is_accepted(tmp_path):
         ("precision=fp8", "fp32, bf16"),
         ("train.batch_size_per_gpu=0", "at least 1"),
         ("crops.local_crops_number=-1", "at least 0"),
+        ("train.seed=18446744073709551616", "at most"),
         ("optim.clip_grad=abc", r"optim\.clip_grad is 'abc'"),
         ("optim.adamw_beta1=1.5", r"optim\.adamw_beta1 is 1\.5"),
         ("teacher.teacher_temp=0", r"teacher\.teacher_temp is 0"),

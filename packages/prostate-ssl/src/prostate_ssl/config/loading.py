@@ -82,6 +82,7 @@ _RANGES: dict[str, tuple[float, float]] = {
         (0, 1),
     ),
     **dict.fromkeys(("student.drop_path_rate", "optim.adamw_beta1", "optim.adamw_beta2"), (0, 0.999999)),
+    "train.seed": (0, 2**63 - 1),
     **dict.fromkeys(
         ("teacher.warmup_teacher_temp", "teacher.teacher_temp", "semi_supervised.temperature"), (1e-6, _ANY)
     ),
