@@ -50,3 +50,13 @@ def test_other_ranks_give_the_first_time_to_say_it():
     done, seconds = _explain_into("/dev/full", "1")
     assert done.returncode == 1 and "The disk is full" in done.stderr
     assert seconds > 20  # by then its launcher has ended it
+
+
+@pytest.mark.parametrize("verb", ["phantom", "crops", "split", "finetune"])
+def test_a_negative_seed_is_refused_as_the_users_mistake(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from prostate_ssl.cli.main import run
+
+    assert run([verb, "--seed", "-1", str(tmp_path)]) == 2
+    assert "--seed" in capsys.readouterr().err

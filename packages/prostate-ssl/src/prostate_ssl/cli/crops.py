@@ -13,7 +13,7 @@ def command(
     case: str | None = typer.Option(None, "--case", help="Patient; default: the first."),
     batches: int = typer.Option(1, "--batches", min=1, help="Run so many batches; the last is drawn."),
     cache: Path | None = typer.Option(None, "--cache", help="Cache folder."),
-    seed: int = typer.Option(0, "--seed"),
+    seed: int = typer.Option(0, "--seed", min=0),
 ) -> None:
     """Draw the two global and eight local crops of a case: masked patches red, the gland's outline yellow."""
     import time

@@ -24,7 +24,7 @@ def command(
     epochs: Annotated[int, typer.Option("--epochs", min=1)] = 30,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 8,
     lr: Annotated[float, typer.Option("--lr", min=0, max=100, help="Learning rate of the head.")] = 2e-3,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="From the initial weights, to compare.")
     ] = False,

@@ -10,7 +10,7 @@ import typer
 def command(
     out: Path = typer.Argument(..., help="Folder for the cases; made if missing."),
     cases: int = typer.Option(12, "--cases", min=1, help="How many."),
-    seed: int = typer.Option(0, "--seed", help="Another seed, other patients."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Another seed, other patients."),
     size: str = typer.Option("192x16", "--size", help="Pixels a side and slices of the T2 image, as 384x24."),
     workers: int = typer.Option(1, "--workers", min=1, help="Processes."),
 ) -> None:

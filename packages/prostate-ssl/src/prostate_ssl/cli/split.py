@@ -16,7 +16,7 @@ def command(
     ),
     label_column: str = typer.Option("label", "--label-column", help="Column to stratify by."),
     shares: str = typer.Option("70,15,15", "--shares", help="Of train, validation, test."),
-    seed: int = typer.Option(0, "--seed"),
+    seed: int = typer.Option(0, "--seed", min=0),
     if_labelled: bool = typer.Option(
         False, "--if-labelled", help="Do nothing where there are no labels (two patients need no lists)."
     ),
