@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -36,6 +37,14 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) ->
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def let_go_of_output() -> None:
+    """Write what is left, or drop it: Python would try again at its end, and exit with 120 where it fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def disk_is_full(error: Exception) -> bool:

@@ -143,9 +143,11 @@ def test_a_disk_that_is_full_between_checkpoints_is_said_once(small_config, smal
 def test_output_that_nobody_takes_does_not_end_a_training(small_overrides, tmp_path, taker):
     arguments = ["train", "--config-file", "demo", "--output-dir", str(tmp_path), *small_overrides]
     command = [sys.executable, "-m", "prostate_ssl.cli.main", *arguments]
+    # With the buffer that a user's output has: what it holds is written again at the very end.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("wb") as full:
         into = full if taker == "/dev/full" else subprocess.PIPE
-        running = subprocess.Popen(command, stdout=into, stderr=subprocess.PIPE, text=True)
+        running = subprocess.Popen(command, env=buffered, stdout=into, stderr=subprocess.PIPE, text=True)
         if running.stdout:
             running.stdout.readline()
             running.stdout.close()

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.files import disk_is_full
+from prostate_ssl.files import disk_is_full, let_go_of_output
 
 _FIRST_RANK_HAS = 20.0  # seconds; on a busy machine ranks begin seconds apart
 
@@ -105,24 +105,16 @@ def run(arguments: list[str], prog_name: str = "prostate-ssl") -> int:
         print("Stopped.", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever reads has seen enough: `| head`
-        _let_go_of_output()
+        let_go_of_output()
         return 0
     except Exception as error:
         if debug:
             raise
         message, code = _in_words(error)
-        _let_go_of_output()
+        let_go_of_output()
         _let_first_rank_speak()
         print(f"error: {message}", file=sys.stderr)
         return code
-
-
-def _let_go_of_output() -> None:
-    """Write what is left, or drop it: Python would try again at its end, and exit with 120 where it fails."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _in_words(error: Exception) -> tuple[str, int]:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 import torch
 
-from prostate_ssl.files import write_atomically, write_json
+from prostate_ssl.files import let_go_of_output, write_atomically, write_json
 
 log = logging.getLogger("prostate_ssl")
 _REWRITE_SECONDS = 15.0
@@ -45,6 +45,7 @@ class _Terminal(logging.StreamHandler[TextIO]):
         if not isinstance(error, OSError):
             return super().handleError(record)
         log.removeHandler(self)
+        let_go_of_output()
         reason = (error.strerror or str(error)).lower()
         print(f"The output cannot be written ({reason}); log.txt has every line.", file=sys.stderr)
         return None
