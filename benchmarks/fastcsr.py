@@ -126,7 +126,7 @@ def run(source: Path, models: Path, folder: Path, out: Path) -> None:
         print(f"{words[0]} {' '.join(words[3:])}: {took:.1f} s, rc {ran.returncode}", flush=True)
         return ran
 
-    with ThreadPoolExecutor(3) as pool:  # as DeepPrep's pipeline starts them: at once
+    with ThreadPoolExecutor(3) as pool:  # at once, as DeepPrep's pipeline starts both sides
         for ran in pool.map(script, [*jobs, ["brain_finalsurfs_model_infer.py"]]):
             if ran.returncode:
                 sys.exit(ran.stdout[-1000:] + ran.stderr[-3000:])
