@@ -8,7 +8,6 @@ import logging
 import math
 import statistics
 import sys
-import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, TextIO
 import torch
 
 from prostate_ssl.files import let_go_of_output, write_atomically, write_json
+from prostate_ssl.training.tensorboard_log import TensorBoardLog
 
 log = logging.getLogger("prostate_ssl")
 _REWRITE_SECONDS = 15.0
@@ -93,7 +93,7 @@ class MetricsLog:
         write_atomically(self.lines, "".join(_line(k, v) for k, v in self.records.items()).encode())
         self.smoothed: dict[str, SmoothedValue] = {}
         self.started, self.first, self.rewritten = time.monotonic(), first, 0.0
-        self.tensorboard = _tensorboard(folder)
+        self.tensorboard = TensorBoardLog(folder / "tensorboard")
         self.bar = _ProgressBar(first, total)
 
     def add(self, iteration: int, values: dict[str, float], scheduled: dict[str, float]) -> None:
@@ -112,7 +112,7 @@ class MetricsLog:
         if time.monotonic() - self.rewritten > _REWRITE_SECONDS:
             self.flush()
         for name, value in record.items():
-            self.tensorboard.add_scalar(_tag(name), value, iteration)
+            self.tensorboard.scalar(_tag(name), value, iteration)
         log.info(self._message(iteration, scheduled))
 
     def _message(self, iteration: int, scheduled: dict[str, float]) -> str:
@@ -135,7 +135,7 @@ class MetricsLog:
         for name, tensor in named.items():
             finite = tensor[torch.isfinite(tensor)]
             if finite.numel():
-                self.tensorboard.add_histogram(f"gradients/{name}", finite, iteration)
+                self.tensorboard.histogram(f"gradients/{name}", finite, iteration)
 
     def flush(self) -> None:
         """Rewrite the JSON object."""
@@ -150,8 +150,10 @@ class MetricsLog:
 
         self.bar.close()
         with contextlib.suppress(OSError) if failed else contextlib.nullcontext():
-            self.flush()
-            self.tensorboard.close()
+            try:
+                self.flush()
+            finally:
+                self.tensorboard.close()
             draw_curves(self.records, self.folder / "curves.png")
 
 
@@ -182,22 +184,6 @@ def _tag(name: str) -> str:
         if name.startswith("grad_norm")
         else f"training/{name}"
     )
-
-
-def _tensorboard(folder: Path) -> Any:
-    from tensorboard.summary.writer import event_file_writer
-    from torch.utils.tensorboard import SummaryWriter
-
-    told = threading.excepthook
-
-    def quietly(ended: threading.ExceptHookArgs) -> None:
-        # Its writer's thread keeps the error for the next call, which says it in the main thread.
-        ours = type(ended.thread).__module__ == event_file_writer.__name__
-        if not (ours and issubclass(ended.exc_type, OSError)):
-            told(ended)
-
-    threading.excepthook = quietly
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 class _ProgressBar:
