@@ -11,6 +11,7 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TextIO
 
 import torch
@@ -84,6 +85,7 @@ class MetricsLog:
     Files in the run's folder: `training_metrics.jsonl` (appended at once, survives a kill),
     `training_metrics.json` (one object, keyed by the iteration, rewritten atomically), `tensorboard/`,
     `curves.png`. On resuming, records at or after the first iteration are dropped, since they come again.
+    It is open from its making and closed by its `with` block, which learns how the training ended.
     """
 
     def __init__(self, folder: Path, first: int, total: int, every: int) -> None:
@@ -144,12 +146,17 @@ class MetricsLog:
             self.folder / "training_metrics.json", {str(k): _finite(v) for k, v in self.records.items()}
         )
 
-    def close(self, failed: bool = False) -> None:
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Write everything, with the picture of the curves; after a failure, as far as the disk takes it."""
         from prostate_ssl.training.curves import draw_curves
 
         self.bar.close()
-        with contextlib.suppress(OSError) if failed else contextlib.nullcontext():
+        with contextlib.nullcontext() if error is None else contextlib.suppress(OSError):
             try:
                 self.flush()
             finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,9 +193,16 @@ def _announce(run: Run) -> None:
 
 
 def run_iterations(run: Run) -> TrainingOutcome:
+    """The loop, with the log open that the main process keeps."""
+    if not run.session.is_main:
+        return iterate(run, None)
+    with MetricsLog(run.folder, run.first, run.schedules.total, run.cfg.train.log_every) as metrics:
+        return iterate(run, metrics)
+
+
+def iterate(run: Run, metrics: MetricsLog | None) -> TrainingOutcome:
     """The loop."""
     cfg, total = run.cfg, run.schedules.total
-    metrics = MetricsLog(run.folder, run.first, total, cfg.train.log_every) if run.session.is_main else None
     histogram_period = cfg.train.log_every * _HISTOGRAM_EVERY
     stop = StopRequest(run.session)
     iteration = run.first - 1
@@ -222,8 +228,6 @@ def run_iterations(run: Run) -> TrainingOutcome:
         raise out_of_memory(cfg, run.session.device, run.session.world_size) from error
     finally:
         stop.restore()
-        if metrics:
-            metrics.close(failed=sys.exc_info()[0] is not None)
     return TrainingOutcome(iteration + 1, total, resumed=run.first > 0)
 
 
