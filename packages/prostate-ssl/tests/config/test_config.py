@@ -96,13 +96,22 @@ def test_mistakes_are_refused_by_name(override, message):
     assert refused.value.exit_code == 2
 
 
-def test_the_base_files_own_architecture_is_refused_before_data_are_read(tmp_path, capsys):
+@pytest.mark.parametrize("verb", ["config", "train", "submit"])
+def test_a_configuration_that_names_no_architecture_is_refused_before_data_are_read(verb, tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text("train: {dataset_path: 'ProstateSSL:root=/nowhere'}\n")
-    assert load_config(path).student.arch == "vit_large"
-    assert run(["train", "--config-file", str(path), "--output-dir", str(tmp_path / "run")]) == 2
-    assert "student.arch is 'vit_large'; the nearest" in capsys.readouterr().err
+    output = ["--output-dir", str(tmp_path / "run")] if verb != "config" else []
+    assert run([verb, "--config-file", str(path), *output]) == 2
+    told = capsys.readouterr().err
+    assert "student.arch is 'vit_large'; the nearest known value is medical_vit_large." in told
+    assert "No architecture was named" in told and "student.arch=medical_vit_base" in told
     assert not (tmp_path / "run").exists()
+
+
+def test_an_architecture_named_beside_the_file_completes_it(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("train: {dataset_path: 'ProstateSSL:root=/nowhere'}\n")
+    assert load_config(path, ["student.arch=medical_vit_base"]).student.arch == "medical_vit_base"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +149,7 @@ def test_a_file_that_is_no_configuration_is_refused_in_words(content, message, t
 def test_one_key_may_refer_to_another_one_that_stands_only_in_the_defaults(tmp_path):
     path = tmp_path / "refers.yaml"
     path.write_bytes(b"\xef\xbb\xbfoptim: {warmup_epochs: '${optim.epochs}'}\n")
-    assert load_config(path).optim.warmup_epochs == 100
+    assert load_config(path, ["student.arch=medical_vit_tiny"]).optim.warmup_epochs == 100
 
 
 def test_every_key_is_explained():

@@ -183,7 +183,8 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
         overrides: `section.key=value`, the last one wins.
 
     Raises:
-        ProstateError: unknown key (with the nearest known one), wrong type, contradiction, missing file.
+        ProstateError: unknown key (with the nearest known one), wrong type, contradiction, missing file, no
+            architecture that there is.
     """
     layer = read_layer(config_file or "prostate_vitb14_mm-dino")
     bad = [text for text in overrides if "=" not in text]
@@ -193,9 +194,17 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
         )
     written = OmegaConf.merge(layer, OmegaConf.from_dotlist(list(overrides)))
     cfg = complete_config(written)
-    # The published base file's own name is none of these: a file that leaves it out still stands for a part.
-    if OmegaConf.select(written, "student.arch") is not None:
+    try:
         refuse_unknown_architecture(cfg.student.arch)
+    except ProstateError as error:
+        if OmegaConf.select(written, "student.arch") is not None:
+            raise
+        # The published base file's own name is none of ours: a training needs the preset's, or another.
+        raise ProstateError(
+            f"{error.message} No architecture was named, and this is the published base file's: write "
+            "student.arch=medical_vit_base, the published preset's, or another.",
+            2,
+        ) from error
     check(cfg)
     return cfg
 
