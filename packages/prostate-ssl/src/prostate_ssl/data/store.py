@@ -92,6 +92,8 @@ class CaseStore:
             own = self._loading.setdefault(index, threading.Lock())
         with own:
             with self._lock:
+                if self._stop is not None:
+                    raise self._stop
                 if index in self._kept:
                     return self._kept[index]
                 if index in self.bad:
@@ -108,22 +110,23 @@ class CaseStore:
             self.bad[index] = BadCase(self.case_ids[index], reason)
             kept = self._kept.pop(index, None)
             self._bytes -= _memory_of(kept.case) if kept else 0
-            count = len(self.bad)
-        share = count / len(self.case_ids)
+            count, cases = len(self.bad), len(self.case_ids)
+            # In one breath with the drop: another thread that finds every case bad must find the reason too.
+            if count / cases > self._max_bad_share or count == cases:
+                self._stop = self._too_many_bad()
+            stop = self._stop
         logger.warning(
-            "data: case %s dropped, %d of %d so far: %s",
-            self.case_ids[index],
-            count,
-            len(self.case_ids),
-            reason,
+            "data: case %s dropped, %d of %d so far: %s", self.case_ids[index], count, cases, reason
         )
-        if share > self._max_bad_share or count == len(self.case_ids):
-            named = "; ".join(f"{bad.case_id} ({bad.reason})" for bad in list(self.bad.values())[:10])
-            self._stop = ProstateError(
-                f"{len(self.bad)} of {len(self.case_ids)} cases cannot be used, more than the allowed "
-                f"share of {self._max_bad_share:.0%}: {named}. Look at them with `prostate-ssl check`."
-            )
-            raise self._stop
+        if stop is not None:
+            raise stop
+
+    def _too_many_bad(self) -> ProstateError:
+        named = "; ".join(f"{bad.case_id} ({bad.reason})" for bad in list(self.bad.values())[:10])
+        return ProstateError(
+            f"{len(self.bad)} of {len(self.case_ids)} cases cannot be used, more than the allowed "
+            f"share of {self._max_bad_share:.0%}: {named}. Look at them with `prostate-ssl check`."
+        )
 
     def forget(self, index: int) -> None:
         """Free a case's memory; it is loaded again when it is asked for."""
