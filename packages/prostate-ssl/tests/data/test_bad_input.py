@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -21,6 +23,7 @@ from prostate_ssl.data.checking import check_folder
 from prostate_ssl.data.layout import Case, choose_sequence, discover_cases
 from prostate_ssl.data.preparing import prepare_case
 from prostate_ssl.data.reading import read_case
+from prostate_ssl.data.store import CaseStore
 from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -131,6 +134,21 @@ def _rgb(folder: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(colours, affine), folder / "ax_adc.nii.gz")
 
 
+def _capitals(folder: Path) -> None:
+    """As Windows and some scanners export."""
+    for path in sorted(folder.iterdir()):
+        path.rename(path.with_name(path.name.upper()))
+
+
+def _twice_in_capitals(name: str) -> Damage:
+    def damage(folder: Path) -> None:
+        path = folder / f"{name}.nii.gz"
+        shutil.copy(path, path.with_name(path.name.title().replace(".Nii.Gz", ".nii.gz")))
+        path.rename(path.with_name(path.name.upper()))
+
+    return damage
+
+
 def _plain_named_gz(folder: Path) -> None:
     path = folder / "ax_adc.nii.gz"
     path.write_bytes(gzip.decompress(path.read_bytes()))
@@ -182,6 +200,11 @@ OUTCOMES: dict[str, tuple[Damage, str, str, list[bool] | None]] = {
     "elsewhere": (_elsewhere, "error", "geometry", [True, False, True]),
     "empty-mask": (_change("roi_Prostate.nii.gz", lambda d: d * 0), "warning", "mask", [True, True, True]),
     "tiny-mask": (_change("roi_Prostate.nii.gz", lambda d: d * (np.cumsum(d).reshape(d.shape) <= 3)), "warning", "mask", [True, True, True]),
+    "capitals": (_capitals, "info", "files", [True, True, True]),
+    "t2-in-two-spellings": (_twice_in_capitals("ax_t2wi"), "error", "missing-sequence", None),
+    "adc-in-two-spellings": (
+        _twice_in_capitals("ax_adc"), "warning", "missing-sequence", [True, False, True]
+    ),
     "cut-mask": (_cut("roi_Prostate.nii.gz"), "error", "unreadable", [True, True, True]),
 }  # fmt: skip
 
@@ -270,6 +293,30 @@ def test_too_many_bad_cases_stop_the_run_with_their_names(
         next(build_feed(dataset, SMALL, 4, 0, max_bad_share=share).batches())
 
 
+def test_a_thread_that_finds_every_case_bad_also_finds_why() -> None:
+    def load(index: int) -> None:
+        raise UnreadableVolumeError(f"case {index} is damaged")
+
+    store = CaseStore(("a", "b"), load, np.ones(2, dtype=bool), budget=1, max_bad_share=1.0)
+    seen: list[object] = []
+
+    class Meanwhile(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if len(store.bad) == 2:
+                with ThreadPoolExecutor(1) as other:
+                    seen.append(other.submit(store.get, 0).exception())
+
+    handler = Meanwhile()
+    logging.getLogger("prostate_ssl").addHandler(handler)
+    try:
+        assert store.get(0) is None
+        with pytest.raises(ProstateError, match="2 of 2 cases"):
+            store.get(1)
+    finally:
+        logging.getLogger("prostate_ssl").removeHandler(handler)
+    assert isinstance(seen[0], ProstateError) and "case 1 is damaged" in seen[0].message
+
+
 @pytest.mark.parametrize("damage", ["cut", "gone", "no-folder", "other-shape"])
 def test_a_case_that_turns_bad_in_the_middle_is_dropped(
     copied: Callable[[int], Path], damage: str, caplog: pytest.LogCaptureFixture
@@ -343,6 +390,46 @@ def test_which_diffusion_image_is_taken(tmp_path: Path, names: list[str], chosen
     for name in names:
         (tmp_path / f"{name}.nii.gz").write_bytes(b"x")
     assert choose_sequence(tmp_path, "ax_dwi").path == tmp_path / f"{chosen}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "chosen", "note"),
+    [
+        (["AX_T2WI.NII.GZ"], "ax_t2wi", "AX_T2WI.NII.GZ", "AX_T2WI.NII.GZ is read as ax_t2wi"),
+        (["Ax_Adc.nii"], "ax_adc", "Ax_Adc.nii", "Ax_Adc.nii is read as ax_adc"),
+        (["roi_prostate.nii.gz"], "roi_Prostate", "roi_prostate.nii.gz", "is read as roi_Prostate"),
+        (["AX_DWI_B1000.NII.GZ", "AX_DWI_B50.NII.GZ"], "ax_dwi", "AX_DWI_B1000.NII.GZ", None),
+        (["ax_t2wi.NII.GZ"], "ax_t2wi", "ax_t2wi.NII.GZ", None),
+        (["AX_T2WI.nii.gz", "ax_t2wi.nii.gz"], "ax_t2wi", "ax_t2wi.nii.gz", None),
+        (["AX_T2WI.NII", "AX_T2WI.NII.GZ"], "ax_t2wi", "AX_T2WI.NII", "is read as ax_t2wi"),
+        (["ax_t2wi.NII.GZ", "ax_t2wi.nii.gz"], "ax_t2wi", "ax_t2wi.nii.gz", None),
+        (["AX_ADC.nii.gz", "Ax_Adc.nii.gz"], "ax_adc", None, "AX_ADC.nii.gz and Ax_Adc.nii.gz may each be"),
+        (["xax_t2wi.nii.gz"], "ax_t2wi", None, None),
+    ],
+)
+def test_a_name_in_other_letters_is_read_where_just_one_file_has_it(
+    tmp_path: Path, names: list[str], wanted: str, chosen: str | None, note: str | None
+) -> None:
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    choice = choose_sequence(tmp_path, wanted)
+    assert choice.path == (tmp_path / chosen if chosen else None)
+    assert note in choice.notes[0] if note else not choice.notes
+
+
+def test_check_says_which_file_was_read_and_between_which_none_was_chosen(
+    copied: Callable[[int], Path],
+) -> None:
+    root = copied(2)
+    _capitals(root / "phantom_0001")
+    _twice_in_capitals("ax_t2wi")(root / "phantom_0002")
+    said = {(remark.subject, remark.text) for remark in check_folder(root).remarks}
+    assert ("phantom_0001", "AX_T2WI.NII.GZ is read as ax_t2wi") in said
+    assert ("phantom_0001", "ROI_PROSTATE.NII.GZ is read as roi_Prostate") in said
+    between = "AX_T2WI.NII.GZ and Ax_T2Wi.nii.gz may each be ax_t2wi: rename the right one to ax_t2wi"
+    assert any(text.startswith("no ax_t2wi") and text.endswith(between) for _, text in said), said
+    with pytest.raises(UnreadableVolumeError, match=between):
+        read_case(discover_cases(root)[1], SEQUENCES)
 
 
 def test_the_uncompressed_twin_is_taken_and_said(tmp_path: Path) -> None:

@@ -147,12 +147,13 @@ def _check_files(case: Case, sequences: Sequence[str], report: CaseReport) -> No
 def _check_sequence(case: Case, name: str, report: CaseReport) -> Volume | None:
     choice = choose_sequence(case.folder, name)
     if choice.path is None:
+        between = "".join(f"; {note}" for note in choice.notes)
         if name == REFERENCE_SEQUENCE:
-            report.say(ERROR, "missing-sequence", f"no {name}: a case cannot be used without its T2 image")
+            text = f"no {name}: a case cannot be used without its T2 image{between}"
+            report.say(ERROR, "missing-sequence", text)
         else:
-            report.say(
-                WARNING, "missing-sequence", f"no {name}: the case is used, that modality is masked out"
-            )
+            text = f"no {name}: the case is used, that modality is masked out{between}"
+            report.say(WARNING, "missing-sequence", text)
         return None
     for note in choice.notes:
         report.say(INFO, "files", note)
@@ -225,6 +226,8 @@ def _check_overlap(volume: Volume, reference: Volume, name: str, report: CaseRep
 
 def _check_mask(case: Case, reference: Volume, report: CaseReport) -> None:
     choice = choose_sequence(case.folder, MASK_NAME)
+    for note in choice.notes:
+        report.say(INFO if choice.path else WARNING, "files", note)
     if choice.path is None:
         report.say(INFO, "mask", "no gland mask: slices are chosen anywhere, crops around the centre")
         return

@@ -14,7 +14,8 @@ MASK_NAME = "roi_Prostate"
 DIAGNOSTIC_B_VALUE = 800
 """An acquired image at this b-value (s/mm²) or above is preferred to a computed one."""
 
-_SUFFIXES = (".nii", ".nii.gz")
+# Capitals come from Windows and from some scanners' exports; nibabel opens these spellings.
+_SUFFIX = re.compile(r"\.(?P<nii>nii|NII)(?P<gz>\.gz|\.GZ)?$")
 _DWI = re.compile(r"(?:ax_)?dwi(?:[_-]?b?(?P<b>\d+))?(?P<calc>_calc)?", re.IGNORECASE)
 
 
@@ -33,7 +34,7 @@ class Choice:
 
     Attributes:
         path: None where the case lacks the sequence.
-        notes: which twin was passed over.
+        notes: which twin was passed over, which other spelling was read, or between which none was chosen.
         candidates: files that could have been taken: all b-values of the case.
     """
 
@@ -52,11 +53,9 @@ class Case:
 
 
 def stem_of(path: Path) -> str | None:
-    """File name without `.nii` or `.nii.gz`; None for other files."""
-    for suffix in reversed(_SUFFIXES):
-        if path.name.endswith(suffix):
-            return path.name[: -len(suffix)]
-    return None
+    """File name without `.nii` or `.nii.gz`, also in capitals; None for other files."""
+    suffix = _SUFFIX.search(path.name)
+    return path.name[: suffix.start()] if suffix else None
 
 
 def nifti_files(folder: Path) -> dict[str, Path]:
@@ -74,15 +73,35 @@ def nifti_files(folder: Path) -> dict[str, Path]:
         stem = stem_of(path)
         if stem is None or path.name.startswith(".") or not path.is_file():
             continue
-        if stem not in found or path.name.endswith(".nii"):
+        if stem not in found or _preference(path) > _preference(found[stem]):
             found[stem] = path
     return found
 
 
+def _preference(path: Path) -> tuple[bool, bool]:
+    suffix = _SUFFIX.search(path.name)
+    return suffix is not None and not suffix["gz"], suffix is not None and suffix[0].islower()
+
+
 def _twin_note(path: Path) -> tuple[str, ...]:
-    if path.name.endswith(".nii") and path.with_name(path.name + ".gz").is_file():
-        return (f"both {path.name} and {path.name}.gz: the uncompressed one is read",)
+    if path.suffix in (".nii", ".NII"):
+        for suffix in (".nii.gz", ".NII.GZ"):
+            twin = path.with_name(path.stem + suffix)
+            if twin.is_file():
+                return (f"both {path.name} and {twin.name}: the uncompressed one is read",)
     return ()
+
+
+def _in_other_letters(files: dict[str, Path], name: str) -> Choice:
+    """The file whose stem is `name` in another case of letters, if there is just one."""
+    alike = [path for stem, path in files.items() if stem.casefold() == name.casefold()]
+    if len(alike) == 1:
+        note = f"{alike[0].name} is read as {name}"
+        return Choice(alike[0], (note, *_twin_note(alike[0])))
+    if alike:
+        named = " and ".join(path.name for path in alike)
+        return Choice(None, (f"{named} may each be {name}: rename the right one to {name}",))
+    return Choice(None)
 
 
 def dwi_files(folder: Path) -> list[DwiFile]:
@@ -116,7 +135,8 @@ def choose_sequence(folder: Path, name: str, prefer_computed: bool = False) -> C
 
     Args:
         folder: the patient's folder.
-        name: `ax_dwi` (or `dwi`) means the highest b-value; any other name is a file's stem.
+        name: `ax_dwi` (or `dwi`) means the highest b-value; any other name is a file's stem. Where no file
+            has exactly that stem, the one that has it in another case of letters is taken, and said.
         prefer_computed: take a computed high-b image even where b ≥ 800 was acquired.
     """
     if not folder.is_dir():
@@ -127,8 +147,9 @@ def choose_sequence(folder: Path, name: str, prefer_computed: bool = False) -> C
         if chosen is None:
             return Choice(None)
         return Choice(chosen.path, _twin_note(chosen.path), chosen.b_value, len(files))
-    path = nifti_files(folder).get(name)
-    return Choice(path, _twin_note(path) if path else ())
+    stems = nifti_files(folder)
+    path = stems.get(name)
+    return Choice(path, _twin_note(path)) if path else _in_other_letters(stems, name)
 
 
 def _is_case_folder(folder: Path) -> bool:

@@ -47,6 +47,7 @@ def _read_reference(case: Case) -> tuple[Volume, tuple[str, ...]]:
     if choice.path is None:
         raise UnreadableVolumeError(
             f"{case.folder}: no {REFERENCE_SEQUENCE}.nii or .nii.gz, whose grid every case needs."
+            + "".join(f" {note}." for note in choice.notes)
         )
     return read_volume(choice.path), choice.notes
 
@@ -60,7 +61,7 @@ def _on_reference(volume: Volume, reference: Volume, nearest: bool) -> tuple[np.
 def _read_mask(case: Case, reference: Volume) -> tuple[np.ndarray | None, tuple[str, ...]]:
     choice = choose_sequence(case.folder, MASK_NAME)
     if choice.path is None:
-        return None, ()
+        return None, choice.notes
     try:
         volume = read_volume(choice.path)
     except UnreadableVolumeError as error:
@@ -93,7 +94,7 @@ def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = 
             continue
         choice = choose_sequence(case.folder, name, prefer_computed_dwi)
         if choice.path is None:
-            notes.append(f"{name} is missing")
+            notes += [f"{name} is missing", *choice.notes]
             continue
         try:
             volume = read_volume(choice.path)
