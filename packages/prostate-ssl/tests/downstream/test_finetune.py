@@ -104,6 +104,23 @@ def test_a_rate_that_cannot_be_learned_with_is_said(setting, tmp_path, capsys):
     assert not (tmp_path / "results.json").exists()
 
 
+def test_judged_cases_of_a_class_that_no_training_case_has_are_said(setting, tmp_path, capsys):
+    root, folder = setting
+    names = [line.split(",")[0] for line in (root / "val.csv").read_text().splitlines()[1:]]
+    path = tmp_path / "other.csv"
+    path.write_text(f"patient_id,label\n{names[0]},0\n{names[1]},4\n")
+    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(path)]
+    words = "1 of the judged cases are of a class that no training case has (4): they count as wrong"
+    given = ["--run", str(folder), "--data", str(root), *lists]
+    assert run(["finetune", "classification", *given, "--out", str(tmp_path), "--epochs", "1"]) == 0
+    assert words in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text())["note"] == words
+    assert run(["evaluate", *given]) == 0
+    assert words in capsys.readouterr().out
+    assert run(["finetune", "segmentation", *given, "--out", str(tmp_path), "--epochs", "1"]) == 0
+    assert "count as wrong" not in capsys.readouterr().out
+
+
 def test_dice_counts_a_case_over_all_its_slices():
     a = torch.zeros(3, 4, 4, dtype=torch.bool)
     b = a.clone()

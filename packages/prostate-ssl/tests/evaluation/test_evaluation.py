@@ -111,6 +111,22 @@ def test_probes_refuse_missing_labels_and_single_classes():
         linear_probe(none, none)
 
 
+@pytest.mark.parametrize("learned", [(0, 1), (0, 1, 3)])
+def test_a_class_that_was_never_learned_counts_as_wrong(learned):
+    labels = np.resize(np.array(learned), 30)
+    train = FeatureTable(tuple(map(str, range(30))), labels, np.eye(6, dtype=np.float32)[labels])
+    judged = np.array([0, 0, 1, 2])
+    val = FeatureTable(("a", "b", "c", "d"), judged, np.eye(6, dtype=np.float32)[judged])
+    for probe in (linear_probe, knn_probe):
+        metrics = probe(train, val).metrics
+        assert metrics["accuracy"] == 0.75 and 0 < metrics["f1"] < 1 and np.isfinite(metrics["auc"])
+
+
+def test_auc_without_the_second_of_two_classes_is_that_of_the_first():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    assert score(np.array([0, 0, 2]), probabilities, np.array([0, 1]), ["auc"])["auc"] == 1.0
+
+
 def test_extraction_is_resumable_and_its_table_reads_back(trained, data, tmp_path, capsys):
     arguments = ["extract", "--run", str(trained), "--data", str(data), "--out", str(tmp_path)]
     assert run(arguments) == 0 and "8 cases computed, 0 were there" in capsys.readouterr().out

@@ -12,7 +12,7 @@ from prostate_ssl.downstream.classification import finetune_classification
 from prostate_ssl.downstream.segmentation import FinetuneSettings, finetune_segmentation
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import load_backbone
-from prostate_ssl.evaluation.run import said_of_overlap
+from prostate_ssl.evaluation.run import said_of_lists
 from prostate_ssl.files import write_atomically, write_json
 
 TASKS = {"segmentation": finetune_segmentation, "classification": finetune_classification}
@@ -65,9 +65,9 @@ def finetune(
     train, val = dataset("TRAIN", lists[0], share), dataset("VAL", lists[1], 1.0)
     model, document = TASKS[task](backbone.model, train, val, settings, backbone.device, print)
     document |= {"backbone": "untrained" if untrained else backbone.weights.name, "percentage_labels": share}
-    if overlap := said_of_overlap(train, val):
-        document["note"] = overlap
-        print(overlap)
+    if said := said_of_lists(train, val):
+        document["note"] = said
+        print(said)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "model.pth", lambda file: torch.save({"model": model.state_dict()}, file))
     write_json(out / "results.json", document)

@@ -51,13 +51,13 @@ def score(
     """Metrics of predicted class probabilities.
 
     Args:
-        labels: (N,) true classes.
+        labels: (N,) true classes; one that is not in `classes` was never learned, and its cases are wrong.
         probabilities: (N, C), columns in the order of `classes`.
         names: of `config.choices.METRICS`. AUC of several classes is one against the rest, averaged; where
             the validation cases have one class only, it is NaN.
     """
     predicted = classes[probabilities.argmax(1)]
-    average = "binary" if set(classes.tolist()) <= {0, 1} else "macro"
+    average = "binary" if {*classes.tolist(), *labels.tolist()} <= {0, 1} else "macro"
     values = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UndefinedMetricWarning)
@@ -80,7 +80,7 @@ def _auc(labels: np.ndarray, probabilities: np.ndarray, classes: np.ndarray) -> 
     present = [c for c in classes if (labels == c).any() and (labels != c).any()]
     if not present:
         return float("nan")
-    if len(classes) == 2:
+    if len(classes) == 2 and classes[1] in present:
         return float(roc_auc_score(labels == classes[1], probabilities[:, 1]))
     column = {c: i for i, c in enumerate(classes.tolist())}
     return float(np.mean([roc_auc_score(labels == c, probabilities[:, column[c]]) for c in present]))

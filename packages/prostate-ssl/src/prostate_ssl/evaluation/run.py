@@ -112,15 +112,25 @@ def evaluate_split(
         "weights": backbone.weights.name,
         "results": results,
     }
-    if overlap := said_of_overlap(train, val):
-        document["note"] = overlap
+    if said := said_of_lists(train, val):
+        document["note"] = said
     return document
 
 
-def said_of_overlap(train: ProstateDataset, val: ProstateDataset) -> str:
-    """What to think of scores whose lists share cases; "" where they share none."""
-    shared = sorted(set(train.case_ids) & set(val.case_ids))
-    return f"{len(shared)} cases are in both lists ({shared[0]} …): the scores say nothing" if shared else ""
+def said_of_lists(train: ProstateDataset, val: ProstateDataset) -> str:
+    """What to think of scores whose lists share cases or differ in their classes; "" where all is well."""
+    said = []
+    if shared := sorted(set(train.case_ids) & set(val.case_ids)):
+        said.append(f"{len(shared)} cases are in both lists ({shared[0]} …): the scores say nothing")
+    learned = train.labels[train.label_used & (train.labels >= 0)]
+    foreign = val.labels[(val.labels >= 0) & ~np.isin(val.labels, learned)]
+    if len(foreign) and train.spec.kind == "ProstateSupervised":
+        classes = ", ".join(str(label) for label in np.unique(foreign))
+        said.append(
+            f"{len(foreign)} of the judged cases are of a class that no training case has ({classes}): they "
+            "count as wrong"
+        )
+    return "; ".join(said)
 
 
 def evaluate_run(
