@@ -121,6 +121,86 @@ def test_split_verb(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert dataset.case_ids == list(table.ids)
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["phantom_0001,0", "phantom_0002,1", "phantom_0001,1"], "phantom_0001 is listed twice with labels"),
+        (["phantom_0001,0", "phantom_0002,1", "phantom_003,1"], "phantom_003 (is it phantom_0003?)"),
+        (
+            ["phantom_0001,yes", "phantom_0002,1"],
+            "1 of 2 labels, such as 'yes' of phantom_0001, stand for no",
+        ),
+        (["phantom_0001,", "phantom_0002,"], "no patient has a label, so the lists are not stratified"),
+    ],
+)
+def test_split_says_what_is_odd_about_its_labels(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], rows: list[str], said: str
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(["patient_id,label", *rows]))
+    assert run(["split", str(phantoms), "--out", str(tmp_path), "--labels", str(path), "--json"]) == 0
+    told = capsys.readouterr()
+    assert said in told.err
+    assert json.loads(told.out)["stratified"] == ("not stratified" not in said)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("patient_id,label\na,0\nb,1\n", "None of the 2 patients"),
+        ("phantom_0001,0\nphantom_0002,1\n", "no header"),
+        ("patient_id,Grade\nphantom_0001,0\n", "no column 'label' (it has: patient_id, Grade)"),
+    ],
+)
+def test_split_refuses_labels_that_belong_to_nobody(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    assert run(["split", str(phantoms), "--out", str(tmp_path / "out"), "--labels", str(path)]) != 0
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_a_class_is_one_stratum_however_it_is_spelled(phantoms: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    names = [f"phantom_{number:04d}" for number in range(1, 7)]
+    dealt = []
+    for spellings in (["0", "1"] * 3, ["0", "1", "0.0", "01", "00", "1.0"]):
+        lines = (f"{name},{label}\n" for name, label in zip(names, spellings, strict=True))
+        path.write_text("patient_id,label\n" + "".join(lines))
+        assert run(["split", str(phantoms), "--out", str(tmp_path), "--labels", str(path)]) == 0
+        dealt.append(
+            [read_patient_table(tmp_path / f"{which}.csv").ids for which in ("train", "val", "test")]
+        )
+    assert dealt[0] == dealt[1]
+
+
+def test_a_folder_in_place_of_a_list_is_said(
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["split", str(phantoms), "--out", str(tmp_path / "out"), "--labels", str(tmp_path)]) == 1
+    assert f"{tmp_path} is a folder, not a file" in capsys.readouterr().err
+    with pytest.raises(ProstateError, match=r"not found \(looked at: .* \(a folder\)"):
+        make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={tmp_path}")
+
+
+def test_many_rows_that_are_passed_over_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("patient_id\n" + "P1\n" * 10_000)
+    table = read_patient_table(path)
+    assert table.ids == ("P1",) and len(table.warnings) == 6
+    assert table.warnings[-1] == "list.csv: 9994 more rows are passed over as these"
+
+
+def test_ids_of_any_length_are_compared_but_for_their_zeros(copied: Callable[[int], Path]) -> None:
+    root = copied(2)
+    (root / "phantom_0002").rename(root / "007")
+    path = root.parent / "list.csv"
+    path.write_text(f"patient_id\nphantom_0001\n{'7' * 5000}\n7\n")
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={root}:split_csv={path}")
+    assert "7 (is it 007?)" in dataset.warnings[0] and "leading zeros" in dataset.warnings[0]
+
+
 def test_without_labels_nothing_is_split_on_request(tmp_path: Path) -> None:
     write_phantoms(tmp_path / "d", 2, SMALL)
     (tmp_path / "d" / "labels.csv").unlink()
@@ -199,8 +279,24 @@ def test_lists_as_spreadsheets_write_them(tmp_path: Path, text: bytes) -> None:
         ("patient_id\nP1\n".encode("utf-16"), "UTF-8"),
         (b"patient_id\n\x00\x01\xff\xfe\n", "UTF-8"),
         (b"patient_id\n" + b'"' + b"x" * 200000, "no CSV"),
+        ("patient_id\nphantom_0001\n".encode("utf-16-le"), "UTF-8"),
+        (
+            b'patient_id,note\nphantom_0001,x\nphantom_0002,"x\nphantom_0003,x\n',
+            "below its line 2 .* never closed",
+        ),
     ],
-    ids=["empty", "blank", "header", "no-ids", "twice", "utf-16", "binary", "huge-field"],
+    ids=[
+        "empty",
+        "blank",
+        "header",
+        "no-ids",
+        "twice",
+        "utf-16",
+        "binary",
+        "huge-field",
+        "utf-16-no-mark",
+        "open-quote",
+    ],
 )
 def test_lists_that_cannot_be_read_are_refused_by_name(
     phantoms: Path, tmp_path: Path, text: bytes, said: str
@@ -276,7 +372,7 @@ def test_a_label_column_of_another_spelling_is_said(phantoms: Path, tmp_path: Pa
     assert "list.csv: the column 'Label' is not read; name it 'label'" in dataset.warnings
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "1e30", "-1", "0.5", "1,0", "TRUE"])
+@pytest.mark.parametrize("label", ["nan", "inf", "1e30", "-1", "0.5", "1,0", "TRUE", "20260101", "1_0"])
 def test_a_label_that_is_no_class_is_refused_by_name(phantoms: Path, tmp_path: Path, label: str) -> None:
     path = tmp_path / "list.csv"
     path.write_text(f'patient_id,label\nphantom_0002,1\nphantom_0001,"{label}"\n')

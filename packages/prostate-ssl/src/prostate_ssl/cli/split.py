@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import typer
@@ -38,7 +39,8 @@ def command(
         parts = tuple(float(part) / 100.0 for part in shares.split(","))
     except ValueError:
         raise ProstateError(f"--shares {shares} should be three numbers, as 70,15,15.", exit_code=2) from None
-    split = split_patients(names, [known.get(name, "") for name in names] if known else None, seed, parts)
+    strata = [_stratum(known.get(name, "")) for name in names] if known else None
+    split = split_patients(names, strata, seed, parts)
     counts = {}
     for name in LISTS:
         ids = list(getattr(split, name))
@@ -51,23 +53,48 @@ def command(
 
 
 def _patients(root: Path, labels: Path | None, column: str) -> tuple[list[str], dict[str, str]]:
-    """Names below the root, and the labels of those that have one."""
+    """Names below the root, and the labels of those that have one; what is odd about them goes to stderr."""
     from prostate_ssl.data.layout import discover_cases
-    from prostate_ssl.data.tables import read_patient_table
+    from prostate_ssl.data.listed import listed_cases
+    from prostate_ssl.data.tables import class_number, read_patient_table, read_rows
     from prostate_ssl.errors import ProstateError
 
-    names = [case.case_id for case in discover_cases(root)]
+    cases = discover_cases(root)
+    names = [case.case_id for case in cases]
     path = labels or (root / "labels.csv" if (root / "labels.csv").is_file() else None)
     if path is None:
         return names, {}
     table = read_patient_table(path, column)
-    if table.labels is None:
-        if labels is None:
-            return names, {}
+    _, said = listed_cases(table, cases)
+    notes = [*table.warnings, *said]
+    if table.labels is None and labels is not None:
+        there = ", ".join(filter(None, read_rows(path)[0]))
         raise ProstateError(
-            f"{path} has no column '{column}'; name another with --label-column.", exit_code=2
+            f"{path} has no column '{column}' (it has: {there}); name another with --label-column.",
+            exit_code=2,
         )
-    return names, {name: label for name, label in zip(table.ids, table.labels, strict=True) if label}
+    given = dict(zip(table.ids, table.labels or (), strict=False))
+    known = {name: given[name] for name in names if given.get(name)}
+    if labels is not None and not known:
+        notes.append(f"{path.name}: no patient has a label, so the lists are not stratified")
+    odd = [name for name, label in known.items() if class_number(label) is None]
+    if odd:
+        notes.append(
+            f"{path.name}: {len(odd)} of {len(known)} labels, such as '{known[odd[0]]}' of {odd[0]}, stand "
+            "for no class number (0, 1, 2, …; empty: unknown): the lists are stratified by them, but evaluate "
+            "and finetune refuse such lists"
+        )
+    for note in notes:
+        print(note, file=sys.stderr)
+    return names, known
+
+
+def _stratum(label: str) -> str:
+    """`1`, `1.0` and `01` are one class; other labels stand for themselves."""
+    from prostate_ssl.data.tables import class_number
+
+    number = class_number(label)
+    return label if number is None else str(number)
 
 
 def _report(out: Path, counts: dict[str, int], as_json: bool, stratified: bool) -> None:

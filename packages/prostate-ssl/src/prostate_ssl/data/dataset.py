@@ -18,7 +18,13 @@ from prostate_ssl.data.layout import MASK_NAME, Case, choose_sequence, discover_
 from prostate_ssl.data.listed import listed_cases
 from prostate_ssl.data.preparing import Preparation, PreparedCase, prepare_case
 from prostate_ssl.data.reading import read_case
-from prostate_ssl.data.tables import PatientTable, find_split_csv, read_patient_table
+from prostate_ssl.data.tables import (
+    MOST_CLASSES,
+    PatientTable,
+    class_number,
+    find_split_csv,
+    read_patient_table,
+)
 from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 from prostate_ssl.randomness import Draw, host_uniform
 
@@ -230,15 +236,13 @@ def _has_mask(case: Case) -> bool:
 def _parse_label(text: str, case_id: str, path: Path) -> int:
     if text == "":
         return -1
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not (0 <= value < 2**31 and value == int(value)):  # also NaN and infinity, as text of some exports
+    label = class_number(text)
+    if label is None:
         raise ProstateError(
-            f"{path}: the label '{text}' of {case_id} is no class number (0, 1, 2, …; empty: unknown)."
+            f"{path}: the label '{text}' of {case_id} is no class number (0, 1, 2, … below {MOST_CLASSES}; "
+            "empty: unknown)."
         )
-    return int(value)
+    return label
 
 
 def make_dataset(

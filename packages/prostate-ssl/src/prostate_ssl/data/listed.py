@@ -34,7 +34,7 @@ def listed_cases(table: PatientTable, cases: Sequence[Case]) -> tuple[list[Case]
     named = ", ".join(with_guess(name, table.ids, found) for name in unknown[:_NAMED])
     named += f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
     advice = "IDs must match folder names exactly"
-    if any(_same_but_zeros(name, folder) for name in unknown for folder in found):
+    if {_without_zeros(name) for name in unknown} & {_without_zeros(folder) for folder in found} - {None}:
         advice += "; spreadsheets drop leading zeros unless the column is text"
     root = cases[0].folder.parent
     if len(unknown) == len(table.ids):
@@ -76,4 +76,8 @@ def _plain(name: str) -> str:
 
 
 def _same_but_zeros(name: str, folder: str) -> bool:
-    return name != folder and name.isdecimal() and folder.isdecimal() and int(name) == int(folder)
+    return name != folder and _without_zeros(name) == _without_zeros(folder) is not None
+
+
+def _without_zeros(name: str) -> str | None:
+    return name.lstrip("0") if name.isdecimal() else None

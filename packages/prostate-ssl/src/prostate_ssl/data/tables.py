@@ -13,6 +13,10 @@ from prostate_ssl.files import write_atomically
 
 ID_COLUMNS = ("patient_id", "case_id", "id", "ID", "subject", "name")
 LABEL_COLUMN = "label"
+MOST_CLASSES = 10_000
+"""A label above is a patient's number or a date in the wrong column; a network's head has a row a class."""
+
+_NAMED = 5  # rows that are passed over
 
 
 @dataclass(frozen=True)
@@ -52,11 +56,16 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         ) from None
     except OSError as error:
         raise ProstateError(f"The list {path} cannot be read: {error.strerror}.") from error
+    if "\0" in text:  # UTF-16 without its mark, a workbook, a database
+        raise ProstateError(
+            f"The list {path} is not a UTF-8 text file: save it as one (in Excel: «CSV UTF-8»)."
+        )
     text = text.lstrip("\n")
     header = text.split("\n", 1)[0]
     delimiter = max(",;\t", key=header.count)
     if marked := re.match(r"sep=(.)\s*[\n\r]+", text):  # Excel's own line above the header
         delimiter, text = marked[1], text[marked.end() :]
+    _refuse_open_quotes(text, delimiter, path)
     try:
         lines = [
             line
@@ -73,6 +82,31 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return columns, rows
 
 
+def _refuse_open_quotes(text: str, delimiter: str, path: Path) -> None:
+    """A quotation mark that is never closed would take all lines below into one cell."""
+    reader, last = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), 0
+    try:
+        for _ in reader:
+            last = reader.line_num
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise ProstateError(
+                f"The list {path} has a quotation mark below its line {last} that is never closed: close it "
+                "or take it out."
+            ) from error
+
+
+def class_number(text: str) -> int | None:
+    """The class that a label means (`1`, `1.0` and `01` are one); None where it means none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    # Neither NaN nor infinity, which some exports write; Python's own 1_0 is nobody's label.
+    whole = 0 <= value < MOST_CLASSES and value == int(value) and "_" not in text
+    return int(value) if whole else None
+
+
 def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientTable:
     """Read a list of patients, see `read_rows`.
 
@@ -80,9 +114,8 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
         ProstateError: as `read_rows`, or there is no line with an ID.
     """
     if not path.is_file():
-        raise ProstateError(
-            f"The list {path} does not exist. `prostate-ssl split DATA --out DIR` writes lists."
-        )
+        reason = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise ProstateError(f"The list {path} {reason}. `prostate-ssl split DATA --out DIR` writes lists.")
     columns, rows = read_rows(path)
     if not rows:
         raise ProstateError(
@@ -98,16 +131,20 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
     if label_column not in columns and near != label_column:
         warnings.append(f"{path.name}: the column '{near}' is not read; name it '{label_column}'")
     kept: dict[str, str] = {}
+    passed_over = []
     for row in rows:
         name = row.get(column, "")
         if not name:
-            warnings.append(f"{path.name}: a row without an ID is passed over")
+            passed_over.append(f"{path.name}: a row without an ID is passed over")
         elif name in kept:
             other = row.get(label_column, "")
             both = f" with labels {kept[name]!r} and {other!r}" if other != kept[name] else ""
-            warnings.append(f"{path.name}: {name} is listed twice{both}; its first line counts")
+            passed_over.append(f"{path.name}: {name} is listed twice{both}; its first line counts")
         else:
             kept[name] = row.get(label_column, "")
+    warnings += passed_over[:_NAMED]
+    if len(passed_over) > _NAMED:
+        warnings.append(f"{path.name}: {len(passed_over) - _NAMED} more rows are passed over as these")
     if not kept:
         raise ProstateError(f"The list {path} has no patients: the column '{column}' is empty.")
     labels = tuple(kept.values()) if label_column in columns else None
@@ -136,7 +173,7 @@ def find_split_csv(text: str, root: Path, beside: Path | None = None) -> Path:
     for place in places:
         if place.is_file():
             return place
-    looked = ", ".join(str(place) for place in dict.fromkeys(places))
+    looked = ", ".join(f"{p} (a folder)" if p.is_dir() else str(p) for p in dict.fromkeys(places))
     raise ProstateError(
         f"The list {text} was not found (looked at: {looked}). `prostate-ssl split {root} --out DIR` writes "
         "train.csv, val.csv and test.csv; without split_csv every patient of the root is used."
