@@ -81,8 +81,8 @@ def _patients(root: Path, labels: Path | None, column: str) -> tuple[list[str], 
     if odd:
         notes.append(
             f"{path.name}: {len(odd)} of {len(known)} labels, such as '{known[odd[0]]}' of {odd[0]}, stand "
-            "for no class number (0, 1, 2, …; empty: unknown): the lists are stratified by them, but evaluate "
-            "and finetune refuse such lists"
+            "for no class number (0, 1, 2, …; empty: unknown): the lists are stratified by them, but "
+            "evaluate and finetune refuse such lists"
         )
     for note in notes:
         print(note, file=sys.stderr)
