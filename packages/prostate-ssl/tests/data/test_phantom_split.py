@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from prostate_ssl.cli.main import run
 from prostate_ssl.data import make_dataset
+from prostate_ssl.data.listed import with_guesses
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
 from prostate_ssl.data.splitting import list_sizes, split_patients
 from prostate_ssl.data.tables import read_patient_table
@@ -355,6 +357,16 @@ def test_an_id_without_a_folder_is_said_with_the_folder_that_may_be_meant(
     with pytest.raises(ProstateError, match="None of the 1 patients") as refused:
         make_dataset(dataset_str=f"ProstateSSL:root={root}:split_csv={path}")
     assert said in refused.value.message
+
+
+def test_ten_thousand_ids_without_a_folder_are_compared_in_seconds() -> None:
+    folders = [f"case-{number:05d}" for number in range(10_000)] + ["007"]
+    names = [f"CASE_{number:05d}" for number in range(9_998)] + ["CASE-00042", "7"]
+    begun = time.monotonic()
+    told = list(with_guesses(names, names, folders))
+    assert time.monotonic() - begun < 60  # comparing every name with every folder takes minutes
+    assert told[-2:] == ["CASE-00042 (is it case-00042?)", "7 (is it 007?)"]
+    assert told[50] == "CASE_00050"
 
 
 def test_labels_that_contradict_each_other_are_said(phantoms: Path, tmp_path: Path) -> None:

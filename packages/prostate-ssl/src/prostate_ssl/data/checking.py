@@ -19,7 +19,7 @@ from prostate_ssl.data.layout import (
     discover_cases,
     dwi_files,
 )
-from prostate_ssl.data.listed import unknown_ids, with_guess
+from prostate_ssl.data.listed import unknown_ids, with_guesses
 from prostate_ssl.data.reading import LEAST_OVERLAP, SMALL_MASK_VOXELS
 from prostate_ssl.data.tables import PatientTable
 from prostate_ssl.data.volumes import Volume, read_volume, resample, same_grid
@@ -102,8 +102,9 @@ def check_folder(
     if table is not None:
         own = f"{table.path.name}: "
         remarks += [Remark(WARNING, "list", own[:-2], text.removeprefix(own)) for text in table.warnings]
-        for name in unknown_ids(table, found):
-            guess = with_guess(name, table.ids, found).removeprefix(name)
+        unknown = unknown_ids(table, found)
+        for name, guessed in zip(unknown, with_guesses(unknown, table.ids, found), strict=True):
+            guess = guessed.removeprefix(name)
             text = f"is listed but has no folder{guess}: IDs must match folder names exactly"
             remarks.append(Remark(ERROR, "missing-folder", name, text))
         wanted = [found[name] for name in table.ids if name in found]

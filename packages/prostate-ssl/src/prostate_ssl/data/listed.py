@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from prostate_ssl.data.layout import Case
 from prostate_ssl.data.tables import PatientTable
 from prostate_ssl.errors import ProstateError
 
 _NAMED = 5
+_COMPARED = 20
 
 
 def listed_cases(table: PatientTable, cases: Sequence[Case]) -> tuple[list[Case], tuple[str, ...]]:
@@ -31,7 +32,7 @@ def listed_cases(table: PatientTable, cases: Sequence[Case]) -> tuple[list[Case]
     unknown = unknown_ids(table, found)
     if not unknown:
         return [found[name] for name in table.ids], ()
-    named = ", ".join(with_guess(name, table.ids, found) for name in unknown[:_NAMED])
+    named = ", ".join(with_guesses(unknown[:_NAMED], table.ids, found))
     named += f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
     advice = "IDs must match folder names exactly"
     if {_without_zeros(name) for name in unknown} & {_without_zeros(folder) for folder in found} - {None}:
@@ -53,30 +54,34 @@ def unknown_ids(table: PatientTable, folders: Collection[str]) -> list[str]:
     return [name for name in table.ids if name not in folders]
 
 
-def with_guess(name: str, listed: Collection[str], folders: Collection[str]) -> str:
-    """An ID without a folder, and the folder that may be meant: other case, lost zeros, a near name.
+def with_guesses(names: Sequence[str], listed: Collection[str], folders: Collection[str]) -> Iterator[str]:
+    """IDs without a folder, each with the folder that may be meant: other case, lost zeros, a near name.
 
     Args:
-        name: the ID.
+        names: the IDs; near names are looked for with the first of them alone, since that takes long.
         listed: all IDs of the list; a folder that another one names is not meant here.
         folders: the folders' names.
     """
     taken = set(listed)
     free = [folder for folder in folders if folder not in taken]
-    alike = [f for f in free if _plain(f) == _plain(name)] or [f for f in free if _same_but_zeros(name, f)]
-    guess = next(iter(alike or difflib.get_close_matches(name, free, n=1, cutoff=0.8)), None)
-    if guess is None:
-        return name
-    same = unicodedata.normalize("NFC", guess) == unicodedata.normalize("NFC", name)
-    return f"{name} ({'its folder spells the accents otherwise' if same else f'is it {guess}?'})"
+    by_letters: dict[str, str] = {}
+    by_number: dict[str | None, str] = {}
+    for folder in reversed(free):  # of several the first is named
+        by_letters[_plain(folder)] = by_number[_without_zeros(folder)] = folder
+    by_number.pop(None, None)
+    for place, name in enumerate(names):
+        guess = by_letters.get(_plain(name)) or by_number.get(_without_zeros(name))
+        if guess is None and place < _COMPARED:
+            guess = next(iter(difflib.get_close_matches(name, free, n=1, cutoff=0.8)), None)
+        if guess is None:
+            yield name
+            continue
+        same = unicodedata.normalize("NFC", guess) == unicodedata.normalize("NFC", name)
+        yield f"{name} ({'its folder spells the accents otherwise' if same else f'is it {guess}?'})"
 
 
 def _plain(name: str) -> str:
     return unicodedata.normalize("NFKC", name).casefold().strip()
-
-
-def _same_but_zeros(name: str, folder: str) -> bool:
-    return name != folder and _without_zeros(name) == _without_zeros(folder) is not None
 
 
 def _without_zeros(name: str) -> str | None:
