@@ -283,6 +283,17 @@ def test_clipping_is_per_submodule(small_config):
         assert norm == pytest.approx(3.0, rel=1e-4) and before[name] > 3
 
 
+def test_the_norm_of_what_does_not_learn_lies_where_the_others_do():
+    # As on a GPU: `meta` is a device that is not the CPU either.
+    with torch.device("meta"):
+        student = torch.nn.ModuleDict({"backbone": torch.nn.Linear(2, 2), "dino_head": torch.nn.Linear(2, 2)})
+        for parameter in student["dino_head"].parameters():
+            parameter.grad = torch.ones_like(parameter)
+    norms = clip_gradients(student, 3.0)
+    assert {norm.device.type for norm in norms.values()} == {"meta"}
+    assert {norm.shape for norm in norms.values()} == {torch.Size([])}
+
+
 def test_a_nan_stops_with_a_post_mortem(small_config, tmp_path):
     batch = random_batch(small_config)
     batch.global_crops[1, 0, 0, 0] = float("nan")

@@ -95,11 +95,15 @@ def clip_gradients(student: nn.ModuleDict, limit: float | None) -> dict[str, tor
     """Scale each submodule's gradients to a norm of at most `limit`; None or 0 only measures.
 
     Returns:
-        Norm before clipping, per submodule; scalars on the device.
+        Norm before clipping, per submodule, 0 where none learns; scalars on the device.
     """
     norms = {}
     for name, module in student.items():
-        with_grad = [p for p in module.parameters() if p.grad is not None]
+        parameters = list(module.parameters())
+        with_grad = [p for p in parameters if p.grad is not None]
+        if not with_grad:  # PyTorch's norm of nothing lies on the CPU
+            norms[name] = torch.zeros((), device=parameters[0].device)
+            continue
         norm = torch.nn.utils.clip_grad_norm_(with_grad, limit or float("inf"))
         norms[name] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     return norms
