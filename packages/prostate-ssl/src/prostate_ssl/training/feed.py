@@ -15,7 +15,6 @@ from prostate_ssl.config.dataset_string import dataset_name, dataset_options, wi
 from prostate_ssl.config.loading import epoch_length
 from prostate_ssl.data import AugmentationSettings, Feed, ProstateDataset, build_feed, make_dataset
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.training.memory import check_host_memory, host_memory
 from prostate_ssl.training.session import Session
 
 PLACEHOLDER = "<PATH_TO_PROSTATE_DATASET>"
@@ -103,11 +102,8 @@ def open_training_data(cfg: DictConfig, session: Session) -> TrainingData:
     """The dataset and this rank's feed.
 
     Raises:
-        ProstateError: no data, a bad dataset string, a split with unknown IDs; on a CPU, crops or a network
-            for more memory than the machine has.
+        ProstateError: no data, a bad dataset string, a split with unknown IDs.
     """
-    if session.device.type == "cpu":
-        check_host_memory(cfg, host_memory(), session.world_size)
     dataset = make_dataset(dataset_str=training_dataset_string(cfg))
     if cfg.semi_supervised.loss_weight > 0:
         _check_labels(dataset, cfg.dino.head_n_prototypes)

@@ -27,7 +27,7 @@ from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, checkpoint_files, read_checkpoint
 from prostate_ssl.training.feed import TrainingData, open_training_data
 from prostate_ssl.training.global_batch import keep_global_batch
-from prostate_ssl.training.memory import check_memory, out_of_memory
+from prostate_ssl.training.memory import check_host_memory, check_memory, host_memory, out_of_memory
 from prostate_ssl.training.metrics import MetricsLog, setup_logging
 from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
 from prostate_ssl.training.optimizer import apply_settings, build_optimizer, clip_gradients, update_teacher
@@ -86,8 +86,8 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
         resume: False starts anew (the old checkpoints, evaluations and curves are removed).
 
     Raises:
-        ProstateError: an unknown architecture, unusable data or weights, a NaN loss, a checkpoint that cannot
-            be written.
+        ProstateError: an unknown architecture, one that memory cannot hold, unusable data or weights, a NaN
+            loss, a checkpoint that cannot be written.
     """
     refuse_unknown_architecture(cfg.student.arch)
     with open_session(cfg) as session:
@@ -109,6 +109,8 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
     if session.device.type == "cuda":
         total_memory = torch.cuda.get_device_properties(session.device).total_memory
         check_memory(cfg, total_memory, session.world_size)
+    else:
+        check_host_memory(cfg, host_memory(), session.world_size)
     if probes_are_configured(cfg):
         from prostate_ssl.evaluation.periodic import check_evaluation
 
