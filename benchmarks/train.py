@@ -27,12 +27,13 @@ from omegaconf import DictConfig
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import load_config
 from prostate_ssl.models.build import model_modalities
+from prostate_ssl.training.gradients import build_gradients
 from prostate_ssl.training.networks import SelfDistillation, StepInputs
 from prostate_ssl.training.optimizer import apply_settings, build_optimizer, clip_gradients, update_teacher
 from prostate_ssl.training.parallelize import parallelize
 from prostate_ssl.training.randomness import drop_path_scales
 from prostate_ssl.training.schedules import StepSettings
-from prostate_ssl.training.session import Session, attention_kernel, open_session, wants_compile
+from prostate_ssl.training.session import Session, attention_kernel, open_session, wants_compile, wants_graph
 
 PEAK_TFLOPS = {"NVIDIA H200": {"fp32": 494.0, "bf16": 989.0}}
 
@@ -80,16 +81,16 @@ def model_tflop(cfg: DictConfig, networks: SelfDistillation) -> float:
 def time_steps(cfg: DictConfig, session: Session, warmup: int, count: int) -> dict[str, Any]:
     """Median milliseconds and peak GiB of steps on synthetic crops that lie on the device."""
     device = session.device
+    torch.cuda.reset_peak_memory_stats()
     torch.manual_seed(0)
     networks = SelfDistillation(cfg).to(device).train()
     parallelize(networks, cfg, session)
     optimizer = build_optimizer(networks.student, cfg)
+    gradients, temperature = build_gradients(networks, cfg, session), torch.tensor(0.05, device=device)
     batches = [synthetic_batch(cfg, device, seed) for seed in range(3)]
     rates = [cfg.student.drop_path_rate] * networks.student_backbone.n_blocks
     times, loss = [], 0.0
     for index in range(warmup + count):
-        if index == warmup:
-            torch.cuda.reset_peak_memory_stats()
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         batch = batches[index % 3]
         scales = [
@@ -99,8 +100,7 @@ def time_steps(cfg: DictConfig, session: Session, warmup: int, count: int) -> di
         sent = [None if s is None else s.pin_memory().to(device, non_blocking=True) for s in scales]
         begin.record()
         apply_settings(optimizer, StepSettings(1e-5, 1e-5, 0.04, 0.99, 0.04, False))
-        optimizer.zero_grad(set_to_none=True)
-        losses = networks.forward_backward(batch, StepInputs(0.05, *sent))
+        losses = gradients(batch, StepInputs(temperature, *sent))
         clip_gradients(networks.student, 3.0)
         optimizer.step()
         update_teacher(networks.student, networks.teacher, 0.992)
@@ -134,6 +134,8 @@ def time_run(cfg: DictConfig, session: Session, warmup: int, count: int) -> dict
     from prostate_ssl.training.trainer import no_collector_pauses, prepare, report, step
 
     on_gpu = session.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder, no_collector_pauses():
         run = prepare(cfg, session, Path(folder), resume=False)
         batches = run.data.batches(0)
@@ -152,12 +154,12 @@ def time_run(cfg: DictConfig, session: Session, warmup: int, count: int) -> dict
             if iteration + 1 == warmup:
                 if on_gpu:
                     torch.cuda.synchronize()
-                    torch.cuda.reset_peak_memory_stats()
                 started = time.perf_counter()
                 begin = started
         if on_gpu:
             torch.cuda.synchronize()
         total = time.perf_counter() - started
+        run.gradients.release()
     return {
         "what": "end to end",
         "ms": round(1e3 * total / count, 2),
@@ -189,6 +191,7 @@ def main() -> None:
         cfg.train.dataset_path = path.replace(":split_csv=split/train.csv", "")
     with open_session(cfg) as session:
         compiled, kernel = wants_compile(cfg, session.device), attention_kernel(cfg, session.device)
+        graph = wants_graph(cfg, session.device, session.world_size)
         measure = time_steps if options.what == "step" else time_run
         row = measure(cfg, session, options.warmup, options.count)
         row |= {
@@ -199,6 +202,7 @@ def main() -> None:
             "precision": cfg.precision,
             "attention": kernel,
             "compiled": compiled,
+            "graph": graph,
             "world_size": session.world_size,
             "command": " ".join(["python", "benchmarks/train.py", *sys.argv[1:]]),
             "machine": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor(),

@@ -60,3 +60,36 @@ def test_memory_is_flat_and_a_stopped_run_goes_on_exactly(small_overrides, tmp_p
     late = [record["memory_mib"] for step, record in sorted(one.items()) if int(step) >= 10]
     assert max(late) == min(late)
     torch.use_deterministic_algorithms(False)
+
+
+VARIANTS = {
+    "as the preset": ["train.centering=sinkhorn_knopp"],
+    "published centring, separate head": ["train.centering=centering", "ibot.separate_head=true"],
+    "compiled, bf16": ["train.compile=true", "precision=bf16"],
+    "compiled, fp32": ["train.compile=true", "precision=fp32"],
+    "recomputed blocks": ["train.activation_checkpointing=true"],
+    "frozen at first": ["optim.freeze_backbone_epochs=4"],
+    "labels": ["semi_supervised.loss_weight=0.5", "dino.koleo_global=true"],
+    "no iBOT, no local crops": ["ibot.loss_weight=0", "crops.local_crops_number=0"],
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_graph_gives_the_losses_of_launched_kernels(variant, small_overrides, tmp_path):
+    losses = {}
+    for graph in ("true", "false"):
+        more = [f"train.cuda_graph={graph}", "train.deterministic=true", "optim.epochs=10"]
+        run = tmp_path / graph
+        train(load_config("demo", [*small_overrides, *VARIANTS[variant], *more, f"train.output_dir={run}"]))
+        records = read_metrics(run).values()
+        names = ("total_loss", "grad_norm_backbone", "grad_norm_dino_head")
+        losses[graph] = [record[name] for record in records for name in names if name in record]
+    torch.use_deterministic_algorithms(False)
+    assert len(losses["true"]) >= 40
+    assert losses["true"] == losses["false"]
+
+
+def test_training_leaves_the_callers_stream_as_it_was(small_overrides, tmp_path):
+    before = torch.cuda.current_stream()
+    train(load_config("demo", [*small_overrides, f"train.output_dir={tmp_path}"]))
+    assert torch.cuda.current_stream() == before == torch.cuda.default_stream()

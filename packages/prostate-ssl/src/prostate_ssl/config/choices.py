@@ -21,6 +21,7 @@ _CHOICES = {
     "precision": ("fp32", "bf16"),
     "train.centering": ("centering", "sinkhorn_knopp"),
     "train.compile": ("auto", "true", "false"),
+    "train.cuda_graph": ("auto", "true", "false"),
     "train.attention": ("auto", "sdpa", "flex", "tf32"),
     "student.ffn_layer": ("mlp", "swiglu", "swiglufused"),
     "optim.scaling_rule": ("sqrt_wrt_1024", "identity"),

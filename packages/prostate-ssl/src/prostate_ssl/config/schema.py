@@ -121,6 +121,10 @@ class Train:
     compile: str = key(
         "auto", "Ours: torch.compile of the blocks: auto (on a GPU with a C compiler), true, false."
     )
+    cuda_graph: str = key(
+        "auto",
+        "Ours: replay the passes of a step as one CUDA graph: auto (on a GPU, unless sharded), true, false.",
+    )
     attention: str = key(
         "auto",
         "Ours: attention kernel: auto, sdpa (PyTorch's fused), flex (FlexAttention), tf32 (fast fp32).",

@@ -254,7 +254,10 @@ class MedicalVisionTransformer(nn.Module):
             scales = None if drop_scales is None else drop_scales[index]
             last = rows if index + 1 == self.n_blocks else None
             if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, scales, last, use_reentrant=False)
+                # A block draws nothing, so there is no random state to keep.
+                tokens = checkpoint(
+                    block, tokens, scales, last, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 tokens = block(tokens, scales, last)
         normed = self.norm(tokens)

@@ -92,7 +92,7 @@ def sinkhorn_knopp(
     rows, prototypes = logits.shape
     if valid is not None:
         logits = logits.masked_fill(~valid.unsqueeze(-1), float("-inf"))
-    tokens = sum_over_ranks(logits.new_tensor(float(rows)) if valid is None else valid.float().sum())
+    tokens = sum_over_ranks(logits.new_full((), rows) if valid is None else valid.float().sum())
     v = logits.new_zeros(rows, 1)
     for _ in range(iterations):
         u = _logsumexp_over_tokens(logits - v) + math.log(prototypes)

@@ -27,6 +27,7 @@ from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, checkpoint_files, read_checkpoint
 from prostate_ssl.training.feed import TrainingData, open_training_data
 from prostate_ssl.training.global_batch import keep_global_batch
+from prostate_ssl.training.gradients import LaunchedGradients, build_gradients
 from prostate_ssl.training.memory import check_host_memory, check_memory, host_memory, out_of_memory
 from prostate_ssl.training.metrics import MetricsLog, setup_logging
 from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
@@ -71,6 +72,7 @@ class Run:
     folder: Path
     data: TrainingData
     networks: SelfDistillation
+    gradients: LaunchedGradients
     optimizer: torch.optim.AdamW
     schedules: Schedules
     checkpointer: Checkpointer
@@ -99,7 +101,9 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
             log.info("Already finished: %d of %d iterations are done.", run.first, run.schedules.total)
             return TrainingOutcome(run.first, run.schedules.total, did_nothing=True)
         with no_collector_pauses():
-            return run_iterations(run)
+            outcome = run_iterations(run)
+        run.gradients.release()
+        return outcome
 
 
 def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, announce: bool = True) -> Run:
@@ -130,7 +134,8 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
     parallelize(networks, cfg, session)
     optimizer = build_optimizer(networks.student, cfg)
     checkpointer = Checkpointer(folder, networks, optimizer, session, cfg.train.max_to_keep)
-    run = Run(cfg, session, folder, data, networks, optimizer, schedules, checkpointer)
+    gradients = build_gradients(networks, cfg, session)
+    run = Run(cfg, session, folder, data, networks, gradients, optimizer, schedules, checkpointer)
     run.watch.lag = 1 if session.device.type == "cuda" else 0
     run.first = restore(run, resume)
     if session.is_main:
@@ -252,8 +257,7 @@ def step(run: Run, iteration: int, batch: CropBatch) -> dict[str, torch.Tensor]:
         gc.collect(1)
     settings = run.schedules.at(iteration)
     apply_settings(run.optimizer, settings)
-    run.optimizer.zero_grad(set_to_none=True)
-    values = run.networks.forward_backward(batch, step_inputs(run, iteration, batch, settings))
+    values = run.gradients(batch, step_inputs(run, iteration, batch, settings))
     norms = clip_gradients(run.networks.student, run.cfg.optim.clip_grad)
     run.optimizer.step()
     update_teacher(run.networks.student, run.networks.teacher, settings.momentum)
@@ -276,9 +280,8 @@ def step_inputs(run: Run, iteration: int, batch: CropBatch, settings: StepSettin
         )
         scales[kind] = None if drawn is None else to_device(drawn, device)
     labels = run.data.labels(batch.case_index) if cfg.semi_supervised.loss_weight > 0 else None
-    return StepInputs(
-        settings.teacher_temperature, scales["global"], scales["local"], labels, settings.backbone_frozen
-    )
+    temperature = to_device(torch.tensor(settings.teacher_temperature), device)
+    return StepInputs(temperature, scales["global"], scales["local"], labels, settings.backbone_frozen)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
