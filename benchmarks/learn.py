@@ -33,7 +33,7 @@ import torch
 from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
 from prostate_ssl.data import make_dataset
-from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
+from prostate_ssl.data.phantom import LABELS, PhantomSettings, write_phantoms
 from prostate_ssl.evaluation.backbone import load_backbone
 from prostate_ssl.evaluation.run import evaluate_split
 from prostate_ssl.files import write_atomically
@@ -46,13 +46,14 @@ FEATURES = ("trained", "untrained", "intensity histograms")
 
 
 @contextmanager
-def phantoms(folder: str | None, seed: int, pretrain: int, held_out: int, workers: int) -> Iterator[Path]:
+def phantoms(options: argparse.Namespace, seed: int, held_out: int) -> Iterator[Path]:
     """A folder of phantom cases with `train.csv` and `test.csv`; a temporary one if none is named."""
     with tempfile.TemporaryDirectory() as temporary:
-        root = Path(folder or temporary) / f"seed{seed}"
-        write_phantoms(root, pretrain + held_out, PhantomSettings(seed=seed), workers)
+        root = Path(options.data or temporary) / f"seed{seed}"
+        settings = PhantomSettings(seed=seed, label_kind=options.label, scanner_spread=options.scanner_spread)
+        write_phantoms(root, options.cases + held_out, settings, options.workers)
         rows = (root / "labels.csv").read_text().splitlines()
-        for name, part in (("train", rows[1 : 1 + pretrain]), ("test", rows[1 + pretrain :])):
+        for name, part in (("train", rows[1 : 1 + options.cases]), ("test", rows[1 + options.cases :])):
             write_atomically(root / f"{name}.csv", ("\n".join([rows[0], *part]) + "\n").encode())
         yield root
 
@@ -80,7 +81,7 @@ def pretrain(options: argparse.Namespace, data: Path, out: Path, seed: int, prec
 def probe(options: argparse.Namespace, seed: int) -> dict[str, Any]:
     """One seed: AUC on held-out cases of the trained and the untrained network, and of histograms."""
     with (
-        phantoms(options.data, seed, options.cases, options.held_out, options.workers) as data,
+        phantoms(options, seed, options.held_out) as data,
         tempfile.TemporaryDirectory() as folder,
     ):
         out = Path(folder)
@@ -92,6 +93,7 @@ def probe(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         fit, judge = (make_dataset(dataset_str=f"{text}:split_csv={name}.csv") for name in ("train", "test"))
         results = evaluate_split(backbone, fit, judge, ["auc"], out)["results"]
         losses = read_losses(out)
+        times = {name: read_values(out, name) for name in ("iteration_seconds", "data_seconds")}
     probes = {
         name: {kind: round(found["metrics"]["auc"], 4) for kind, found in results[name].items()}
         for name in FEATURES
@@ -107,15 +109,25 @@ def probe(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "probes": probes,
         "loss_first_last_50": [round(statistics.mean(part), 3) for part in (losses[:50], losses[-50:])],
         "cases": {"pretrain": options.cases, "held_out": options.held_out},
+        "phantoms": {"label": options.label, "scanner_spread": options.scanner_spread},
         "iterations": options.iterations,
         "precision": options.precision,
         "seconds": round(seconds, 1),
+        "ms_of_an_iteration": {
+            name.removesuffix("_seconds"): round(1e3 * statistics.median(values), 1)
+            for name, values in times.items()
+        },
     }
+
+
+def read_values(run: Path, name: str) -> list[float]:
+    """What was recorded under a name, by iteration; values that come with a checkpoint have no time."""
+    return [record[name] for _, record in sorted(read_metrics(run).items()) if name in record]
 
 
 def read_losses(run: Path) -> list[float]:
     """`total_loss` of every iteration, in order."""
-    return [record["total_loss"] for _, record in sorted(read_metrics(run).items())]
+    return read_values(run, "total_loss")
 
 
 def losses_in(options: argparse.Namespace, data: Path, precision: str) -> list[float]:
@@ -128,7 +140,7 @@ def losses_in(options: argparse.Namespace, data: Path, precision: str) -> list[f
 def compare_precisions(options: argparse.Namespace) -> dict[str, Any]:
     """The largest relative difference of 50-iteration means of `total_loss`, bf16 against fp32."""
     with (
-        phantoms(options.data, 0, options.cases, 0, options.workers) as data,
+        phantoms(options, 0, 0) as data,
         ProcessPoolExecutor(min(2, options.jobs), mp_context=get_context("spawn")) as pool,
     ):
         runs = dict(zip(PRECISIONS, pool.map(partial(losses_in, options, data), PRECISIONS), strict=True))
@@ -160,6 +172,8 @@ def main() -> None:
         choices=("both", *PARTS),
         help="what the linear probe reads; `both`: the two tokens side by side",
     )
+    parser.add_argument("--label", default=LABELS[0], choices=LABELS, help="what the phantoms' label says")
+    parser.add_argument("--scanner-spread", type=float, default=1.0, help="of the phantoms, 0 to 1")
     parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--held-out", type=int, default=128)
     parser.add_argument("--iterations", type=int, help="default: 1000 for probe, 500 for precision")
