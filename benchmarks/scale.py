@@ -34,6 +34,7 @@ from train import time_run
 from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
 from prostate_ssl.training.checkpoint import checkpoint_name, read_checkpoint
+from prostate_ssl.training.gradients import step_stream
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.session import open_session
 from prostate_ssl.training.trainer import train
@@ -78,7 +79,7 @@ def sharding(strategy: str) -> list[str]:
 
 def measure(options: argparse.Namespace, precision: str, strategy: str, world: int) -> dict[str, Any]:
     cfg = configure(options, options.config, [f"precision={precision}", *sharding(strategy), *options.set])
-    with open_session(cfg) as session:
+    with open_session(cfg) as session, step_stream(cfg, session):
         row = time_run(cfg, session, options.warmup, options.count)
     images = world * cfg.train.batch_size_per_gpu / row["ms"] * 1e3
     return row | {

@@ -27,13 +27,13 @@ from omegaconf import DictConfig
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import load_config
 from prostate_ssl.models.build import model_modalities
-from prostate_ssl.training.gradients import build_gradients
+from prostate_ssl.training.gradients import build_gradients, step_stream, wants_graph
 from prostate_ssl.training.networks import SelfDistillation, StepInputs
 from prostate_ssl.training.optimizer import apply_settings, build_optimizer, clip_gradients, update_teacher
 from prostate_ssl.training.parallelize import parallelize
 from prostate_ssl.training.randomness import drop_path_scales
 from prostate_ssl.training.schedules import StepSettings
-from prostate_ssl.training.session import Session, attention_kernel, open_session, wants_compile, wants_graph
+from prostate_ssl.training.session import Session, attention_kernel, open_session, wants_compile
 
 PEAK_TFLOPS = {"NVIDIA H200": {"fp32": 494.0, "bf16": 989.0}}
 
@@ -189,9 +189,9 @@ def main() -> None:
     if options.data:
         path = cfg.train.dataset_path.replace("<PATH_TO_PROSTATE_DATASET>", options.data)
         cfg.train.dataset_path = path.replace(":split_csv=split/train.csv", "")
-    with open_session(cfg) as session:
+    with open_session(cfg) as session, step_stream(cfg, session):
         compiled, kernel = wants_compile(cfg, session.device), attention_kernel(cfg, session.device)
-        graph = wants_graph(cfg, session.device, session.world_size)
+        graph = wants_graph(cfg, session)
         measure = time_steps if options.what == "step" else time_run
         row = measure(cfg, session, options.warmup, options.count)
         row |= {

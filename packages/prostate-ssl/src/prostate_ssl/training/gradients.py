@@ -8,8 +8,11 @@ what it does with other ranks is recorded with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import fields, replace
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 import torch
@@ -18,16 +21,65 @@ from omegaconf import DictConfig
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.training.networks import Losses, SelfDistillation, StepInputs
-from prostate_ssl.training.session import Session, wants_graph
+from prostate_ssl.training.session import Session
 
+log = logging.getLogger("prostate_ssl")
 Record = TypeVar("Record", CropBatch, StepInputs)
 _WARM_UP = 3  # compiles what is compiled, and lets libraries choose kernels and allocate work space
 _WARM_UP_DDP = 12  # DDP rearranges its buckets after the first and takes times in the tenth iteration
+# Who sets one of these looks for the call that fails, or asks for what cannot be recorded.
+_LAUNCHED_WITH = ("CUDA_LAUNCH_BLOCKING", "PYTORCH_NO_CUDA_MEMORY_CACHING", "TORCH_NCCL_BLOCKING_WAIT")
+
+
+def wants_graph(cfg: DictConfig, session: Session) -> bool:
+    """Whether steps are replayed as a CUDA graph; `auto`: on a GPU, unless ranks share the weights out.
+
+    Raises:
+        ProstateError: it is asked for where it cannot be.
+    """
+    setting = str(cfg.train.cuda_graph).lower()
+    modules = ["backbone", "dino_head"]
+    if cfg.ibot.separate_head and cfg.ibot.loss_weight > 0:
+        modules.append("ibot_head")
+    strategies = [cfg.compute_precision.student[name].sharding_strategy for name in modules]
+    sharded = session.world_size > 1 and set(strategies) != {"NO_SHARD"}
+    possible = session.device.type == "cuda" and not sharded
+    if setting == "true" and not possible:
+        raise ProstateError(
+            "train.cuda_graph=true needs a GPU and, on several of them, sharding_strategy=NO_SHARD in all of "
+            "compute_precision. With auto, a graph is used where it can be.",
+            2,
+        )
+    if setting == "auto" and any(os.environ.get(name, "0") not in ("", "0") for name in _LAUNCHED_WITH):
+        return False
+    return possible and setting != "false"
+
+
+@contextmanager
+def step_stream(cfg: DictConfig, session: Session) -> Iterator[None]:
+    """A stream of its own for everything that builds networks and trains them, where steps are recorded.
+
+    Nothing can be recorded on the default stream, nor can what was begun on it go on elsewhere.
+
+    Raises:
+        ProstateError: as `wants_graph`.
+    """
+    if not wants_graph(cfg, session):
+        yield
+        return
+    before, stream = torch.cuda.current_stream(session.device), torch.cuda.Stream(session.device)
+    stream.wait_stream(before)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        with suppress(RuntimeError):  # a GPU that has failed says so again, and would hide what failed
+            before.wait_stream(stream)
 
 
 def build_gradients(networks: SelfDistillation, cfg: DictConfig, session: Session) -> LaunchedGradients:
-    """What the configuration asks for."""
-    if not wants_graph(cfg, session.device, session.world_size):
+    """What the configuration asks for; within `step_stream`, as all that comes before and after it."""
+    if not wants_graph(cfg, session):
         return LaunchedGradients(networks)
     return GraphedGradients(networks, _WARM_UP if session.world_size == 1 else _WARM_UP_DDP)
 
@@ -51,11 +103,21 @@ class LaunchedGradients:
         """Give back what is held for further steps. Ranks leave each other only when all have done so."""
 
 
+@dataclass(frozen=True)
+class _Recording:
+    """A step as a graph, the tensors that it reads, and those that it writes."""
+
+    graph: torch.cuda.CUDAGraph
+    batch: CropBatch
+    step: StepInputs
+    losses: Losses
+
+
 class GraphedGradients(LaunchedGradients):
     """The same, launched one by one for some steps and then as a graph.
 
-    A step of another form (other shapes, a frozen backbone) begins anew. Gradients stay where they are from
-    step to step: who holds on to one sees the next step's in it.
+    A step of another form (other shapes, a frozen backbone, another number in place of a tensor) begins anew.
+    Gradients stay where they are from step to step: who holds on to one sees the next step's in it.
 
     Args:
         networks: parallelized, on a GPU; the current stream must not be the default one.
@@ -68,12 +130,9 @@ class GraphedGradients(LaunchedGradients):
     def __init__(self, networks: SelfDistillation, warm_up: int) -> None:
         super().__init__(networks)
         self._warm_up = warm_up
-        self._form: object = None
         self._launched = 0
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._batch: CropBatch
-        self._step: StepInputs
-        self._losses: Losses = {}
+        self._form: object = None
+        self._recording: _Recording | None = None
 
     def __call__(self, batch: CropBatch, step: StepInputs) -> Losses:
         form = _form(batch), _form(step)
@@ -83,41 +142,46 @@ class GraphedGradients(LaunchedGradients):
         if self._launched < self._warm_up:
             self._launched += 1
             return super().__call__(batch, step)
-        if self._graph is None:
-            self._capture(batch, step)
+        if self._recording is None:
+            self._recording = self._record(_each(batch, torch.clone), _each(step, torch.clone))
+            log.info("From here on, a step's passes are replayed as one CUDA graph.")
         else:
-            _copy(batch, self._batch)
-            _copy(step, self._step)
-        assert self._graph is not None
-        self._graph.replay()
-        return {name: value.clone() for name, value in self._losses.items()}
+            _copy(batch, self._recording.batch)
+            _copy(step, self._recording.step)
+        self._recording.graph.replay()
+        return {name: value.clone() for name, value in self._recording.losses.items()}
 
     def release(self) -> None:
-        if self._graph is not None:
+        if self._recording is not None:
             # NCCL takes a communicator apart only when no graph can use it any more.
             torch.cuda.synchronize()
-            self._graph.reset()
-        self._graph, self._losses, self._form = None, {}, None
+            self._recording.graph.reset()
+        self._recording, self._form = None, None
         self._clear()
 
-    def _capture(self, batch: CropBatch, step: StepInputs) -> None:
-        self._batch, self._step = _each(batch, torch.clone), _each(step, torch.clone)
-        # Recorded without gradients, the first backward pass writes them, in every replay.
+    def _record(self, batch: CropBatch, step: StepInputs) -> _Recording:
+        # Without gradients at its beginning, the first backward pass writes them, in every replay.
         self._clear()
-        graph = torch.cuda.CUDAGraph()
-        here = torch.cuda.current_stream()
+        graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # Other threads cut slices and watch over the ranks meanwhile: what they ask of CUDA is their own.
             with torch.cuda.graph(graph, stream=here, capture_error_mode="thread_local"):
-                self._losses = self._networks.forward_backward(self._batch, self._step)
-        except torch.cuda.OutOfMemoryError:
-            raise
+                losses = self._networks.forward_backward(batch, step)
         except RuntimeError as error:
-            raise ProstateError(
-                f"The training step could not be recorded as a CUDA graph: {str(error).splitlines()[0]}. "
-                "Start the same command again with train.cuda_graph=false: it is slower and needs no graph."
-            ) from error
-        self._graph = graph
+            raise first_cause(error) from error
+        return _Recording(graph, batch, step, losses)
+
+
+def first_cause(error: RuntimeError) -> BaseException:
+    """What ended a recording; its own end, which then fails too, would hide it."""
+    cause = error.__context__ or error
+    if isinstance(cause, torch.cuda.OutOfMemoryError) or not isinstance(cause, Exception):
+        return cause
+    said = (str(cause).splitlines() or [type(cause).__name__])[0]
+    return ProstateError(
+        f"The training step could not be recorded as a CUDA graph: {said}. Start the same command again with "
+        "train.cuda_graph=false: it is slower and needs no graph."
+    )
 
 
 def _each(record: Record, function: Callable[[torch.Tensor], torch.Tensor]) -> Record:

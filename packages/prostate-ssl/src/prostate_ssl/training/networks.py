@@ -52,7 +52,7 @@ class StepInputs:
     """What a step needs beside the crops.
 
     Attributes:
-        temperature: the teacher's.
+        temperature: the teacher's; a scalar tensor on the device, where steps are recorded (`gradients`).
         global_scales, local_scales: stochastic-depth factors, (depth, 2, crops) or None.
         labels: (B,) int64 class of each case, −1 without; or None.
         frozen: the backbone does not learn in this step.

@@ -63,8 +63,7 @@ def open_session(cfg: DictConfig) -> Iterator[Session]:
         dist.init_process_group("nccl" if bind else "gloo", device_id=bind)
     # After an error there is nothing to leave in order: other ranks may wait in a collective that this one
     # never joins. This process ends, and the launcher ends the others.
-    with _own_stream(cfg, device, world_size):
-        yield Session(device, rank, world_size)
+    yield Session(device, rank, world_size)
     if joined:
         dist.destroy_process_group()
 
@@ -85,38 +84,6 @@ def wants_compile(cfg: DictConfig, device: torch.device) -> bool:
         return setting == "true"
     compiler = any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang"))
     return device.type == "cuda" and compiler and torch.cuda.get_device_capability(device) >= (7, 0)
-
-
-def wants_graph(cfg: DictConfig, device: torch.device, world_size: int) -> bool:
-    """Whether steps are replayed as a CUDA graph; `auto`: on a GPU, unless ranks share the weights out.
-
-    Raises:
-        ProstateError: it is asked for where it cannot be.
-    """
-    setting = str(cfg.train.cuda_graph).lower()
-    modules = cfg.compute_precision.student
-    sharded = world_size > 1 and any(m.sharding_strategy != "NO_SHARD" for m in modules.values())
-    possible = device.type == "cuda" and not sharded
-    if setting == "true" and not possible:
-        raise ProstateError(
-            "train.cuda_graph=true needs a GPU and, on several of them, sharding_strategy=NO_SHARD in all of "
-            "compute_precision. With auto, a graph is used where it can be.",
-            2,
-        )
-    return possible and setting != "false"
-
-
-@contextmanager
-def _own_stream(cfg: DictConfig, device: torch.device, world_size: int) -> Iterator[None]:
-    """Nothing can be recorded on the default stream, nor can what was begun on it go on elsewhere."""
-    if not wants_graph(cfg, device, world_size):
-        yield
-        return
-    before, stream = torch.cuda.current_stream(device), torch.cuda.Stream(device)
-    stream.wait_stream(before)
-    with torch.cuda.stream(stream):
-        yield
-    before.wait_stream(stream)
 
 
 def attention_kernel(cfg: DictConfig, device: torch.device) -> str:

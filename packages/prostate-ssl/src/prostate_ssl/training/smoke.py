@@ -16,6 +16,7 @@ from prostate_ssl.config.loading import epoch_length
 from prostate_ssl.data import discover_cases
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.training.gradients import step_stream
 from prostate_ssl.training.memory import GIB, predicted_peak
 from prostate_ssl.training.session import open_session
 from prostate_ssl.training.trainer import prepare, step
@@ -86,7 +87,7 @@ def _shortened(full: DictConfig, data: str, folder: str) -> DictConfig:
 
 def _steps(cfg: DictConfig, folder: Path) -> tuple[list[float], list[float]]:
     losses, times = [], []
-    with open_session(cfg) as session:
+    with open_session(cfg) as session, step_stream(cfg, session):
         run = prepare(cfg, session, folder, resume=False, announce=False)
         batches = run.data.batches(0)
         for index in range(STEPS):
@@ -99,6 +100,7 @@ def _steps(cfg: DictConfig, folder: Path) -> tuple[list[float], list[float]]:
                 raise ProstateError(
                     f"NaN detected in loss at step {index}: look at the cases (prostate-ssl check)."
                 )
+        run.gradients.release()
         if session.device.type == "cuda":
             print(f"Peak memory of these steps: {torch.cuda.max_memory_allocated() / GIB:.1f} GiB.")
     return losses, times

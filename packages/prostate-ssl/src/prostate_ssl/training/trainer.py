@@ -12,7 +12,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, checkpoint_files, read_checkpoint
 from prostate_ssl.training.feed import TrainingData, open_training_data
 from prostate_ssl.training.global_batch import keep_global_batch
-from prostate_ssl.training.gradients import LaunchedGradients, build_gradients
+from prostate_ssl.training.gradients import LaunchedGradients, build_gradients, step_stream
 from prostate_ssl.training.memory import check_host_memory, check_memory, host_memory, out_of_memory
 from prostate_ssl.training.metrics import MetricsLog, setup_logging
 from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
@@ -92,7 +92,7 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
             loss, a checkpoint that cannot be written.
     """
     refuse_unknown_architecture(cfg.student.arch)
-    with open_session(cfg) as session:
+    with open_session(cfg) as session, step_stream(cfg, session):
         folder = Path(cfg.train.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         setup_logging(folder, session.is_main)
@@ -100,8 +100,15 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
         if run.first >= run.schedules.total:
             log.info("Already finished: %d of %d iterations are done.", run.first, run.schedules.total)
             return TrainingOutcome(run.first, run.schedules.total, did_nothing=True)
-        with no_collector_pauses():
-            outcome = run_iterations(run)
+        try:
+            with no_collector_pauses():
+                outcome = run_iterations(run)
+        except BaseException:
+            # Where there are others, they may be waiting in the middle of a graph.
+            if session.world_size == 1:
+                with suppress(RuntimeError):
+                    run.gradients.release()
+            raise
         run.gradients.release()
         return outcome
 
