@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib.image
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from prostate_ssl.batch import CropBatch
 from prostate_ssl.cli.main import run
 from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
 from prostate_ssl.data.cache import CaseCache, to_blocks
+from prostate_ssl.data.feed import _shape_bound
 from prostate_ssl.data.layout import discover_cases
 from prostate_ssl.data.order import CaseFacts, SampleOrder, SliceRules, choose_slice, gland_counts
 from prostate_ssl.data.resident import gather_planes, load_resident, place_plane
@@ -327,6 +329,15 @@ def test_memory_does_not_grow_over_10000_iterations(phantoms: Path) -> None:
     for _ in range(9000):
         next(stream)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000  # kB
+
+
+@pytest.mark.parametrize("name", ["ax_t2wi.nii.gz", "AX_T2WI.NII.GZ", "ax_t2wi.nii.GZ"])
+def test_a_compressed_image_bounds_its_shape_in_any_letters(tmp_path: Path, name: str) -> None:
+    (tmp_path / "P1").mkdir()
+    image = nibabel.Nifti1Image(np.zeros((96, 80, 10), np.int16), np.diag([-1.0, -1.0, 3.0, 1.0]))
+    nibabel.save(image, tmp_path / "P1" / name)
+    assert (tmp_path / "P1" / name).stat().st_size < image.dataobj.size / 20
+    assert _shape_bound(make_dataset(dataset_str=f"ProstateSSL:root={tmp_path}"), 0) == (10, 80, 96)
 
 
 @pytest.mark.parametrize(

@@ -273,7 +273,7 @@ def _shape_bound(dataset: ProstateDataset, index: int) -> tuple[int, int, int]:
             return (0, 0, 0)
         image: Any = nibabel.load(path)
         # A header that lies must not make room for its lie; gzip shrinks a thousandfold at most.
-        if math.prod(image.shape) > (1032 if path.suffix == ".gz" else 1) * path.stat().st_size:
+        if math.prod(image.shape) > (1032 if path.suffix.lower() == ".gz" else 1) * path.stat().st_size:
             return (0, 0, 0)
         axes = io_orientation(image.affine)[:, 0].astype(int)
         width, height, depth = (int(image.shape[int(np.flatnonzero(axes == axis)[0])]) for axis in range(3))
