@@ -251,6 +251,23 @@ def test_without_labels_nothing_is_split_on_request(tmp_path: Path) -> None:
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.parametrize(
+    "text", ["value,name\n0,background\n1,gland\n", "label_id;structure\n1;gland\n", "patient_id\nnobody\n"]
+)
+def test_a_list_about_something_else_that_was_only_found_gives_no_labels(
+    copied: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    root, out = copied(2), tmp_path / "lists"
+    (root / "labels.csv").write_text(text)
+    assert run(["split", str(root), "--out", str(out), "--if-labelled"]) == 0
+    told = capsys.readouterr()
+    assert "every patient is used" in told.out and not out.exists()
+    assert "labels.csv has no column 'label' (it has: " in told.err
+    assert run(["split", str(root), "--out", str(out), "--labels", str(root / "labels.csv")]) != 0
+    assert run(["split", str(root), "--out", str(out), "--shares", "50,50,0"]) == 0
+    assert [len(read_patient_table(out / f"{name}.csv").ids) for name in ("train", "val")] == [1, 1]
+
+
 @pytest.mark.parametrize("column", ["patient_id", "case_id", "id", "ID", "subject", "name", "Fall"])
 def test_id_columns_and_leading_zeros(tmp_path: Path, column: str) -> None:
     path = tmp_path / "list.csv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -65,15 +66,17 @@ def _patients(root: Path, labels: Path | None, column: str) -> tuple[list[str], 
     if path is None:
         return names, {}
     table = read_patient_table(path, column)
+    if table.labels is None:
+        there = ", ".join(filter(None, read_rows(path)[0]))
+        lacks = f"{path} has no column '{column}' (it has: {there})"
+        if labels is None:  # nobody asked for this list, and it may be about something else
+            _say([*table.warnings, f"{lacks}: no labels are taken from it"])
+            return names, {}
+        listed_cases(table, cases)  # a list without a header is told that, first
+        raise ProstateError(f"{lacks}; name another with --label-column.", exit_code=2)
     _, said = listed_cases(table, cases)
     notes = [*table.warnings, *said]
-    if table.labels is None and labels is not None:
-        there = ", ".join(filter(None, read_rows(path)[0]))
-        raise ProstateError(
-            f"{path} has no column '{column}' (it has: {there}); name another with --label-column.",
-            exit_code=2,
-        )
-    given = dict(zip(table.ids, table.labels or (), strict=False))
+    given = dict(zip(table.ids, table.labels, strict=True))
     known = {name: given[name] for name in names if given.get(name)}
     if labels is not None and not known:
         notes.append(f"{path.name}: no patient has a label, so the lists are not stratified")
@@ -84,9 +87,13 @@ def _patients(root: Path, labels: Path | None, column: str) -> tuple[list[str], 
             "for no class number (0, 1, 2, …; empty: unknown): the lists are stratified by them, but "
             "evaluate and finetune refuse such lists"
         )
+    _say(notes)
+    return names, known
+
+
+def _say(notes: Sequence[str]) -> None:
     for note in notes:
         print(note, file=sys.stderr)
-    return names, known
 
 
 def _stratum(label: str) -> str:
