@@ -363,6 +363,9 @@ def test_check_reports_lists_duplicates_and_strictness(
     assert run(["check", str(root)]) == 0
     (root / "split").mkdir()
     (root / "split" / "train.csv").write_text("patient_id\nphantom_0001\nnobody\n")
+    (root / "LISTS").mkdir()
+    (root / "LISTS" / "TRAIN.CSV").write_text("patient_id\nphantom_0001\n")
+    assert [case.case_id for case in discover_cases(root)] == ["phantom_0001", "phantom_0002"]
     assert run(["check", str(root), "--split", "split/train.csv"]) == 1
     assert "nobody" in capsys.readouterr().out
     (root / "phantom_0001" / "ax_adc.nii.gz").unlink()
@@ -403,6 +406,7 @@ def test_which_diffusion_image_is_taken(tmp_path: Path, names: list[str], chosen
         (["AX_T2WI.nii.gz", "ax_t2wi.nii.gz"], "ax_t2wi", "ax_t2wi.nii.gz", None),
         (["AX_T2WI.NII", "AX_T2WI.NII.GZ"], "ax_t2wi", "AX_T2WI.NII", "is read as ax_t2wi"),
         (["ax_t2wi.NII.GZ", "ax_t2wi.nii.gz"], "ax_t2wi", "ax_t2wi.nii.gz", None),
+        (["ax_t2wi.NII", "ax_t2wi.nii.GZ"], "ax_t2wi", "ax_t2wi.NII", "the uncompressed one"),
         (["AX_ADC.nii.gz", "Ax_Adc.nii.gz"], "ax_adc", None, "AX_ADC.nii.gz and Ax_Adc.nii.gz may each be"),
         (["xax_t2wi.nii.gz"], "ax_t2wi", None, None),
     ],

@@ -85,7 +85,7 @@ def _preference(path: Path) -> tuple[bool, bool]:
 
 def _twin_note(path: Path) -> tuple[str, ...]:
     if path.suffix in (".nii", ".NII"):
-        for suffix in (".nii.gz", ".NII.GZ"):
+        for suffix in (".nii.gz", ".nii.GZ", ".NII.gz", ".NII.GZ"):
             twin = path.with_name(path.stem + suffix)
             if twin.is_file():
                 return (f"both {path.name} and {twin.name}: the uncompressed one is read",)
@@ -160,7 +160,8 @@ def _is_case_folder(folder: Path) -> bool:
         names = [path.name for path in folder.iterdir()]
     except OSError:
         return True  # a case that cannot be read is refused by name when it is read
-    return any(stem_of(Path(name)) for name in names) or not any(name.endswith(".csv") for name in names)
+    has_image = any(stem_of(Path(name)) for name in names)
+    return has_image or not any(name.lower().endswith(".csv") for name in names)
 
 
 def discover_cases(root: Path) -> list[Case]:
