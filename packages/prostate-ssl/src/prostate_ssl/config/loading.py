@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from prostate_ssl.config.choices import check_choices, refuse_unknown_architecture
+from prostate_ssl.config.choices import ARCHITECTURES, check_choices, refuse_unknown_architecture
 from prostate_ssl.config.schema import Config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import write_atomically
@@ -201,8 +201,9 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
             raise
         # The published base file's own name is none of ours: a training needs the preset's, or another.
         raise ProstateError(
-            f"{error.message} No architecture was named, and this is the published base file's: write "
-            "student.arch=medical_vit_base, the published preset's, or another.",
+            f"No architecture was named, and the published base file's own, {cfg.student.arch}, is none of "
+            f"those there are: {', '.join(ARCHITECTURES)}. Write student.arch=medical_vit_base, the "
+            "published preset's, or another.",
             2,
         ) from error
     check(cfg)
