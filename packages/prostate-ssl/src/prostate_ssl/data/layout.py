@@ -92,12 +92,15 @@ def _twin_note(path: Path) -> tuple[str, ...]:
     return ()
 
 
+def _other_letters_note(path: Path, name: str) -> str:
+    return f"{path.name} is read as {name}"
+
+
 def _in_other_letters(files: dict[str, Path], name: str) -> Choice:
     """The file whose stem is `name` in another case of letters, if there is just one."""
     alike = [path for stem, path in files.items() if stem.casefold() == name.casefold()]
     if len(alike) == 1:
-        note = f"{alike[0].name} is read as {name}"
-        return Choice(alike[0], (note, *_twin_note(alike[0])))
+        return Choice(alike[0], (_other_letters_note(alike[0], name), *_twin_note(alike[0])))
     if alike:
         named = " and ".join(path.name for path in alike)
         return Choice(None, (f"{named} may each be {name}: rename the right one to {name}",))
@@ -146,7 +149,9 @@ def choose_sequence(folder: Path, name: str, prefer_computed: bool = False) -> C
         chosen = choose_dwi(files, prefer_computed)
         if chosen is None:
             return Choice(None)
-        return Choice(chosen.path, _twin_note(chosen.path), chosen.b_value, len(files))
+        stem = stem_of(chosen.path) or ""
+        said = (_other_letters_note(chosen.path, stem.lower()),) if stem != stem.lower() else ()
+        return Choice(chosen.path, (*said, *_twin_note(chosen.path)), chosen.b_value, len(files))
     stems = nifti_files(folder)
     path = stems.get(name)
     return Choice(path, _twin_note(path)) if path else _in_other_letters(stems, name)
