@@ -171,7 +171,7 @@ def test_split_verb(phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["phantom_0001,0", "phantom_0002,1", "phantom_003,1"], "phantom_003 (is it phantom_0003?)"),
         (
             ["phantom_0001,yes", "phantom_0002,1"],
-            "1 of 2 labels, such as 'yes' of phantom_0001, stand for no",
+            "1 of 2 labels, such as 'yes' of phantom_0001, are no class numbers",
         ),
         (["phantom_0001,", "phantom_0002,"], "no patient has a label, so the lists are not stratified"),
     ],

@@ -83,9 +83,9 @@ def _patients(root: Path, labels: Path | None, column: str) -> tuple[list[str], 
     odd = [name for name, label in known.items() if class_number(label) is None]
     if odd:
         notes.append(
-            f"{path.name}: {len(odd)} of {len(known)} labels, such as '{known[odd[0]]}' of {odd[0]}, stand "
-            "for no class number (0, 1, 2, …; empty: unknown): the lists are stratified by them, but "
-            "evaluate and finetune refuse such lists"
+            f"{path.name}: {len(odd)} of {len(known)} labels, such as '{known[odd[0]]}' of {odd[0]}, are no "
+            "class numbers (0, 1, 2, …; empty: unknown): the lists are stratified by them, but evaluate and "
+            "finetune refuse such lists"
         )
     _say(notes)
     return names, known
