@@ -111,7 +111,7 @@ class CaseStore:
             kept = self._kept.pop(index, None)
             self._bytes -= _memory_of(kept.case) if kept else 0
             count, cases = len(self.bad), len(self.case_ids)
-            # In one breath with the drop: another thread that finds every case bad must find the reason too.
+            # Under the same lock as the drop: a thread that finds every case bad must find the reason too.
             if count / cases > self._max_bad_share or count == cases:
                 self._stop = self._too_many_bad()
             stop = self._stop
