@@ -208,8 +208,8 @@ def test_a_class_is_one_stratum_however_it_is_spelled(phantoms: Path, tmp_path: 
     path = tmp_path / "mine.csv"
     names = [f"phantom_{number:04d}" for number in range(1, 7)]
     dealt = []
-    for spellings in (["0", "1"] * 3, ["0", "1", "0.0", "01", "00", "1.0"]):
-        lines = (f"{name},{label}\n" for name, label in zip(names, spellings, strict=True))
+    for spellings in (["0", "1"] * 3, ["0", "1", "0.0", "01", "0,00", "1,0"]):
+        lines = (f'{name},"{label}"\n' for name, label in zip(names, spellings, strict=True))
         path.write_text("patient_id,label\n" + "".join(lines))
         assert run(["split", str(phantoms), "--out", str(tmp_path), "--labels", str(path)]) == 0
         dealt.append(
@@ -442,12 +442,21 @@ def test_a_label_column_of_another_spelling_is_said(phantoms: Path, tmp_path: Pa
     assert "list.csv: the column 'Label' is not read; name it 'label'" in dataset.warnings
 
 
-@pytest.mark.parametrize("label", ["nan", "inf", "1e30", "-1", "0.5", "1,0", "TRUE", "20260101", "1_0"])
+@pytest.mark.parametrize(
+    "label", ["nan", "inf", "1e30", "-1", "0.5", "1,000", "1,5", "TRUE", "20260101", "1_0"]
+)
 def test_a_label_that_is_no_class_is_refused_by_name(phantoms: Path, tmp_path: Path, label: str) -> None:
     path = tmp_path / "list.csv"
     path.write_text(f'patient_id,label\nphantom_0002,1\nphantom_0001,"{label}"\n')
     with pytest.raises(ProstateError, match=f"the label '{label}' of phantom_0001 is no class number"):
         make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
+
+
+def test_german_decimals_are_classes(phantoms: Path, tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("patient_id;label\nphantom_0002;1,0\nphantom_0001;2,00\n")
+    dataset = make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
+    assert dataset.labels.tolist() == [1, 2]
 
 
 def test_a_list_without_a_header_does_not_lose_its_first_patient(phantoms: Path, tmp_path: Path) -> None:

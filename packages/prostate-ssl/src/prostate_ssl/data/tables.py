@@ -17,6 +17,7 @@ MOST_CLASSES = 10_000
 """A label above is a patient's number or a date in the wrong column; a network's head has a row a class."""
 
 _NAMED = 5  # rows that are passed over
+_WHOLE_WITH_COMMA = re.compile(r"(?<=\d),00?$")  # as Germans write 1.0; 1,000 may be a thousand
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,9 @@ def _refuse_open_quotes(text: str, delimiter: str, path: Path) -> None:
 
 
 def class_number(text: str) -> int | None:
-    """The class that a label means (`1`, `1.0` and `01` are one); None where it means none."""
+    """The class that a label means (`1`, `1.0`, `1,0` and `01` are one); None where it means none."""
     try:
-        value = float(text)
+        value = float(_WHOLE_WITH_COMMA.sub("", text))
     except ValueError:
         return None
     # Neither NaN nor infinity, which some exports write; Python's own 1_0 is nobody's label.
