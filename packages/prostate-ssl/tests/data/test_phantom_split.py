@@ -280,6 +280,29 @@ def test_id_columns_and_leading_zeros(tmp_path: Path, column: str) -> None:
     assert bool(table.warnings) == (column == "Fall")
 
 
+@pytest.mark.parametrize(
+    ("header", "column", "said"),
+    [
+        ("age,Patient_ID", "Patient_ID", ""),
+        ("name,CASE_ID", "CASE_ID", ""),
+        ("Id,ID,id", "id", ""),
+        ("name,PatientID", "name", "from 'name', not from 'PatientID'; name that 'patient_id'"),
+        ("age,Patient ID", "age", "from 'age', not from 'Patient ID'"),
+        ("patient_id,CaseID", "patient_id", ""),
+        (",PatientID,label", "PatientID", "no known ID column"),
+        (",label", "", "no known ID column"),
+        ("Label,Fall", "Fall", "no known ID column"),
+    ],
+)
+def test_which_column_has_the_ids(tmp_path: Path, header: str, column: str, said: str) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(f"{header}\na,b,c\n")
+    table = read_patient_table(path)
+    assert table.column == column
+    assert table.ids == ("abc"[header.split(",").index(column)],)
+    assert said in " ".join(table.warnings) if said else not table.warnings
+
+
 def test_a_list_is_looked_for_beside_the_config_and_in_the_root(phantoms: Path, tmp_path: Path) -> None:
     (tmp_path / "split").mkdir()
     (tmp_path / "split" / "train.csv").write_text("patient_id\nphantom_0002\n")

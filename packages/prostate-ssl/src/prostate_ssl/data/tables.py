@@ -11,7 +11,9 @@ from pathlib import Path
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import write_atomically
 
-ID_COLUMNS = ("patient_id", "case_id", "id", "ID", "subject", "name")
+ID_COLUMNS = ("patient_id", "case_id", "id", "subject", "name")
+"""In any case of letters; the first that a list has counts."""
+
 LABEL_COLUMN = "label"
 MOST_CLASSES = 10_000
 """A label above is a patient's number or a date in the wrong column; a network's head has a row a class."""
@@ -123,11 +125,19 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
             f"The list {path} has no patients: a header line and one line a patient are needed."
         )
     warnings = []
-    column = next((name for name in ID_COLUMNS if name in columns), columns[0])
-    if column not in ID_COLUMNS:
+    column, known = _id_column(columns, label_column)
+    if known == len(ID_COLUMNS):
         warnings.append(
             f"{path.name}: no known ID column ({', '.join(ID_COLUMNS)}); the first, '{column}', is used"
         )
+    better = {_letters(name): name for name in ID_COLUMNS[:known]}
+    for name in columns:
+        if name not in (column, label_column) and _letters(name) in better:
+            wanted = better[_letters(name)]
+            warnings.append(
+                f"{path.name}: IDs are read from '{column}', not from '{name}'; name that '{wanted}' "
+                "if it has them"
+            )
     near = next((name for name in columns if name.lower() == label_column.lower()), label_column)
     if label_column not in columns and near != label_column:
         warnings.append(f"{path.name}: the column '{near}' is not read; name it '{label_column}'")
@@ -150,6 +160,21 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
         raise ProstateError(f"The list {path} has no patients: the column '{column}' is empty.")
     labels = tuple(kept.values()) if label_column in columns else None
     return PatientTable(path, column, tuple(kept), labels, tuple(warnings))
+
+
+def _id_column(columns: list[str], label_column: str) -> tuple[str, int]:
+    """The column of the IDs, and its place in ID_COLUMNS (their number: none of them, the first is taken)."""
+    others = [name for name in columns if name and name.lower() != label_column.lower()]
+    for place, wanted in enumerate(ID_COLUMNS):
+        alike = [name for name in others if name.lower() == wanted]
+        if alike:
+            return (wanted if wanted in alike else alike[0]), place
+    # An index without a name stands before the others where pandas wrote the list.
+    return (others or columns)[0], len(ID_COLUMNS)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def write_patient_table(path: Path, ids: list[str], labels: list[str] | None = None) -> None:
