@@ -332,6 +332,8 @@ def test_evaluation_looks_at_the_gland(phantoms: Path) -> None:
         b"\n\npatient_id , label \n 007 , 1 \n,\n\n08,0,surplus\n",
         b"age,patient_id,label\r50,007,1\r60,08,0\r",
         b"\xef\xbb\xbfsep=;\r\npatient_id;label;note\r\n007;1;a,b\r\n08;0;c,d\r\n",
+        b'patient_id;label;"grade (0, 1, 2, 3)"\n007;1;2\n08;0;3\n',
+        b'patient_id;label\n="007";1\n"=""08""";0\n',
     ],
     ids=[
         "windows",
@@ -342,6 +344,8 @@ def test_evaluation_looks_at_the_gland(phantoms: Path) -> None:
         "blanks",
         "old-mac",
         "excel-sep",
+        "commas-in-quotes",
+        "excel-text",
     ],
 )
 def test_lists_as_spreadsheets_write_them(tmp_path: Path, text: bytes) -> None:
@@ -403,6 +407,7 @@ def test_a_patient_that_is_listed_twice_is_used_once_and_said(phantoms: Path, tm
     ("folder", "written", "said"),
     [
         ("007", "7", "7 (is it 007?)"),
+        ("007", "7.0", "7.0 (is it 007?)"),
         ("Müller 3", "müller 3", "müller 3 (is it Müller 3?)"),
         ("Zoë", "Zoe\u0308", "its folder spells the accents otherwise"),
         ("患者四", "患者五", ": 患者五. IDs"),
@@ -473,6 +478,13 @@ def test_a_label_that_is_no_class_is_refused_by_name(phantoms: Path, tmp_path: P
     path.write_text(f'patient_id,label\nphantom_0002,1\nphantom_0001,"{label}"\n')
     with pytest.raises(ProstateError, match=f"the label '{label}' of phantom_0001 is no class number"):
         make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
+
+
+def test_empty_columns_at_the_end_hide_no_unnamed_index(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text(";label;;\n007;1;;\n08;0;;\n")
+    table = read_patient_table(path)
+    assert table.ids == ("007", "08") and table.labels == ("1", "0")
 
 
 def test_german_decimals_are_classes(phantoms: Path, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def listed_cases(table: PatientTable, cases: Sequence[Case]) -> tuple[list[Case]
     named += f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
     advice = "IDs must match folder names exactly"
     if {_without_zeros(name) for name in unknown} & {_without_zeros(folder) for folder in found} - {None}:
-        advice += "; spreadsheets drop leading zeros unless the column is text"
+        advice += "; spreadsheets drop leading zeros, and pandas adds .0, unless the column is text"
     root = cases[0].folder.parent
     if len(unknown) == len(table.ids):
         raise ProstateError(
@@ -85,4 +85,5 @@ def _plain(name: str) -> str:
 
 
 def _without_zeros(name: str) -> str | None:
-    return name.lstrip("0") if name.isdecimal() else None
+    whole = name.removesuffix(".0")  # as pandas writes numbers beside an empty cell
+    return whole.lstrip("0") if whole.isdecimal() else None

@@ -18,6 +18,7 @@ LABEL_COLUMN = "label"
 MOST_CLASSES = 10_000
 """A label above is a patient's number or a date in the wrong column; a network's head has a row a class."""
 
+_EXCEL_TEXT = re.compile(r'="([^"]*)"')  # a formula that keeps Excel from dropping zeros
 _NAMED = 5  # rows that are passed over
 _WHOLE_WITH_COMMA = re.compile(r"(?<=\d),00?$")  # as Germans write 1.0; 1,000 may be a thousand
 
@@ -44,7 +45,8 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Read a UTF-8 CSV with a header; a byte-order mark, ; or tab separators and any line ends are accepted.
 
     Returns:
-        Column names, and a column → text for every line that is not blank; nothing is guessed from the text.
+        Column names, and a column → text for every line that is not blank; nothing is guessed from the text,
+        only `="001"` is unwrapped. Of columns without a name a line has the first.
 
     Raises:
         ProstateError: the file is missing, not UTF-8, not CSV, or names a column twice.
@@ -64,7 +66,7 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             f"The list {path} is not a UTF-8 text file: save it as one (in Excel: «CSV UTF-8»)."
         )
     text = text.lstrip("\n")
-    header = text.split("\n", 1)[0]
+    header = re.sub(r'"[^"]*"', "", text).split("\n", 1)[0]  # separators inside quotes separate nothing
     delimiter = max(",;\t", key=header.count)
     if marked := re.match(r"sep=(.)\s*[\n\r]+", text):  # Excel's own line above the header
         delimiter, text = marked[1], text[marked.end() :]
@@ -81,8 +83,16 @@ def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     named = [name for name in columns if name]
     if len(set(named)) != len(named):
         raise ProstateError(f"The list {path} has two columns of one name: {', '.join(columns)}.")
-    rows = [dict(zip(columns, (cell.strip() for cell in line), strict=False)) for line in lines[1:]]
-    return columns, rows
+    return columns, [_row(columns, line) for line in lines[1:]]
+
+
+def _row(columns: list[str], line: list[str]) -> dict[str, str]:
+    row: dict[str, str] = {}
+    for name, cell in zip(columns, line, strict=False):
+        as_text = _EXCEL_TEXT.fullmatch(cell.strip())
+        # Of several columns without a name the first counts: Excel ends its lines with empty ones.
+        row.setdefault(name, as_text[1].strip() if as_text else cell.strip())
+    return row
 
 
 def _refuse_open_quotes(text: str, delimiter: str, path: Path) -> None:
