@@ -471,7 +471,7 @@ def test_a_label_column_of_another_spelling_is_said(phantoms: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "label", ["nan", "inf", "1e30", "-1", "0.5", "1,000", "1,5", "TRUE", "20260101", "1_0"]
+    "label", ["none", "inf", "1e30", "-2", "0.5", "1,000", "1,5", "TRUE", "20260101", "1_0"]
 )
 def test_a_label_that_is_no_class_is_refused_by_name(phantoms: Path, tmp_path: Path, label: str) -> None:
     path = tmp_path / "list.csv"
@@ -485,6 +485,20 @@ def test_empty_columns_at_the_end_hide_no_unnamed_index(tmp_path: Path) -> None:
     path.write_text(";label;;\n007;1;;\n08;0;;\n")
     table = read_patient_table(path)
     assert table.ids == ("007", "08") and table.labels == ("1", "0")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("label", ["NA", "N/A", "nan", "NaN", "-1", "-1.0"])
+def test_labels_that_mean_unknown_are_said_once_with_their_count(
+    copied: Callable[[int], Path], tmp_path: Path, label: str, beside: bool
+) -> None:
+    root = copied(3)
+    path = (root if beside else tmp_path) / "labels.csv"
+    path.write_text(f"patient_id,label\nphantom_0001,{label}\nphantom_0002,1\nphantom_0003,{label}\n")
+    text = f"ProstateSupervised:root={root}" + ("" if beside else f":split_csv={path}")
+    dataset = make_dataset(dataset_str=text)
+    assert sorted(dataset.labels.tolist()) == [-1, -1, 1]
+    assert dataset.warnings == [f"labels.csv: labels that mean unknown ({label}): 2 of 3"]
 
 
 def test_german_decimals_are_classes(phantoms: Path, tmp_path: Path) -> None:

@@ -118,7 +118,10 @@ class ProstateDataset:
 
     def _labels_beside(self) -> PatientTable | None:
         path = self.spec.root / "labels.csv"
-        return read_patient_table(path) if path.is_file() else None
+        table = read_patient_table(path) if path.is_file() else None
+        if table is not None and self.spec.kind == "ProstateSupervised":  # nobody else uses its labels
+            self.warnings += table.warnings
+        return table
 
     def _read_labels(self, table: PatientTable | None) -> np.ndarray:
         labels = np.full(len(self.cases), -1, dtype=np.int64)

@@ -19,6 +19,7 @@ MOST_CLASSES = 10_000
 """A label above is a patient's number or a date in the wrong column; a network's head has a row a class."""
 
 _EXCEL_TEXT = re.compile(r'="([^"]*)"')  # a formula that keeps Excel from dropping zeros
+_UNKNOWN = {"na", "n/a", "nan", "-1", "-1.0"}  # of R and pandas, and our own sign
 _NAMED = 5  # rows that are passed over
 _WHOLE_WITH_COMMA = re.compile(r"(?<=\d),00?$")  # as Germans write 1.0; 1,000 may be a thousand
 
@@ -30,8 +31,8 @@ class PatientTable:
     Attributes:
         column: name of the column that they stand in.
         ids: patients, exactly as written (leading zeros are kept).
-        labels: the label column as text ("" where empty), or None without such a column.
-        warnings: repeated or empty IDs, an unknown ID column.
+        labels: the label column as text ("" where empty, NA, N/A, nan or -1), or None without such a column.
+        warnings: repeated or empty IDs, an unknown ID column, labels that mean none.
     """
 
     path: Path
@@ -152,20 +153,24 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
     if label_column not in columns and near != label_column:
         warnings.append(f"{path.name}: the column '{near}' is not read; name it '{label_column}'")
     kept: dict[str, str] = {}
-    passed_over = []
+    passed_over, unknown = [], []
     for row in rows:
-        name = row.get(column, "")
+        name, given = row.get(column, ""), row.get(label_column, "")
+        label = "" if given.lower() in _UNKNOWN else given
         if not name:
             passed_over.append(f"{path.name}: a row without an ID is passed over")
         elif name in kept:
-            other = row.get(label_column, "")
-            both = f" with labels {kept[name]!r} and {other!r}" if other != kept[name] else ""
+            both = f" with labels {kept[name]!r} and {label!r}" if label != kept[name] else ""
             passed_over.append(f"{path.name}: {name} is listed twice{both}; its first line counts")
         else:
-            kept[name] = row.get(label_column, "")
+            kept[name] = label
+            unknown += [given] if given != label else []
     warnings += passed_over[:_NAMED]
     if len(passed_over) > _NAMED:
         warnings.append(f"{path.name}: {len(passed_over) - _NAMED} more rows are passed over as these")
+    if unknown:
+        words = ", ".join(dict.fromkeys(unknown))
+        warnings.append(f"{path.name}: labels that mean unknown ({words}): {len(unknown)} of {len(kept)}")
     if not kept:
         raise ProstateError(f"The list {path} has no patients: the column '{column}' is empty.")
     labels = tuple(kept.values()) if label_column in columns else None
