@@ -26,7 +26,7 @@ from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.networks import SelfDistillation, StepInputs
 from prostate_ssl.training.optimizer import build_optimizer, clip_gradients, parameter_rule, update_teacher
 from prostate_ssl.training.session import Session
-from prostate_ssl.training.trainer import TrainingOutcome, prepare, step, train
+from prostate_ssl.training.trainer import TrainingOutcome, named_gradients, prepare, step, train
 from prostate_ssl.training.watch import LossWatch, refuse_nan
 
 HERE = Session(torch.device("cpu"), 0, 1)
@@ -292,6 +292,25 @@ def test_the_norm_of_what_does_not_learn_lies_where_the_others_do():
     norms = clip_gradients(student, 3.0)
     assert {norm.device.type for norm in norms.values()} == {"meta"}
     assert {norm.shape for norm in norms.values()} == {torch.Size([])}
+
+
+def test_histograms_see_some_of_a_large_gradient_and_all_of_a_small_one(small_config):
+    networks = SelfDistillation(small_config)
+    networks.student = torch.nn.ModuleDict(
+        {"large": torch.nn.Linear(256, 4096), "small": torch.nn.Linear(3, 5), "frozen": torch.nn.Linear(2, 2)}
+    )
+    for name in ("large", "small"):
+        for parameter in networks.student[name].parameters():
+            parameter.grad = torch.arange(parameter.numel()).view_as(parameter).float()
+    found = named_gradients(networks)
+    assert set(found) == {"large.weight", "large.bias", "small.weight", "small.bias"}
+    assert found["small.weight"].tolist() == list(range(15)) and len(found["large.bias"]) == 4096
+    seen = found["large.weight"].long()
+    assert 2_048 < len(seen) <= 4_096 and seen[-1] > 0.99 * 256 * 4096
+    assert len((seen % 256).unique()) == 256 and len((seen // 256).unique()) > 4000
+    assert {values.dtype for values in found.values()} == {torch.float32}
+    networks.student = torch.nn.ModuleDict({"frozen": torch.nn.Linear(2, 2)})
+    assert named_gradients(networks) == {}
 
 
 def test_a_nan_stops_with_a_post_mortem(small_config, tmp_path):
