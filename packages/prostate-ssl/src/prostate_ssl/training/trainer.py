@@ -42,7 +42,6 @@ from prostate_ssl.training.watch import LossWatch, Pending, refuse_nan
 log = logging.getLogger("prostate_ssl")
 _HISTOGRAM_EVERY = 50  # log lines
 _COLLECT_EVERY = 100  # iterations
-_RANK_0_SPEAKS = 15.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,7 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
         try:
             with no_collector_pauses():
                 outcome = run_iterations(run)
-        except BaseException as error:
-            if isinstance(error, SystemExit):
-                # Rank 0 says why, once its log is closed. A launcher ends all ranks as soon as one has ended.
-                time.sleep(_RANK_0_SPEAKS)
+        except BaseException:
             # Where there are others, they may be waiting in the middle of a graph.
             if session.world_size == 1:
                 with suppress(RuntimeError):

@@ -71,7 +71,7 @@ def refuse_nan(
 
     Raises:
         ProstateError: a loss or a gradient norm is not finite (then the weights no longer are). All ranks see
-            it at once; only rank 0 says so.
+            it at once.
     """
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if not bad:
@@ -91,8 +91,6 @@ def refuse_nan(
     write_json(where / f"{stem}.json", {"iteration": entry.iteration, "values": told, "cases": inputs})
     tensors = {name: getattr(batch, name).cpu() for name in batch.__dataclass_fields__}
     write_atomically(where / f"{stem}.pt", lambda file: torch.save(tensors, file))
-    if rank:
-        raise SystemExit(1)
     odd = [case for case, numbers in inputs.items() if any(isinstance(n, str) for n in numbers.values())]
     cause = (
         f"The crops of {', '.join(odd)} hold NaN: look at those files (prostate-ssl check). " if odd else ""
