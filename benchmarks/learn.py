@@ -33,7 +33,7 @@ import torch
 from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
 from prostate_ssl.data import make_dataset
-from prostate_ssl.data.phantom import LABELS, PhantomSettings, write_phantoms
+from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
 from prostate_ssl.evaluation.backbone import load_backbone
 from prostate_ssl.evaluation.run import evaluate_split
 from prostate_ssl.files import write_atomically
@@ -50,8 +50,7 @@ def phantoms(options: argparse.Namespace, seed: int, held_out: int) -> Iterator[
     """A folder of phantom cases with `train.csv` and `test.csv`; a temporary one if none is named."""
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(options.data or temporary) / f"seed{seed}"
-        settings = PhantomSettings(seed=seed, label_kind=options.label, scanner_spread=options.scanner_spread)
-        write_phantoms(root, options.cases + held_out, settings, options.workers)
+        write_phantoms(root, options.cases + held_out, PhantomSettings(seed=seed), options.workers)
         rows = (root / "labels.csv").read_text().splitlines()
         for name, part in (("train", rows[1 : 1 + options.cases]), ("test", rows[1 + options.cases :])):
             write_atomically(root / f"{name}.csv", ("\n".join([rows[0], *part]) + "\n").encode())
@@ -109,7 +108,6 @@ def probe(options: argparse.Namespace, seed: int) -> dict[str, Any]:
         "probes": probes,
         "loss_first_last_50": [round(statistics.mean(part), 3) for part in (losses[:50], losses[-50:])],
         "cases": {"pretrain": options.cases, "held_out": options.held_out},
-        "phantoms": {"label": options.label, "scanner_spread": options.scanner_spread},
         "iterations": options.iterations,
         "precision": options.precision,
         "seconds": round(seconds, 1),
@@ -172,8 +170,6 @@ def main() -> None:
         choices=("both", *PARTS),
         help="what the linear probe reads; `both`: the two tokens side by side",
     )
-    parser.add_argument("--label", default=LABELS[0], choices=LABELS, help="what the phantoms' label says")
-    parser.add_argument("--scanner-spread", type=float, default=1.0, help="of the phantoms, 0 to 1")
     parser.add_argument("--cases", type=int, default=64)
     parser.add_argument("--held-out", type=int, default=128)
     parser.add_argument("--iterations", type=int, help="default: 1000 for probe, 500 for precision")

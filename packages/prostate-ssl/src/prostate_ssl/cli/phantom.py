@@ -12,12 +12,6 @@ def command(
     cases: int = typer.Option(12, "--cases", min=1, help="How many."),
     seed: int = typer.Option(0, "--seed", min=0, help="Another seed, other patients."),
     size: str = typer.Option("192x16", "--size", help="Pixels a side and slices of the T2 image, as 384x24."),
-    label: str = typer.Option(
-        "multifocal",
-        "--label",
-        help="What labels.csv says: multifocal (many foci or one), agreement (T2 and diffusion show the "
-        "lesions equally clearly, or one of them only).",
-    ),
     workers: int = typer.Option(1, "--workers", min=1, help="Processes."),
 ) -> None:
     """Write synthetic multi-parametric cases with gland, lesions and labels.csv; existing ones stay."""
@@ -29,7 +23,7 @@ def command(
         side, slices = (int(part) for part in size.lower().split("x"))
     except ValueError:
         raise ProstateError(f"--size {size} should be pixels and slices, as 384x24.", exit_code=2) from None
-    settings = PhantomSettings(size=side, slices=slices, seed=seed, label_kind=label)
+    settings = PhantomSettings(size=side, slices=slices, seed=seed)
     try:
         with progress_bar("Phantoms", cases) as advance:
             written = write_phantoms(out, cases, settings, workers, advance)

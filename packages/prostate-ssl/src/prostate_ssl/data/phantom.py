@@ -3,13 +3,10 @@
 Anatomy is drawn in millimetres and sampled on two grids, as a scanner does: T2 finely, diffusion coarsely and
 a little displaced. Diffusion images follow S(b) = S(0) · exp(-b · ADC) with Rician noise.
 
-Lesions are dark on T2 and ADC and bright at high b. Every image has a gain of its own that varies over the
-slice by a third, as near a receive coil, and a contrast of its own, as from another scanner. So histograms of
-grey values say little of the label; what stands out from its surroundings says all. There are two kinds:
-
-- `multifocal`: 1 where the disease is multifocal (five or six foci), 0 where it is solitary.
-- `agreement`: 1 where T2 and diffusion agree, both showing the lesions clearly or both faintly; 0 where only
-  one of them shows them clearly. Each image by itself says nothing of the label, and no sum over images does.
+Lesions are dark on T2 and ADC and bright at high b. The label is 1 where the disease is multifocal (five or
+six foci) and 0 where it is solitary. Every image has a gain of its own that varies over the slice by a third,
+as near a receive coil, and a contrast of its own, as from another scanner. Histograms of grey values say
+little of the label, therefore; what stands out from its surroundings says all.
 """
 
 from __future__ import annotations
@@ -32,13 +29,8 @@ from prostate_ssl.errors import ProstateError
 B_VALUES = (50, 400, 1000)
 MIDDLING_ADC = np.float32(1300.0)
 EDGE_SHARE = 0.45
-LABELS = ("multifocal", "agreement")
 FOCI = ((1, 1), (5, 6))
-"""Fewest and most foci of a case of label 0 and of label 1, where that is what the label says."""
-FOCI_OF_ANY = (4, 6)
-"""Fewest and most where the label says something else."""
-FAINT, CLEAR = (0.1, 0.2), (0.8, 0.9)
-"""How strongly a lesion shows, from nothing at 0."""
+"""Fewest and most foci of a case of label 0 and of label 1."""
 FOCUS_RADIUS_MM = (6.0, 7.5)
 FOCUS_LENGTH_MM = 20.0
 """Half length of a focus from head to foot: most slices of the gland show it."""
@@ -49,6 +41,8 @@ CONTRAST_SPREAD = 0.2
 GAIN_WAVELENGTHS_MM = (45.0, 110.0)
 GLAND_MM = (24.0, 18.0, 22.0)
 """Half axes of a middling gland: left–right, front–back, head–foot."""
+RETIRED = {"label_kind": "multifocal", "scanner_spread": 1.0}
+"""Settings that older folders name and phantoms no longer have, with the values of the same phantoms."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +54,6 @@ class PhantomSettings:
         field_of_view, slice_distance: millimetres.
         seed: of everything random.
         gland_spread: how far a gland's axes are from those of a middling one at most, a share below 0.3.
-        label_kind: what labels.csv says, of `LABELS`.
-        scanner_spread: how much images differ in gain, contrast and contrast of the zones; 0: all of them
-            come from one scanner.
     """
 
     size: int = 192
@@ -71,18 +62,12 @@ class PhantomSettings:
     slice_distance: float = 3.6
     seed: int = 0
     gland_spread: float = 0.05
-    label_kind: str = "multifocal"
-    scanner_spread: float = 1.0
 
     def __post_init__(self) -> None:
         if self.size < 32 or self.slices < 4:
             raise ProstateError("A phantom needs at least 32 pixels a side and 4 slices.", exit_code=2)
         if not 0.0 <= self.gland_spread < 0.3:
             raise ProstateError("gland_spread of a phantom lies between 0 and 0.3.", exit_code=2)
-        if self.label_kind not in LABELS:
-            raise ProstateError(f"The label of phantoms is one of {', '.join(LABELS)}.", exit_code=2)
-        if not 0.0 <= self.scanner_spread <= 1.0:
-            raise ProstateError("scanner_spread of a phantom lies between 0 and 1.", exit_code=2)
 
 
 @dataclass(frozen=True)
@@ -99,8 +84,7 @@ class Tissue:
 class _Focus:
     centre: np.ndarray
     radius: np.ndarray
-    on_t2: float
-    on_diffusion: float
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -142,31 +126,22 @@ def _inside(axes: tuple[np.ndarray, ...], centre: np.ndarray, radius: np.ndarray
     return np.clip((1.0 - distance) / np.float32(edge) + 0.5, 0.0, 1.0)
 
 
-def _draw_anatomy(rng: np.random.Generator, label: int, settings: PhantomSettings) -> _Anatomy:
-    spread, scanners = settings.gland_spread, settings.scanner_spread
+def _draw_anatomy(rng: np.random.Generator, label: int, spread: float) -> _Anatomy:
     axes = np.array(GLAND_MM) * rng.uniform(1 - spread, 1 + spread, size=3)
     centre = rng.uniform(-4, 4, size=3) * [1, 1, 0.5]
     waves = np.concatenate(
         [rng.normal(0, 0.35, size=(10, 3)), rng.uniform(0, 2 * np.pi, (10, 1)), rng.uniform(0.3, 1, (10, 1))],
         axis=1,
     )
-    if settings.label_kind == "agreement":
-        clear = int(rng.integers(2))
-        on_t2 = rng.uniform(*(FAINT, CLEAR)[clear])
-        on_diffusion = rng.uniform(*(FAINT, CLEAR)[clear if label else 1 - clear])
-        low, high = FOCI_OF_ANY
-    else:
-        on_t2 = on_diffusion = rng.uniform(0.5, 0.9)
-        low, high = FOCI[label]
+    strength = rng.uniform(0.5, 0.9)
+    low, high = FOCI[label]
     radii = rng.uniform(*FOCUS_RADIUS_MM, size=rng.integers(low, high + 1))
     foci = tuple(
-        _Focus(
-            np.array([*place, centre[2]]), np.array([radius, radius, FOCUS_LENGTH_MM]), on_t2, on_diffusion
-        )
+        _Focus(np.array([*place, centre[2]]), np.array([radius, radius, FOCUS_LENGTH_MM]), strength)
         for place, radius in zip(_places_in_gland(rng, axes, centre, radii), radii, strict=True)
     )
     body = np.array([rng.uniform(0.42, 0.44), rng.uniform(0.36, 0.39), 10.0])
-    zone_contrast = rng.uniform(1.0 - scanners, 1.0 + scanners, size=2)
+    zone_contrast = rng.uniform(0.0, 2.0, size=2)
     return _Anatomy(axes, centre, body, foci, waves, rng.uniform(0.6, 0.7), zone_contrast)
 
 
@@ -235,14 +210,10 @@ def _sample_tissue(anatomy: _Anatomy, axes: tuple[np.ndarray, ...], field_of_vie
     t2 = _blend(t2, gland, 0.62 + 0.02 * texture - 0.10 * on_t2 * zone + 0.05 * zone * texture)
     s0 = _blend(s0, gland, 0.55 - 0.08 * zone)
     adc = _blend(adc, gland, 1500 - 150 * on_adc * zone + 45 * texture)
-    on_t2, on_diffusion = np.zeros_like(t2), np.zeros_like(t2)
+    change = np.zeros_like(t2)
     for focus in anatomy.foci:
-        shape = _soft(axes, focus) * gland
-        on_t2 = np.maximum(on_t2, shape * np.float32(focus.on_t2))
-        on_diffusion = np.maximum(on_diffusion, shape * np.float32(focus.on_diffusion))
-    return Tissue(
-        t2 * (1 - 0.42 * on_t2), s0 * (1 + 0.15 * on_diffusion), adc * (1 - 0.52 * on_diffusion), gland > 0.5
-    )
+        change = np.maximum(change, _soft(axes, focus) * gland * np.float32(focus.strength))
+    return Tissue(t2 * (1 - 0.42 * change), s0 * (1 + 0.15 * change), adc * (1 - 0.52 * change), gland > 0.5)
 
 
 def _soft(axes: tuple[np.ndarray, ...], focus: _Focus) -> np.ndarray:
@@ -279,17 +250,16 @@ def _rician(rng: np.random.Generator, signal: np.ndarray, sigma: float) -> np.nd
 def make_phantom_case(settings: PhantomSettings, index: int, label: int, folder: Path) -> None:
     """Write the files of one case into an existing folder; the same arguments give the same bytes."""
     rng = np.random.default_rng([settings.seed, index])
-    anatomy = _draw_anatomy(rng, label, settings)
-    view, scanners = settings.field_of_view, settings.scanner_spread
-    gain_spread, contrast_spread = GAIN_SPREAD * scanners, CONTRAST_SPREAD * scanners
+    anatomy = _draw_anatomy(rng, label, settings.gland_spread)
+    view = settings.field_of_view
     fine_spacing = np.array([view / settings.size] * 2 + [settings.slice_distance])
     fine_shape = (settings.slices, settings.size, settings.size)
     affine, origin = _grid(fine_shape, fine_spacing, np.zeros(3))
     axes = _axes(fine_shape, fine_spacing, origin)
     tissue = _sample_tissue(anatomy, axes, view)
-    gain, contrast = 600 * rng.uniform(0.7, 1.4), np.exp(rng.uniform(-contrast_spread, contrast_spread, 3))
+    gain, contrast = 600 * rng.uniform(0.7, 1.4), np.exp(rng.uniform(-CONTRAST_SPREAD, CONTRAST_SPREAD, 3))
     seen = np.clip(tissue.t2, 0.0, None) ** np.float32(contrast[0])
-    t2 = gain * _rician(rng, seen * _uneven_gain(rng, axes, gain_spread), 0.02)
+    t2 = gain * _rician(rng, seen * _uneven_gain(rng, axes, GAIN_SPREAD), 0.02)
     write_volume(folder / "ax_t2wi.nii.gz", t2, affine, np.int16)
     write_volume(folder / f"{MASK_NAME}.nii.gz", tissue.gland, affine, np.uint8)
 
@@ -300,11 +270,11 @@ def make_phantom_case(settings: PhantomSettings, index: int, label: int, folder:
     axes = _axes(coarse_shape, coarse_spacing, origin)
     tissue = _sample_tissue(anatomy, axes, view)
     # The coil's gain cancels in ADC; what the gradients' unevenness leaves there is half as strong.
-    ideal = np.clip(tissue.adc * _uneven_gain(rng, axes, gain_spread / 2), 0.0, None)
+    ideal = np.clip(tissue.adc * _uneven_gain(rng, axes, GAIN_SPREAD / 2), 0.0, None)
     adc = MIDDLING_ADC * (ideal / MIDDLING_ADC) ** np.float32(contrast[2])
     adc += 40 * rng.standard_normal(adc.shape, dtype=np.float32) * (tissue.adc > 50)
     write_volume(folder / "ax_adc.nii.gz", np.clip(adc, 0, 4000), affine, np.int16)
-    coil, gain = _uneven_gain(rng, axes, gain_spread), 500 * rng.uniform(0.7, 1.4)
+    coil, gain = _uneven_gain(rng, axes, GAIN_SPREAD), 500 * rng.uniform(0.7, 1.4)
     for b in B_VALUES:
         signal = tissue.diffusion * coil * np.exp(-np.float32(b * 1e-6 * contrast[1]) * ideal)
         write_volume(folder / f"ax_dwi_b{b}.nii.gz", gain * _rician(rng, signal, 0.01), affine, np.int16)
@@ -370,7 +340,7 @@ def _is_there(out: Path, settings: PhantomSettings, index: int) -> bool:
     path = folder / "phantom.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     # Settings that were not there yet had their defaults.
-    if {**asdict(PhantomSettings()), **found} != _describe(settings, index):
+    if {**RETIRED, **asdict(PhantomSettings()), **found} != {**RETIRED, **_describe(settings, index)}:
         raise ProstateError(
             f"{folder} is there already and was made with other settings (or is no phantom). Choose another "
             "folder, or remove that one."
