@@ -46,3 +46,17 @@ def test_crops_of_gpu_and_cpu_agree(
             # Normalised units, about 4.5 from black to white. A pixel at a clamp or at zero may fall on
             # the other side of it.
             assert (apart > 2e-3).float().mean() < 1e-3, (crops, float(apart.max()))
+
+
+def test_crops_that_wait_for_an_event_are_the_same(phantoms: Path) -> None:
+    dataset = make_dataset(dataset_str=f"ProstateSSL:split=TRAIN:root={phantoms}")
+    at_once, waiting = (build_feed(dataset, SETTINGS, 4, 0, "cuda") for _ in range(2))
+    event = torch.cuda.Event()
+    waiting.cut_after(event)
+    busy = torch.randn(4096, 4096, device="cuda")
+    for expected, found in islice(zip(at_once.batches(), waiting.batches(), strict=False), 6):
+        assert torch.equal(found.global_crops, expected.global_crops)
+        assert torch.equal(found.local_crops, expected.local_crops)
+        for _ in range(20):
+            busy = busy @ busy * 1e-3
+        event.record()

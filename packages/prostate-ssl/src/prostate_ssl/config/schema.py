@@ -23,7 +23,11 @@ def key(default: Any, doc: str) -> Any:
 @dataclass
 class MixedPrecision:
     param_dtype: str = key("fp16", "Published; overridden to fp32. The key `precision` decides.")
-    reduce_dtype: str = key("fp16", "Published; overridden to fp32: gradients are reduced in fp32.")
+    reduce_dtype: str = key(
+        "fp16",
+        "In what the student's gradients travel between GPUs: fp32 or bf16. Published as fp16, which is "
+        "overridden to fp32.",
+    )
     buffer_dtype: str = key("fp32", "Published; buffers are always fp32.")
 
 
@@ -32,7 +36,7 @@ class ModulePrecision:
     sharding_strategy: str = key(
         "SHARD_GRAD_OP",
         "On several GPUs: FULL_SHARD (least memory), SHARD_GRAD_OP (weights stay gathered between forward "
-        "and backward) or NO_SHARD (plain data parallelism, DDP).",
+        "and backward) or NO_SHARD (plain data parallelism: replicas, whose gradients are averaged).",
     )
     mixed_precision: MixedPrecision = key(MixedPrecision, "Published dtypes; see `precision`.")
 

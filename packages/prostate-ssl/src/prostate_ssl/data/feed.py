@@ -97,6 +97,13 @@ class Feed:
         """Case → fallbacks that were taken while reading it."""
         return dict(self._store.notes)
 
+    def cut_after(self, event: torch.cuda.Event | None) -> None:
+        """On a GPU, let each batch's crops wait for what the event recorded last before they are asked for.
+
+        So they are cut when the GPU would be idle, instead of beside the step.
+        """
+        self._stage.after = event
+
     def batches(self, start_step: int = 0) -> Iterator[CropBatch]:
         """Endless batches from a step on; the batch of a step is the same whenever it is asked for.
 

@@ -39,6 +39,9 @@ class DeviceStage:
         room: (H, W) that holds every slice of the data set.
         flat: the resident set's array, or None where pixels come with each order.
         graphs: capture the work as a CUDA graph (the GPU's default); one replay then costs one launch.
+
+    Attributes:
+        after: on a GPU, what each batch waits for; None: it begins at once.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class DeviceStage:
         self._on_gpu = device.type == "cuda"
         self._graphs = graphs and self._on_gpu
         self._stream = torch.cuda.Stream(device) if self._on_gpu else None
+        self.after: torch.cuda.Event | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._static: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._crops: Crops | None = None
@@ -67,6 +71,8 @@ class DeviceStage:
         """Begin a batch; on a GPU the call returns before the work is done, see `finish`."""
         if self._stream is None:
             return self._pack(self._work(order.table, order.pixels), order.table)
+        if self.after is not None:
+            self._stream.wait_event(self.after)
         with torch.cuda.stream(self._stream):
             table = order.table.to(self._device, non_blocking=True)
             if not self._graphs:

@@ -26,7 +26,6 @@ from prostate_ssl.training.session import Session
 log = logging.getLogger("prostate_ssl")
 Record = TypeVar("Record", CropBatch, StepInputs)
 _WARM_UP = 3  # compiles what is compiled, and lets libraries choose kernels and allocate work space
-_WARM_UP_DDP = 12  # DDP rearranges its buckets after the first and takes times in the tenth iteration
 # Who sets one of these looks for the call that fails, or asks for what cannot be recorded.
 _LAUNCHED_WITH = ("CUDA_LAUNCH_BLOCKING", "PYTORCH_NO_CUDA_MEMORY_CACHING", "TORCH_NCCL_BLOCKING_WAIT")
 
@@ -81,7 +80,7 @@ def build_gradients(networks: SelfDistillation, cfg: DictConfig, session: Sessio
     """What the configuration asks for; within `step_stream`, as all that comes before and after it."""
     if not wants_graph(cfg, session):
         return LaunchedGradients(networks)
-    return GraphedGradients(networks, _WARM_UP if session.world_size == 1 else _WARM_UP_DDP)
+    return GraphedGradients(networks, _WARM_UP)
 
 
 class LaunchedGradients:
@@ -91,9 +90,26 @@ class LaunchedGradients:
         self._networks = networks
 
     def __call__(self, batch: CropBatch, step: StepInputs) -> Losses:
-        """Put the gradients of a batch into the student's parameters. Returns its losses."""
+        """Put the gradients of a batch into the student's parameters, the mean over ranks that hold replicas.
+
+        Returns:
+            This rank's losses.
+        """
+        losses = self._passes(batch, step)
+        if self._networks.exchange is not None:
+            self._networks.exchange.average()
+        return losses
+
+    def _passes(self, batch: CropBatch, step: StepInputs) -> Losses:
+        """Gradients and losses of this rank alone."""
         self._clear()
-        return self._networks.forward_backward(batch, step)
+        return self._launch(batch, step)
+
+    def _launch(self, batch: CropBatch, step: StepInputs) -> Losses:
+        losses = self._networks.forward_backward(batch, step)
+        if self._networks.exchange is not None:
+            self._networks.exchange.collect()
+        return losses
 
     def _clear(self) -> None:
         for parameter in self._networks.student.parameters():
@@ -134,14 +150,14 @@ class GraphedGradients(LaunchedGradients):
         self._form: object = None
         self._recording: _Recording | None = None
 
-    def __call__(self, batch: CropBatch, step: StepInputs) -> Losses:
+    def _passes(self, batch: CropBatch, step: StepInputs) -> Losses:
         form = _form(batch), _form(step)
         if form != self._form:
             self.release()
             self._form, self._launched = form, 0
         if self._launched < self._warm_up:
             self._launched += 1
-            return super().__call__(batch, step)
+            return super()._passes(batch, step)
         if self._recording is None:
             self._recording = self._record(_each(batch, torch.clone), _each(step, torch.clone))
             log.info("From here on, a step's passes are replayed as one CUDA graph.")
@@ -166,7 +182,7 @@ class GraphedGradients(LaunchedGradients):
         try:
             # Other threads cut slices and watch over the ranks meanwhile: what they ask of CUDA is their own.
             with torch.cuda.graph(graph, stream=here, capture_error_mode="thread_local"):
-                losses = self._networks.forward_backward(batch, step)
+                losses = self._launch(batch, step)
         except RuntimeError as error:
             raise first_cause(error) from error
         return _Recording(graph, batch, step, losses)

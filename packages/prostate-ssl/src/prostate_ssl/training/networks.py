@@ -26,6 +26,7 @@ from prostate_ssl.objectives import (
     semi_supervised_loss,
     sinkhorn_knopp,
 )
+from prostate_ssl.training.exchange import GradientExchange
 
 GLOBAL_CROPS = 2
 Losses = dict[str, torch.Tensor]
@@ -105,7 +106,8 @@ class SelfDistillation(nn.Module):
 
     Its state dict has the published keys: `student.backbone.…`, `student.dino_head.…`, `teacher.…`,
     `dino_loss.center`, `ibot_patch_loss.center`. How the networks are called may be replaced from outside
-    (`student_call`, `gradient_sync`, `autocast`), which is where parallelism and precision enter.
+    (`student_call`, `gradient_sync`, `autocast`), which is where parallelism and precision enter; `exchange`
+    averages gradients over the ranks where these hold replicas.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -122,6 +124,7 @@ class SelfDistillation(nn.Module):
         self.ibot_patch_loss = RunningCenter((1, 1, ibot_prototypes))
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         self.gradient_sync: Callable[[bool], AbstractContextManager[object]] = lambda _: nullcontext()
+        self.exchange: GradientExchange | None = None
         self.loss_functions: dict[str, Callable[..., torch.Tensor]] = {
             "dino": dino_loss,
             "ibot": ibot_patch_loss,
@@ -243,11 +246,10 @@ class SelfDistillation(nn.Module):
         frozen: bool,
     ) -> torch.Tensor:
         """CLS tokens of the crops, then their masked patches: (crops + L, D)."""
-        backbone = self.student_backbone.forward_features if frozen else self.student_call["backbone"]
         patches = (crops.shape[-1] // self.student_backbone.patch_size) ** 2
         rows = self._rows(crops, patches, masked)
         with self._backbone_gradients(frozen):
-            tokens: torch.Tensor = backbone(
+            tokens: torch.Tensor = self.student_call["backbone"](
                 crops, masks, present=_present_in(batch, crops), drop_scales=scales, rows=rows
             )["x_norm_rows"]
         return tokens

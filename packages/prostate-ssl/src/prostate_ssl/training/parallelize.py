@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.attention import use_kernel
+from prostate_ssl.training.exchange import DTYPES, GradientExchange
 from prostate_ssl.training.networks import SelfDistillation, network_calls
 from prostate_ssl.training.session import Session, attention_kernel, wants_compile
 
@@ -49,8 +48,6 @@ def compile_blocks(networks: SelfDistillation) -> None:
     """Compile each block and head in place: names stay, and equal blocks share one compilation."""
     # Student global, student local, teacher, evaluation, each with and without stochastic depth.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
-    # DDP's gradients leave block by block anyway; splitting a block's graph would only cost fusions.
-    torch._dynamo.config.optimize_ddp = False
     for backbone in (networks.student_backbone, networks.teacher_backbone):
         for block in backbone.blocks:
             block.compile(dynamic=False)
@@ -62,8 +59,9 @@ def compile_blocks(networks: SelfDistillation) -> None:
 
 
 def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) -> None:
-    """Shard (FSDP2) or replicate (DDP) each module as `compute_precision` says."""
+    """Shard each module (FSDP2) or average its replicas' gradients, as `compute_precision` says."""
     mesh = init_device_mesh(session.device.type, (session.world_size,))
+    replicated: list[tuple[torch.Tensor, torch.dtype]] = []
     for name in networks.student:
         strategy = {n: cfg.compute_precision[n][name].sharding_strategy for n in ("student", "teacher")}
         if (strategy["student"] == "NO_SHARD") != (strategy["teacher"] == "NO_SHARD"):
@@ -72,59 +70,46 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
                 "in the teacher. The moving average runs over equal shards: shard both or neither.",
                 2,
             )
+        reduced = reduce_dtype(cfg, name)
         if strategy["student"] == "NO_SHARD":
-            networks.student_call[name] = replicate(networks.student[name], session)
+            replicated += [(p, reduced) for p in networks.student[name].parameters() if p.requires_grad]
         else:
-            shard(networks.student[name], mesh, strategy["student"])
-            shard(networks.teacher[name], mesh, strategy["teacher"])
+            shard(networks.student[name], mesh, strategy["student"], reduced)
+            shard(networks.teacher[name], mesh, strategy["teacher"], reduced)
             # Sharding wraps the methods: they are looked up anew.
             networks.student_call[name] = network_calls(networks.student)[name]
             networks.teacher_call[name] = network_calls(networks.teacher)[name]
     strategies = {n: cfg.compute_precision.student[n].sharding_strategy for n in networks.student}
     networks.gradient_sync = partial(gradient_sync, networks, strategies)
+    if replicated:
+        networks.exchange = GradientExchange(replicated, session.device)
 
 
-def shard(module: nn.Module, mesh: DeviceMesh, strategy: str) -> None:
+def reduce_dtype(cfg: DictConfig, module: str) -> torch.dtype:
+    """In what the gradients of a student's module travel between ranks: fp32, unless bf16 is asked for."""
+    asked: str = cfg.compute_precision.student[module].mixed_precision.reduce_dtype
+    return DTYPES.get(asked, torch.float32)
+
+
+def shard(module: nn.Module, mesh: DeviceMesh, strategy: str, reduced: torch.dtype = torch.float32) -> None:
     """FSDP2: every block is a unit; FULL_SHARD frees gathered weights after the forward pass."""
-    reshard = strategy == "FULL_SHARD"
+    reshard, policy = strategy == "FULL_SHARD", MixedPrecisionPolicy(reduce_dtype=reduced)
     for block in getattr(module, "blocks", []):
-        fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
-    fully_shard(module, mesh=mesh, reshard_after_forward=reshard)
+        fully_shard(block, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
+    fully_shard(module, mesh=mesh, reshard_after_forward=reshard, mp_policy=policy)
     if hasattr(module, "forward_features"):
         register_fsdp_forward_method(module, "forward_features")
 
 
-class _Features(nn.Module):
-    """DDP reaches its module through `forward`; the student's backbone is called for all its tokens."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.backbone.forward_features(*args, **kwargs)  # type: ignore[operator]
-
-
-def replicate(module: nn.Module, session: Session) -> DistributedDataParallel:
-    """DDP around one module. The networks hold the module itself, so names in state dicts stay."""
-    ids = [session.device.index] if session.device.type == "cuda" else None
-    called = _Features(module) if hasattr(module, "forward_features") else module
-    return DistributedDataParallel(called, device_ids=ids, gradient_as_bucket_view=True)
-
-
 @contextmanager
 def gradient_sync(networks: SelfDistillation, strategies: dict[str, str], sync: bool) -> Iterator[None]:
-    """Within it, backward passes exchange gradients between ranks (True) or only add them up here (False).
+    """Within it, backward passes of sharded modules exchange gradients (True) or only add them up (False).
 
     With SHARD_GRAD_OP weights stay gathered after a backward pass that exchanges nothing: the next forward
     pass of the step needs them again.
     """
-    with ExitStack() as stack:
-        for name, module in networks.student.items():
-            if isinstance(module, FSDPModule):
-                module.set_requires_gradient_sync(sync)
-                module.set_reshard_after_backward(sync or strategies[name] == "FULL_SHARD")
-            call = networks.student_call[name]
-            if isinstance(call, DistributedDataParallel) and not sync:
-                stack.enter_context(call.no_sync())
-        yield
+    for name, module in networks.student.items():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(sync)
+            module.set_reshard_after_backward(sync or strategies[name] == "FULL_SHARD")
+    yield

@@ -142,6 +142,8 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
     optimizer = build_optimizer(networks.student, cfg)
     checkpointer = Checkpointer(folder, networks, optimizer, session, cfg.train.max_to_keep)
     gradients = build_gradients(networks, cfg, session)
+    if networks.exchange is not None:
+        data.feed.cut_after(networks.exchange.passed)
     run = Run(cfg, session, folder, data, networks, gradients, optimizer, schedules, checkpointer)
     run.watch.lag = 1 if session.device.type == "cuda" else 0
     run.first = restore(run, resume)
