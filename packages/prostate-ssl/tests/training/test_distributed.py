@@ -71,10 +71,12 @@ def test_centers_sinkhorn_and_global_koleo_see_the_joined_batch(tmp_path):
     assert torch.allclose(torch.cat([r["koleo"][1] for r in ranks]) / 2, x.grad, atol=1e-5)
 
 
-def torchrun_command(overrides: list[str], folder: Path, ranks: int = 2) -> list[str]:
+def torchrun_command(
+    overrides: list[str], folder: Path, ranks: int = 2, port: int | None = None, nodes: tuple[str, ...] = ()
+) -> list[str]:
     return [
         sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={ranks}", "--master_addr=127.0.0.1",
-        f"--master_port={free_port()}", "-m", "prostate_ssl.train", "--config-file", "demo",
+        f"--master_port={port or free_port()}", *nodes, "-m", "prostate_ssl.train", "--config-file", "demo",
         "--output-dir", str(folder), *overrides,
     ]  # fmt: skip
 
@@ -123,6 +125,28 @@ def test_two_ranks_train_as_one_and_resume_as_one(strategy, centering, small_ove
     train(load_config("demo", [*common, f"train.output_dir={tmp_path / 'two'}"]))
     again = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
     assert max(abs(again[i] - one[i]) for i in one) <= 1e-4
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one(small_overrides, tmp_path):
+    """Two launchers that meet, as on two machines; a third rank shares one of them."""
+    common = [*small_overrides, "dino.koleo_global=true", "train.centering=centering"]
+    train(
+        load_config("demo", [*common, "train.batch_size_per_gpu=3", f"train.output_dir={tmp_path / 'one'}"])
+    )
+    one = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "one").items()}
+    half = [*common, "train.batch_size_per_gpu=1", *sharding("NO_SHARD")]
+    port = free_port()
+    nodes = []
+    for node, ranks in enumerate((2, 1)):
+        place = ("--nnodes=2", f"--node_rank={node}")
+        command = torchrun_command(half, tmp_path / "two", ranks, port, place)
+        nodes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    said = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    assert two.keys() == one.keys()
+    assert max(abs(two[i] - one[i]) for i in one) <= 1e-4
 
 
 @pytest.mark.slow
