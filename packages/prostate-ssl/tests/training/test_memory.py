@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from prostate_ssl.cli.main import run
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.training.memory import check_host_memory, host_memory
+from prostate_ssl.host import host_memory
+from prostate_ssl.training.memory import check_host_memory
 
 GIB = 2**30
 
@@ -52,40 +50,6 @@ def test_nothing_that_was_seen_to_fit_is_refused(keys, measured):
 def test_where_memory_is_unknown_nothing_is_refused(tmp_path):
     assert host_memory(tmp_path, tmp_path) is None
     check_host_memory(load_config("demo", ["crops.global_crops_size=14000"]), None)
-
-
-def _machine(folder: Path, meminfo: str, **limits: str) -> tuple[Path, Path]:
-    (folder / "self").mkdir()
-    (folder / "meminfo").write_text(meminfo)
-    (folder / "self" / "statm").write_text("900 0 300 1 0 500 0\n")
-    for name, text in limits.items():
-        path = folder / name.replace("__", "/").replace("_max", ".max").replace("_limit", ".limit")
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    return folder, folder
-
-
-@pytest.mark.parametrize(
-    ("meminfo", "limits", "wanted"),
-    [
-        ("MemTotal: 24 kB\nMemAvailable: 8 kB\nSwapFree: 4 kB\n", {}, 12 << 10),
-        ("MemAvailable: 8 kB\nHugePages_Total: 0\n", {}, 8 << 10),
-        ("MemAvailable: 8 kB\nSwapFree: 1 kB\n", {"memory_max": "4096\n"}, 5 << 10),
-        ("MemAvailable: 8 kB\n", {"memory_max": "max\n"}, 8 << 10),
-        ("MemAvailable: 8 kB\n", {"memory__memory_limit_in_bytes": "2048\n"}, 2 << 10),
-        ("MemAvailable: 8 kB\n", {"memory__memory_limit_in_bytes": "9223372036854771712\n"}, 8 << 10),
-        ("MemTotal: 24 kB\nMemFree: 8 kB\n", {}, None),
-        ("", {}, None),
-        ("MemAvailable:\n", {}, None),
-    ],
-)
-def test_available_memory_is_read_where_the_system_tells_it(meminfo, limits, wanted, tmp_path):
-    assert host_memory(*_machine(tmp_path, meminfo, **limits)) == wanted
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell it")
-def test_this_machine_tells_it():
-    assert GIB // 4 < host_memory() < 2**50
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its own memory is checked")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +14,7 @@ from prostate_ssl.data.cache import CachedCase
 from prostate_ssl.data.order import CaseFacts
 from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.host import available_memory as available_memory
 
 logger = logging.getLogger("prostate_ssl")
 
@@ -161,15 +159,3 @@ class CaseStore:
 
 def _memory_of(case: AnyCase) -> int:
     return 0 if isinstance(case, CachedCase) else case.array.nbytes
-
-
-def available_memory() -> int:
-    """Bytes of host memory that can be had, within the container's limit where there is one."""
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        free = 4 << 30
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    with contextlib.suppress(OSError, ValueError):
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(free, 0)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from functools import cache
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.host import host_memory as host_memory
 from prostate_ssl.models.build import build_backbone, model_modalities, vit_shape
 from prostate_ssl.models.head import DINOHead
 
@@ -98,7 +96,7 @@ def check_host_memory(cfg: DictConfig, available_bytes: int | None, world_size: 
 
     Args:
         cfg: complete configuration.
-        available_bytes: see `host_memory`; None: nothing is refused.
+        available_bytes: see `prostate_ssl.host.host_memory`; None: nothing is refused.
         world_size: ranks that share the weights out.
 
     Raises:
@@ -112,26 +110,6 @@ def check_host_memory(cfg: DictConfig, available_bytes: int | None, world_size: 
         f"{available_bytes / GIB:.1f} are available here. "
         + what_fits(cfg, int(available_bytes / _MOSTLY), world_size, ("demo",))
     )
-
-
-def host_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """The most that this process may come to hold, bytes; None where no system says it (macOS, Windows).
-
-    What is free or can be freed, free swap, and what the process holds already; within a container, its limit
-    and the swap. Linux's `/proc/meminfo` (proc(5)), control groups of both versions.
-    """
-    try:
-        lines = (line.split() for line in (proc / "meminfo").read_text().splitlines())
-        sizes = {words[0]: int(words[1]) << 10 for words in lines if len(words) > 1}
-        held = int((proc / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        swap = sizes.get("SwapFree:", 0)
-        most = sizes["MemAvailable:"] + swap + held
-    except (OSError, ValueError, LookupError, AttributeError):
-        return None
-    for limit in (cgroups / "memory.max", cgroups / "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):  # no such version, or «max»
-            most = min(most, int(limit.read_text()) + swap)
-    return most
 
 
 def what_fits(
