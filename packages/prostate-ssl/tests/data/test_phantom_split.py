@@ -265,6 +265,129 @@ def test_a_list_about_something_else_that_was_only_found_gives_no_labels(
     assert [len(read_patient_table(out / f"{name}.csv").ids) for name in ("train", "val")] == [1, 1]
 
 
+FOREIGN = [
+    ("value,label\n0,background\n1,gland\n", "None of the 2 patients of "),
+    ("", "has no patients"),
+    ("label,label\nphantom_0001,1\n", "two columns"),
+    ("patient_id,label\nphantom_0001,\0\n", "not a UTF-8 text file"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), FOREIGN, ids=["other-ids", "empty", "twice", "binary"])
+def test_a_foreign_list_that_was_only_found_ends_no_split(
+    copied: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    root, out = copied(3), tmp_path / "lists"
+    (root / "labels.csv").write_text(text)
+    words = ["split", str(root), "--out", str(out)]
+    assert run([*words, "--if-labelled"]) == 0 and not out.exists()
+    assert run([*words, "--json"]) == 0
+    told = capsys.readouterr()
+    assert said in told.err and str(root / "labels.csv") in told.err
+    assert "Nobody named this list: no labels are taken from it" in told.err
+    assert not json.loads(told.out.splitlines()[-1])["stratified"]
+    assert read_patient_table(out / "train.csv").labels is None
+    for named in (["--labels", str(root / "labels.csv")], ["--label-column", "label"]):
+        assert run([*words[:-1], str(tmp_path / "other"), *named]) != 0
+        told = capsys.readouterr()
+        assert said in told.err and "Nobody" not in told.err and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "said", "kept"),
+    [
+        (["benign", "cancer", "benign"], "3 of 3 labels, such as 'benign' of phantom_0001", None),
+        (["1", "2026-03-01", "0"], "1 of 3 labels, such as '2026-03-01' of phantom_0002", ["1", "", "0"]),
+    ],
+)
+def test_odd_labels_of_a_list_that_was_only_found_are_left_out(
+    copied: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    labels: list[str],
+    said: str,
+    kept: list[str] | None,
+) -> None:
+    root, out = copied(3), tmp_path / "lists"
+    names = [f"phantom_{number:04d}" for number in range(1, 4)]
+    rows = (f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
+    (root / "labels.csv").write_text("patient_id,label\n" + "".join(rows))
+
+    def dealt(*named: str) -> tuple[dict[str, str] | None, str]:
+        assert run(["split", str(root), "--out", str(out), "--json", *named]) == 0
+        told = capsys.readouterr()
+        tables = [read_patient_table(out / f"{name}.csv") for name in ("train", "val", "test")]
+        assert json.loads(told.out)["stratified"] == (tables[0].labels is not None)
+        if tables[0].labels is None:
+            return None, told.err
+        pairs = (pair for table in tables for pair in zip(table.ids, table.labels or (), strict=True))
+        return dict(pairs), told.err
+
+    found, told = dealt()
+    assert f"labels.csv: {said}, are no class numbers" in told and "they are left out" in told
+    assert found == (None if kept is None else dict(zip(names, kept, strict=True)))
+    for named in (["--labels", str(root / "labels.csv")], ["--label-column", "label"]):
+        found, told = dealt(*named)
+        assert found == dict(zip(names, labels, strict=True)) and "the lists are stratified by them" in told
+
+
+def test_a_column_that_was_asked_for_must_be_there(
+    copied: Callable[[int], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = copied(3), tmp_path / "lists"
+    words = ["split", str(root), "--out", str(out), "--label-column", "grade"]
+    assert run(words) == 2
+    assert "to read the column 'grade' from" in capsys.readouterr().err
+    (root / "labels.csv").write_text("patient_id,label\nphantom_0001,1\n")
+    assert run(words) == 2 and not out.exists()
+    assert "has no column 'grade' (it has: patient_id, label)" in capsys.readouterr().err
+    assert run([*words, "--if-labelled"]) == 0 and not out.exists()
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["found", "named"])
+def test_odd_labels_end_nothing_that_needs_none(
+    copied: Callable[[int], Path], tmp_path: Path, beside: bool
+) -> None:
+    root = copied(3)
+    path = (root if beside else tmp_path) / "labels.csv"
+    path.write_text("patient_id,label\nphantom_0001,1\nphantom_0002,benign\nphantom_0003,2026-03-01\n")
+    text = f"root={root}" + ("" if beside else f":split_csv={path}")
+    dataset = make_dataset(dataset_str=f"ProstateSSL:{text}")
+    assert dataset.case_ids == ["phantom_0001", "phantom_0002", "phantom_0003"]
+    assert dataset.labels.tolist() == [1, -1, -1]
+    (told,) = dataset.warnings
+    assert told.startswith(f"{path}: the label 'benign' of phantom_0002 is no class number")
+    assert told.endswith("(as 1 more); they are left out")
+    with pytest.raises(ProstateError, match="the label 'benign' of phantom_0002"):
+        dataset.require_labels()
+    with pytest.raises(ProstateError, match="the label 'benign' of phantom_0002"):
+        make_dataset(dataset_str=f"ProstateSupervised:{text}")
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(("text", "said"), FOREIGN[1:], ids=["empty", "twice", "binary"])
+def test_a_foreign_list_beside_the_cases_ends_nothing_that_needs_no_labels(
+    copied: Callable[[int], Path], tmp_path: Path, text: str, said: str, listed: bool
+) -> None:
+    root = copied(2)
+    (root / "labels.csv").write_text(text)
+    (tmp_path / "list.csv").write_text("patient_id\nphantom_0002\n")
+    options = f"root={root}" + (f":split_csv={tmp_path / 'list.csv'}" if listed else "")
+    dataset = make_dataset(dataset_str=f"ProstateSSL:{options}")
+    assert len(dataset) == (1 if listed else 2) and (dataset.labels == -1).all()
+    (told,) = dataset.warnings
+    assert said in told and str(root / "labels.csv") in told
+    assert told.endswith("; no labels are taken from it")
+    with pytest.raises(ProstateError, match=said):
+        make_dataset(dataset_str=f"ProstateSupervised:{options}")
+
+
+def test_lists_without_odd_labels_give_labels_whatever_the_kind(phantoms: Path) -> None:
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={phantoms}")
+    dataset.require_labels()
+    assert set(dataset.labels.tolist()) == {0, 1} and not dataset.warnings
+
+
 @pytest.mark.parametrize("column", ["patient_id", "case_id", "id", "ID", "subject", "name", "Fall"])
 def test_id_columns_and_leading_zeros(tmp_path: Path, column: str) -> None:
     path = tmp_path / "list.csv"

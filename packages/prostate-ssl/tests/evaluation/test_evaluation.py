@@ -19,6 +19,7 @@ import torch
 from omegaconf import OmegaConf
 
 from prostate_ssl.cli.main import run
+from prostate_ssl.config import load_config
 from prostate_ssl.data import make_dataset
 from prostate_ssl.data.dataset import ProstateDataset
 from prostate_ssl.data.dataset_string import parse_dataset_string
@@ -36,7 +37,7 @@ from prostate_ssl.evaluation.features import (
 )
 from prostate_ssl.evaluation.periodic import keep_best
 from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe, score
-from prostate_ssl.evaluation.run import compared_features
+from prostate_ssl.evaluation.run import compared_features, evaluate_run
 from prostate_ssl.report.sections import periodic_section
 
 
@@ -232,6 +233,35 @@ def test_leave_one_out_is_a_plumbing_check_and_needs_labels(trained, data, tmp_p
     (tmp_path / "plain" / "labels.csv").unlink()
     assert run(["evaluate", "--run", str(trained), "--data", str(tmp_path / "plain"), "--leave-one-out"]) == 0
     assert "No probe: the cases have no labels" in capsys.readouterr().out
+
+
+@pytest.fixture
+def odd_list(data, tmp_path) -> Path:
+    path = tmp_path / "odd.csv"
+    path.write_text((data / "train.csv").read_text().replace(",1\n", ",cancer\n", 1))
+    return path
+
+
+def test_labels_that_are_no_classes_make_no_probe(trained, data, odd_list, capsys):
+    named = ["--data", str(data), "--train-csv", str(odd_list)]
+    assert run(["evaluate", "--run", str(trained), *named, "--leave-one-out"]) == 0
+    assert f"No probe: {odd_list}: the label 'cancer' of" in capsys.readouterr().out
+    out = trained.parent / "features"
+    words = ["extract", "--run", str(trained), "--data", str(data), "--split-csv", str(odd_list)]
+    assert run([*words, "--out", str(out)]) == 0  # features need no labels
+    _, labels, _ = read_table(out / "features.csv")
+    assert sorted(set(labels.tolist())) == [-1, 0, 1]
+    sets = [
+        f"evaluation.{name}_dataset_path=ProstateSSL:split={name.upper()}:root={data}:split_csv={odd_list}"
+        for name in ("train", "val")
+    ]
+    with pytest.raises(ProstateError, match="the label 'cancer' of"):
+        evaluate_run(load_config("demo", [f"train.output_dir={trained}", *sets]))
+    string = f"ProstateSSL:split=TRAIN:root={data}:split_csv={odd_list}"
+    with pytest.raises(ProstateError, match="the label 'cancer' of"):
+        eval_log_regression_with_model(
+            load_backbone(trained).model, train_dataset_str=string, val_dataset_str=string
+        )
 
 
 def test_split_probe_and_missing_modalities(trained, data, capsys):

@@ -6,8 +6,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from prostate_ssl.data.layout import Case
 
 
 def command(
@@ -16,7 +20,9 @@ def command(
     labels: Path | None = typer.Option(
         None, "--labels", help="CSV with patient_id and label; default: labels.csv in ROOT, if there."
     ),
-    label_column: str = typer.Option("label", "--label-column", help="Column to stratify by."),
+    label_column: str | None = typer.Option(
+        None, "--label-column", help="Column to stratify by; default: label."
+    ),
     shares: str = typer.Option("70,15,15", "--shares", help="Of train, validation, test."),
     seed: int = typer.Option(0, "--seed", min=0),
     if_labelled: bool = typer.Option(
@@ -29,7 +35,9 @@ def command(
     from prostate_ssl.data.tables import write_patient_table
     from prostate_ssl.errors import ProstateError
 
-    names, known = _patients(root, labels, label_column)
+    # Two patients need no lists, and a column that is asked for need not be everywhere then.
+    needed = labels is not None or (label_column is not None and not if_labelled)
+    names, known = _patients(root, labels, label_column, needed)
     if not known and if_labelled:
         note = f"No labels for {root}: no lists were written, every patient is used."
         print(
@@ -53,42 +61,79 @@ def command(
     _report(out, counts, as_json, stratified=bool(known))
 
 
-def _patients(root: Path, labels: Path | None, column: str) -> tuple[list[str], dict[str, str]]:
-    """Names below the root, and the labels of those that have one; what is odd about them goes to stderr."""
+def _patients(
+    root: Path, labels: Path | None, column: str | None, needed: bool
+) -> tuple[list[str], dict[str, str]]:
+    """Names below the root, and the labels of those that have one; what is odd about them goes to stderr.
+
+    A list that was only found may be about something else: unless its labels are needed it ends nothing.
+    """
     from prostate_ssl.data.layout import discover_cases
-    from prostate_ssl.data.listed import listed_cases
-    from prostate_ssl.data.tables import class_number, read_patient_table, read_rows
+    from prostate_ssl.data.tables import LABEL_COLUMN
     from prostate_ssl.errors import ProstateError
 
     cases = discover_cases(root)
     names = [case.case_id for case in cases]
-    path = labels or (root / "labels.csv" if (root / "labels.csv").is_file() else None)
-    if path is None:
+    path = labels or root / "labels.csv"
+    if labels is None and not path.is_file():
+        if needed:
+            raise ProstateError(
+                f"There is no {path} to read the column '{column}' from; name a list with --labels.",
+                exit_code=2,
+            )
         return names, {}
-    table = read_patient_table(path, column)
-    if table.labels is None:
-        there = ", ".join(filter(None, read_rows(path)[0]))
-        lacks = f"{path} has no column '{column}' (it has: {there})"
-        if labels is None:  # nobody asked for this list, and it may be about something else
-            _say([*table.warnings, f"{lacks}: no labels are taken from it"])
-            return names, {}
-        listed_cases(table, cases)  # a list without a header is told that, first
-        raise ProstateError(f"{lacks}; name another with --label-column.", exit_code=2)
-    _, said = listed_cases(table, cases)
-    notes = [*table.warnings, *said]
-    given = dict(zip(table.ids, table.labels, strict=True))
+    try:
+        given, notes = _labels_in(path, column or LABEL_COLUMN, cases)
+    except ProstateError as error:
+        if needed:
+            raise
+        _say([f"{error.message.rstrip('.')}. Nobody named this list: no labels are taken from it"])
+        return names, {}
     known = {name: given[name] for name in names if given.get(name)}
     if labels is not None and not known:
         notes.append(f"{path.name}: no patient has a label, so the lists are not stratified")
-    odd = [name for name, label in known.items() if class_number(label) is None]
-    if odd:
-        notes.append(
-            f"{path.name}: {len(odd)} of {len(known)} labels, such as '{known[odd[0]]}' of {odd[0]}, are no "
-            "class numbers (0, 1, 2, …; empty: unknown): the lists are stratified by them, but evaluate and "
-            "finetune refuse such lists"
-        )
-    _say(notes)
+    known, said = _usable(path, known, named=labels is not None or column is not None)
+    _say([*notes, *said])
     return names, known
+
+
+def _labels_in(path: Path, column: str, cases: Sequence[Case]) -> tuple[dict[str, str], list[str]]:
+    """Patient → label of a list, and what there is to say of it.
+
+    Raises:
+        ProstateError: it cannot be read, lacks the column, or names no patient of the folder.
+    """
+    from prostate_ssl.data.listed import listed_cases
+    from prostate_ssl.data.tables import read_patient_table, read_rows
+    from prostate_ssl.errors import ProstateError
+
+    table = read_patient_table(path, column)
+    if table.labels is None and table.column not in {case.case_id for case in cases}:
+        there = ", ".join(filter(None, read_rows(path)[0]))
+        raise ProstateError(
+            f"{path} has no column '{column}' (it has: {there}); name another with --label-column.",
+            exit_code=2,
+        )
+    _, said = listed_cases(table, cases)  # tells a list without a header that it has none
+    return dict(zip(table.ids, table.labels or (), strict=True)), [*table.warnings, *said]
+
+
+def _usable(path: Path, known: dict[str, str], named: bool) -> tuple[dict[str, str], list[str]]:
+    """Without labels that are no class numbers, unless the user named the list or its column."""
+    from prostate_ssl.data.tables import class_number
+
+    odd = [name for name, label in known.items() if class_number(label) is None]
+    if not odd:
+        return known, []
+    said = (
+        f"{path.name}: {len(odd)} of {len(known)} labels, such as '{known[odd[0]]}' of {odd[0]}, are no "
+        "class numbers (0, 1, 2, …; empty: unknown): "
+    )
+    if named:
+        said += "the lists are stratified by them, but evaluate and finetune refuse such lists"
+        return known, [said]
+    said += f"they are left out; --labels {path} stratifies by them all the same"
+    return {name: label for name, label in known.items() if class_number(label) is not None}, [said]
 
 
 def _say(notes: Sequence[str]) -> None:

@@ -81,11 +81,14 @@ class ProstateDataset:
         label_used: (N,) bool, the nested `percentage_labels` share for ProstateSupervised.
         mask_shown: (N,) bool, the same for masks in ProstateSSL.
         warnings: what the lists gave cause to say.
+        label_fault: why labels cannot be relied upon, "" where they can; of ProstateSSL they are left out,
+            and it is said among the warnings (see `require_labels`).
     """
 
     def __init__(self, spec: DatasetSpec, beside: Path | None = None) -> None:
         self.spec = spec
         self.warnings: list[str] = []
+        self.label_fault = ""
         self.cases, table = self._list_cases(beside)
         self.labels = self._read_labels(table)
         everything = np.ones(len(self.cases), dtype=bool)
@@ -118,14 +121,33 @@ class ProstateDataset:
 
     def _labels_beside(self) -> PatientTable | None:
         path = self.spec.root / "labels.csv"
-        table = read_patient_table(path) if path.is_file() else None
+        try:
+            table = read_patient_table(path) if path.is_file() else None
+        except ProstateError as error:  # nobody named it, and it may be about something else
+            self._leave_labels_out(error.message, "no labels are taken from it")
+            return None
         if table is not None and self.spec.kind == "ProstateSupervised":  # nobody else uses its labels
             self.warnings += table.warnings
         return table
 
+    def _leave_labels_out(self, fault: str, consequence: str) -> None:
+        self.label_fault = fault
+        if self.spec.kind == "ProstateSupervised":
+            self.require_labels()
+        self.warnings.append(f"{fault.rstrip('.')}; {consequence}")
+
+    def require_labels(self) -> None:
+        """For tasks that need labels of whatever kind of data set.
+
+        Raises:
+            ProstateError: a label is no class number, or the list that was found cannot be read.
+        """
+        if self.label_fault:
+            raise ProstateError(self.label_fault)
+
     def _read_labels(self, table: PatientTable | None) -> np.ndarray:
         labels = np.full(len(self.cases), -1, dtype=np.int64)
-        if table is None or table.labels is None:
+        if self.spec.split_csv is not None and (table is None or table.labels is None):
             table = self._labels_beside() or table
         supervised = self.spec.kind == "ProstateSupervised"
         if table is None or table.labels is None:
@@ -134,8 +156,21 @@ class ProstateDataset:
                 raise ProstateError(f"ProstateSupervised needs labels: {where} has no column 'label'.")
             return labels
         known = dict(zip(table.ids, table.labels, strict=True))
+        odd: list[str] = []
         for row, case in enumerate(self.cases):
-            labels[row] = _parse_label(known.get(case.case_id, ""), case.case_id, table.path)
+            text = known.get(case.case_id, "")
+            number = class_number(text) if text else -1
+            if number is None:
+                odd.append(f"the label '{text}' of {case.case_id}")
+            else:
+                labels[row] = number
+        if odd:
+            more = f" (as {len(odd) - 1} more)" if odd[1:] else ""
+            self._leave_labels_out(
+                f"{table.path}: {odd[0]} is no class number (0, 1, 2, … below {MOST_CLASSES}; empty: "
+                f"unknown){more}.",
+                "it is left out" if len(odd) == 1 else "they are left out",
+            )
         if supervised and not (labels >= 0).any():
             raise ProstateError(f"No case of this split has a label in {table.path}.")
         return labels
@@ -234,18 +269,6 @@ def _has_mask(case: Case) -> bool:
         return choose_sequence(case.folder, MASK_NAME).path is not None
     except UnreadableVolumeError:
         return False  # refused by name when it is read
-
-
-def _parse_label(text: str, case_id: str, path: Path) -> int:
-    if text == "":
-        return -1
-    label = class_number(text)
-    if label is None:
-        raise ProstateError(
-            f"{path}: the label '{text}' of {case_id} is no class number (0, 1, 2, … below {MOST_CLASSES}; "
-            "empty: unknown)."
-        )
-    return label
 
 
 def make_dataset(

@@ -135,6 +135,7 @@ class _Tables:
 
     def of(self, dataset_str: str) -> FeatureTable:
         dataset = make_dataset(dataset_str=dataset_str)
+        dataset.require_labels()
         half = self._dtype in (torch.float16, torch.bfloat16)
         with torch.no_grad(), torch.autocast(self._device, self._dtype if half else None, enabled=half):
             found = feature_tables(dataset, {"network": self._extractor}, batch_size=self._batch_size)

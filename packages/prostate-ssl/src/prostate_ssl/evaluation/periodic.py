@@ -33,7 +33,9 @@ def check_evaluation(cfg: DictConfig) -> None:
     """
     metric_names(cfg.evaluation.metric_types)
     for name in ("train_dataset_path", "val_dataset_path"):
-        labels = make_dataset(dataset_str=cfg.evaluation[name]).labels
+        dataset = make_dataset(dataset_str=cfg.evaluation[name])
+        dataset.require_labels()
+        labels = dataset.labels
         classes = sorted(set(labels[labels >= 0].tolist()))
         if not classes or (len(classes) == 1 and name == "train_dataset_path"):
             found = f"only the class {classes[0]}" if classes else "no labels"

@@ -51,7 +51,9 @@ def evaluate_leave_one_out(
         "protocol": "leave-one-out",
         "note": PLUMBING,
     }
-    if not (dataset.labels >= 0).any():
+    if dataset.label_fault:
+        document["skipped"] = dataset.label_fault.rstrip(".")
+    elif not (dataset.labels >= 0).any():
         document["skipped"] = "the cases have no labels (no label column in the list, no labels.csv)"
     else:
         try:
@@ -155,6 +157,8 @@ def evaluate_run(
         )
     backbone = load_backbone(run, weights)
     train, val = (make_dataset(dataset_str=path) for path in paths)
+    for dataset in (train, val):
+        dataset.require_labels()
     names = list(metric_names(cfg.evaluation.metric_types))
     if missing_sequences:
         document = missing_modality_table(backbone.model, train, val, names)

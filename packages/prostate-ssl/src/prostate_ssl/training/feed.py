@@ -130,6 +130,7 @@ def open_training_data(cfg: DictConfig, session: Session) -> TrainingData:
 
 
 def _check_labels(dataset: ProstateDataset, classes: int) -> None:
+    dataset.require_labels()
     used = dataset.labels[dataset.label_used & (dataset.labels >= 0)]
     if not len(used):
         raise ProstateError(
