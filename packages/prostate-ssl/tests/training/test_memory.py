@@ -9,7 +9,7 @@ from prostate_ssl.cli.main import run
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.host import host_memory
-from prostate_ssl.training.memory import check_host_memory
+from prostate_ssl.training.memory import check_host_memory, predicted_peak
 
 GIB = 2**30
 
@@ -50,6 +50,18 @@ def test_nothing_that_was_seen_to_fit_is_refused(keys, measured):
 def test_where_memory_is_unknown_nothing_is_refused(tmp_path):
     assert host_memory(tmp_path, tmp_path) is None
     check_host_memory(load_config("demo", ["crops.global_crops_size=14000"]), None)
+
+
+def test_replicas_also_hold_what_they_send_and_shards_less_of_the_rest():
+    strategies = ("NO_SHARD", "SHARD_GRAD_OP", "FULL_SHARD")
+    keys = {s: [f"compute_precision.student.backbone.sharding_strategy={s}"] for s in strategies}
+    alone = predicted_peak(load_config("prostate_vitb14_mm-dino", keys["NO_SHARD"]), 1)
+    replicas, partly, fully = (
+        predicted_peak(load_config("prostate_vitb14_mm-dino", keys[s]), 8) for s in strategies
+    )
+    # 90 million parameters, of which each rank sends a gradient of 4 bytes.
+    assert replicas - alone == pytest.approx(90e6 * 4 / GIB, rel=0.05)
+    assert fully < partly < alone
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its own memory is checked")

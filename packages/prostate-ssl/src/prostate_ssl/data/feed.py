@@ -25,7 +25,8 @@ from prostate_ssl.data.layout import REFERENCE_SEQUENCE, choose_sequence
 from prostate_ssl.data.order import CaseFacts, SampleOrder, SliceRules, choose_slice, sample_key
 from prostate_ssl.data.resident import PLANE_COLUMNS, ResidentCase, ResidentSet, load_resident, place_plane
 from prostate_ssl.data.stage import DeviceStage, Order
-from prostate_ssl.data.store import AnyCase, BadCase, CaseStore, LoadedCase, available_memory
+from prostate_ssl.data.store import AnyCase, BadCase, CaseStore, LoadedCase
+from prostate_ssl.host import available_memory
 
 logger = logging.getLogger("prostate_ssl")
 

@@ -14,7 +14,6 @@ from prostate_ssl.data.cache import CachedCase
 from prostate_ssl.data.order import CaseFacts
 from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.host import available_memory as available_memory
 
 logger = logging.getLogger("prostate_ssl")
 

@@ -9,7 +9,6 @@ from omegaconf import DictConfig
 
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.host import host_memory as host_memory
 from prostate_ssl.models.build import build_backbone, model_modalities, vit_shape
 from prostate_ssl.models.head import DINOHead
 
@@ -18,9 +17,10 @@ GIB = 2**30
 # benchmarks/train.jsonl); the tests compare the prediction with those rows.
 _KEPT_BYTES = {"fp32": 70.0, "bf16": 40.0}
 _STATE_BYTES = 20  # weight, gradient, two AdamW moments, teacher: fp32 each
-# What sharding keeps whole beside its shards: the gradients of the local crops, which wait for those of the
-# global ones; with SHARD_GRAD_OP the gathered weights of student and teacher too.
-_GATHERED_BYTES = {"FULL_SHARD": 4, "SHARD_GRAD_OP": 12}
+# What several ranks keep whole beside their shards: the gradients of the local crops, which wait for those of
+# the global ones; with SHARD_GRAD_OP the gathered weights of student and teacher too. Replicas: the gradients
+# as they are sent.
+_GATHERED_BYTES = {"FULL_SHARD": 4, "SHARD_GRAD_OP": 12, "NO_SHARD": 4}
 _RESERVE = 0.06  # of the card: driver, CUDA context, fragmentation
 # On a CPU, steps of seven configurations took 1.14 to 2.6 times the prediction (demo preset with other sizes,
 # 2 cores, 2026-11-22): less than the first share of it is never enough, the second multiple mostly is.
@@ -71,8 +71,9 @@ def predicted_peak(cfg: DictConfig, world_size: int = 1) -> float:
     activations = cases * tokens * shape.embed_dim * layers * kept
     strategy = cfg.compute_precision.student.backbone.sharding_strategy
     state: float = _STATE_BYTES
-    if world_size > 1 and strategy in _GATHERED_BYTES:
-        state = _STATE_BYTES / world_size + _GATHERED_BYTES[strategy]
+    if world_size > 1:
+        shared = 1 if strategy == "NO_SHARD" else world_size
+        state = _STATE_BYTES / shared + _GATHERED_BYTES[strategy]
     return (state * parameters + activations) / GIB
 
 

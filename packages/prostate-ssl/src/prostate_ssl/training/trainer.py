@@ -23,12 +23,13 @@ from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import save_config
 from prostate_ssl.config.choices import refuse_unknown_architecture
 from prostate_ssl.config.loading import probes_are_configured, scaled_learning_rate
+from prostate_ssl.host import host_memory
 from prostate_ssl.models.weights import load_pretrained_weights
 from prostate_ssl.training.checkpoint import Checkpointer, checkpoint_files, read_checkpoint
 from prostate_ssl.training.feed import TrainingData, open_training_data
 from prostate_ssl.training.global_batch import keep_global_batch
 from prostate_ssl.training.gradients import LaunchedGradients, build_gradients, step_stream
-from prostate_ssl.training.memory import check_host_memory, check_memory, host_memory, out_of_memory
+from prostate_ssl.training.memory import check_host_memory, check_memory, out_of_memory
 from prostate_ssl.training.metrics import MetricsLog, setup_logging
 from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
 from prostate_ssl.training.optimizer import apply_settings, build_optimizer, clip_gradients, update_teacher
