@@ -24,7 +24,7 @@ from prostate_ssl.data.dataset import ProstateDataset
 from prostate_ssl.data.layout import REFERENCE_SEQUENCE, choose_sequence
 from prostate_ssl.data.order import CaseFacts, SampleOrder, SliceRules, choose_slice, sample_key
 from prostate_ssl.data.resident import PLANE_COLUMNS, ResidentCase, ResidentSet, load_resident, place_plane
-from prostate_ssl.data.stage import DeviceStage, Order
+from prostate_ssl.data.stage import Begun, DeviceStage, Order
 from prostate_ssl.data.store import AnyCase, BadCase, CaseStore, LoadedCase
 from prostate_ssl.host import available_memory
 
@@ -113,9 +113,9 @@ class Feed:
         """
         ahead = max(2, 2 * self._workers)
         with ThreadPoolExecutor(max_workers=max(1, self._workers), thread_name_prefix="feed") as pool:
-            waiting: deque[Future[Order | CropBatch]] = deque()
+            waiting: deque[Future[Order | Begun]] = deque()
             asked = start_step
-            begun: deque[CropBatch] = deque()
+            begun: deque[Begun] = deque()
             done, epoch = 0, -(-len(self) // (self._world * self._batch))
             try:
                 while True:
@@ -145,7 +145,7 @@ class Feed:
             )
             logger.info("data: %d of %d cases with remarks, as %s", len(self._store.notes), len(self), some)
 
-    def _ahead(self, step: int) -> Order | CropBatch:
+    def _ahead(self, step: int) -> Order | Begun:
         """What a worker does for a step: on a GPU the order alone, without one the crops too."""
         order = self.order(step)
         return order if self._pin else self._stage.start(order)

@@ -29,6 +29,19 @@ class Order:
     pixels: torch.Tensor | None
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A batch under way.
+
+    Attributes:
+        batch: its tensors; what is in them may not be there yet.
+        ready: on a GPU, recorded when it is.
+    """
+
+    batch: CropBatch
+    ready: torch.cuda.Event | None = None
+
+
 class DeviceStage:
     """Turns orders into batches of crops.
 
@@ -41,7 +54,7 @@ class DeviceStage:
         graphs: capture the work as a CUDA graph (the GPU's default); one replay then costs one launch.
 
     Attributes:
-        after: on a GPU, what each batch waits for; None: it begins at once.
+        after: on a GPU, what cutting each batch waits for once its slices are there; None: nothing.
     """
 
     def __init__(
@@ -67,27 +80,35 @@ class DeviceStage:
         self._static: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self._crops: Crops | None = None
 
-    def start(self, order: Order) -> CropBatch:
+    def start(self, order: Order) -> Begun:
         """Begin a batch; on a GPU the call returns before the work is done, see `finish`."""
         if self._stream is None:
-            return self._pack(self._work(order.table, order.pixels), order.table)
-        if self.after is not None:
-            self._stream.wait_event(self.after)
+            return Begun(self._pack(self._work(order.table, order.pixels), order.table))
         with torch.cuda.stream(self._stream):
             table = order.table.to(self._device, non_blocking=True)
-            if not self._graphs:
+            if self._graphs:
+                crops = self._replay(table, order.pixels)
+            else:
                 pixels = None if order.pixels is None else order.pixels.to(self._device, non_blocking=True)
-                return self._pack(self._work(table, pixels), table)
-            return self._pack(self._replay(table, order.pixels), table)
+                self._wait()
+                crops = self._work(table, pixels)
+            batch, ready = self._pack(crops, table), torch.cuda.Event()
+            ready.record()
+        return Begun(batch, ready)
 
-    def finish(self, batch: CropBatch) -> CropBatch:
+    def finish(self, begun: Begun) -> CropBatch:
         """Make the caller's stream wait for a batch that `start` began, without blocking the host."""
-        if self._stream is not None:
+        if begun.ready is not None:
             here = torch.cuda.current_stream(self._device)
-            here.wait_stream(self._stream)
-            for tensor in vars(batch).values():
+            # For this batch alone: the next one, begun already, goes on beside the step.
+            here.wait_event(begun.ready)
+            for tensor in vars(begun.batch).values():
                 tensor.record_stream(here)
-        return batch
+        return begun.batch
+
+    def _wait(self) -> None:
+        if self.after is not None:
+            torch.cuda.current_stream(self._device).wait_event(self.after)
 
     @torch.no_grad()
     def _work(self, table: torch.Tensor, pixels: torch.Tensor | None) -> Crops:
@@ -116,6 +137,7 @@ class DeviceStage:
         self._static[0].copy_(table)
         if pixels is not None and self._static[1] is not None:
             self._static[1].copy_(pixels, non_blocking=True)
+        self._wait()
         self._graph.replay()
         # The graph's own outputs are overwritten by the next replay.
         first, second, masks = (crops.clone() for crops in self._crops)
