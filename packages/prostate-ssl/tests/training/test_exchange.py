@@ -11,11 +11,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from prostate_ssl.config import load_config
+from prostate_ssl.errors import ProstateError
 from prostate_ssl.training.exchange import GradientExchange
 from prostate_ssl.training.parallelize import reduce_dtype
 
 SHAPES = ((3, 5), (7,), (1,), (64, 2))  # of which some are no multiple of the alignment
 STEPS = 3
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def gradients_of(rank: int, step: int) -> list[torch.Tensor]:
@@ -44,10 +51,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
 
 
 def test_every_rank_gets_the_mean_of_all_gradients(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = int(listener.getsockname()[1])
-    mp.spawn(_rank, (port, str(tmp_path)), nprocs=2)
+    mp.spawn(_rank, (free_port(), str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     for step in range(STEPS):
         wanted = [(a + b) / 2 for a, b in zip(gradients_of(0, step), gradients_of(1, step), strict=True)]
@@ -63,6 +67,20 @@ def test_every_rank_gets_the_mean_of_all_gradients(tmp_path):
                     assert not torch.equal(mean, target)
                     sizes = sum(gradients_of(rank, step)[index].abs() for rank in range(2))
                     assert ((mean - target).abs() <= 2**-8 * sizes).all()
+
+
+def _unequal_rank(rank: int, port: int, folder: str) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    # As many values on both, in other shapes.
+    parameter = torch.nn.Parameter(torch.zeros((2, 6) if rank else (3, 4)))
+    with pytest.raises(ProstateError, match="different networks"):
+        GradientExchange([(parameter, torch.float32)], torch.device("cpu"))
+    dist.destroy_process_group()
+
+
+def test_ranks_with_different_networks_are_refused(tmp_path):
+    mp.spawn(_unequal_rank, (free_port(), str(tmp_path)), nprocs=2)
 
 
 @pytest.mark.parametrize(("asked", "used"), [("fp16", "float32"), ("fp32", "float32"), ("bf16", "bfloat16")])

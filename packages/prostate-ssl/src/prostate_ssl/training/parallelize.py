@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -61,7 +62,8 @@ def compile_blocks(networks: SelfDistillation) -> None:
 def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) -> None:
     """Shard each module (FSDP2) or average its replicas' gradients, as `compute_precision` says."""
     mesh = init_device_mesh(session.device.type, (session.world_size,))
-    replicated: list[tuple[torch.Tensor, torch.dtype]] = []
+    replicas: list[nn.Module] = []
+    sent: list[tuple[torch.Tensor, torch.dtype]] = []
     for name in networks.student:
         strategy = {n: cfg.compute_precision[n][name].sharding_strategy for n in ("student", "teacher")}
         if (strategy["student"] == "NO_SHARD") != (strategy["teacher"] == "NO_SHARD"):
@@ -72,7 +74,8 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             )
         reduced = reduce_dtype(cfg, name)
         if strategy["student"] == "NO_SHARD":
-            replicated += [(p, reduced) for p in networks.student[name].parameters() if p.requires_grad]
+            replicas += [networks.student[name], networks.teacher[name]]
+            sent += [(p, reduced) for p in networks.student[name].parameters() if p.requires_grad]
         else:
             shard(networks.student[name], mesh, strategy["student"], reduced)
             shard(networks.teacher[name], mesh, strategy["teacher"], reduced)
@@ -81,8 +84,17 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             networks.teacher_call[name] = network_calls(networks.teacher)[name]
     strategies = {n: cfg.compute_precision.student[n].sharding_strategy for n in networks.student}
     networks.gradient_sync = partial(gradient_sync, networks, strategies)
-    if replicated:
-        networks.exchange = GradientExchange(replicated, session.device)
+    if replicas:
+        networks.exchange = GradientExchange(sent, session.device)
+    for module in replicas:
+        make_equal(module)
+
+
+@torch.no_grad()
+def make_equal(module: nn.Module) -> None:
+    """Give every rank the weights of rank 0: other processors may draw them a last bit apart."""
+    for parameter in module.parameters():
+        dist.broadcast(parameter, 0)
 
 
 def reduce_dtype(cfg: DictConfig, module: str) -> torch.dtype:
