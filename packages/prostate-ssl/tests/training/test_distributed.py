@@ -127,6 +127,43 @@ def test_two_ranks_train_as_one_and_resume_as_one(strategy, centering, small_ove
     assert max(abs(again[i] - one[i]) for i in one) <= 1e-4
 
 
+def trained_on_one(overrides: list[str], folder: Path) -> dict[int, float]:
+    train(load_config("demo", [*overrides, f"train.output_dir={folder}"]))
+    return {i: r["total_loss"] for i, r in read_metrics(folder).items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "head"),
+    [("SHARD_GRAD_OP", "SHARD_GRAD_OP"), ("NO_SHARD", "FULL_SHARD"), ("SHARD_GRAD_OP", "NO_SHARD")],
+)
+def test_each_part_may_be_kept_in_its_own_way_and_be_frozen_at_first(
+    backbone, head, small_overrides, tmp_path
+):
+    common = [*small_overrides, "dino.koleo_global=true", "optim.freeze_backbone_epochs=2"]
+    one = trained_on_one(common, tmp_path / "one")
+    ways = [way for way in sharding(backbone) if ".backbone." in way]
+    ways += [way for way in sharding(head) if ".dino_head." in way]
+    done = torchrun([*common, "train.batch_size_per_gpu=1", *ways], tmp_path / "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    assert two.keys() == one.keys()
+    assert max(abs(two[i] - one[i]) for i in one) <= 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
+def test_gradients_that_travel_as_bf16_train_nearly_the_same(strategy, small_overrides, tmp_path):
+    common = [*small_overrides, "dino.koleo_global=true"]
+    one = trained_on_one(common, tmp_path / "one")
+    key = "compute_precision.student.backbone.mixed_precision.reduce_dtype=bf16"
+    done = torchrun([*common, "train.batch_size_per_gpu=1", *sharding(strategy), key], tmp_path / "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    apart = max(abs(two[i] - one[i]) for i in one)
+    assert 1e-6 < apart <= 0.05, apart
+
+
 @pytest.mark.slow
 def test_two_nodes_train_as_one(small_overrides, tmp_path):
     """Two launchers that meet, as on two machines; a third rank shares one of them."""

@@ -53,13 +53,13 @@ def parameter_rule(
 
 
 def parameter_groups(student: nn.ModuleDict, cfg: DictConfig) -> list[dict[str, object]]:
-    """Parameters of the student, grouped by their rule."""
-    groups: dict[ParameterRule, list[nn.Parameter]] = {}
-    for module in student.values():
+    """Parameters of the student, grouped by module and rule: one kernel cannot update shards and replicas."""
+    groups: dict[tuple[str, ParameterRule], list[nn.Parameter]] = {}
+    for part, module in student.items():
         depth = getattr(module, "n_blocks", 0)
         for name, parameter in module.named_parameters():
             rule = parameter_rule(name, depth, cfg.optim.layerwise_decay, cfg.optim.patch_embed_lr_mult)
-            groups.setdefault(rule, []).append(parameter)
+            groups.setdefault((part, rule), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -67,7 +67,7 @@ def parameter_groups(student: nn.ModuleDict, cfg: DictConfig) -> list[dict[str, 
             "wd_multiplier": rule.wd_multiplier,
             "is_last_layer": rule.is_last_layer,
         }
-        for rule, parameters in groups.items()
+        for (_, rule), parameters in groups.items()
     ]
 
 
@@ -117,8 +117,8 @@ def local_tensors(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:
 @torch.no_grad()
 def update_teacher(student: nn.Module, teacher: nn.Module, momentum: float) -> None:
     """θ_t ← m θ_t + (1 − m) θ_s, in one fused call over this rank's shards."""
-    for module in teacher.modules():
-        # Without a backward pass nothing else frees the weights that the forward pass gathered.
+    for module in (*teacher.modules(), *student.modules()):
+        # Without a backward pass (the teacher, a frozen student) nothing else frees gathered weights.
         if isinstance(module, FSDPModule):
             module.reshard()
     targets, sources = local_tensors(teacher.parameters()), local_tensors(student.parameters())
