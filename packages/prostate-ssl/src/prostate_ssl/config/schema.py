@@ -25,8 +25,8 @@ class MixedPrecision:
     param_dtype: str = key("fp16", "Published; overridden to fp32. The key `precision` decides.")
     reduce_dtype: str = key(
         "fp16",
-        "In what the student's gradients travel between GPUs: fp32 or bf16. Published as fp16, which is "
-        "overridden to fp32.",
+        "In what the student's gradients travel between GPUs (and, sharded, are added up): fp32 or bf16. "
+        "Published as fp16, which is overridden to fp32.",
     )
     buffer_dtype: str = key("fp32", "Published; buffers are always fp32.")
 
