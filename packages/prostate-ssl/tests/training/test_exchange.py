@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -13,16 +10,10 @@ import torch.multiprocessing as mp
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.training.exchange import GradientExchange
-from prostate_ssl.training.parallelize import reduce_dtype
+from prostate_ssl.training.parallelize import make_equal, reduce_dtype, refuse_different_networks
 
 SHAPES = ((3, 5), (7,), (1,), (64, 2))  # of which some are no multiple of the alignment
 STEPS = 3
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def gradients_of(rank: int, step: int) -> list[torch.Tensor]:
@@ -30,10 +21,13 @@ def gradients_of(rank: int, step: int) -> list[torch.Tensor]:
     return [torch.randn(shape, generator=generator) for shape in SHAPES]
 
 
-def _rank(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def _join(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+
+
+def _rank(rank: int, folder: str) -> None:
+    _join(rank, folder)
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
     kinds = (torch.float32, torch.bfloat16, torch.float32, torch.bfloat16)
     exchange = GradientExchange(zip(parameters, kinds, strict=True), torch.device("cpu"))
@@ -51,7 +45,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
 
 
 def test_every_rank_gets_the_mean_of_all_gradients(tmp_path):
-    mp.spawn(_rank, (free_port(), str(tmp_path)), nprocs=2)
+    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
     for step in range(STEPS):
         wanted = [(a + b) / 2 for a, b in zip(gradients_of(0, step), gradients_of(1, step), strict=True)]
@@ -69,18 +63,39 @@ def test_every_rank_gets_the_mean_of_all_gradients(tmp_path):
                     assert ((mean - target).abs() <= 2**-8 * sizes).all()
 
 
-def _unequal_rank(rank: int, port: int, folder: str) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo", rank=rank, world_size=2)
-    # As many values on both, in other shapes.
-    parameter = torch.nn.Parameter(torch.zeros((2, 6) if rank else (3, 4)))
+def _unequal_rank(rank: int, folder: str, shapes: list[tuple[int, int]], ways: list[str]) -> None:
+    _join(rank, folder)
+    key = "compute_precision.student.backbone.sharding_strategy"
+    cfg = load_config("demo", [f"{key}={ways[rank]}"])
+    network = torch.nn.Linear(*shapes[rank])
     with pytest.raises(ProstateError, match="different networks"):
-        GradientExchange([(parameter, torch.float32)], torch.device("cpu"))
+        refuse_different_networks(network, cfg, torch.device("cpu"))
     dist.destroy_process_group()
 
 
-def test_ranks_with_different_networks_are_refused(tmp_path):
-    mp.spawn(_unequal_rank, (free_port(), str(tmp_path)), nprocs=2)
+@pytest.mark.parametrize(
+    ("shapes", "ways"),
+    [
+        ([(2, 6), (5, 3)], ["NO_SHARD", "NO_SHARD"]),  # as many values
+        ([(2, 6), (2, 6)], ["NO_SHARD", "FULL_SHARD"]),
+    ],
+)
+def test_ranks_with_different_networks_are_refused(shapes, ways, tmp_path):
+    mp.spawn(_unequal_rank, (str(tmp_path), shapes, ways), nprocs=2)
+
+
+def _rank_with_weights_of_its_own(rank: int, folder: str) -> None:
+    _join(rank, folder)
+    network = torch.nn.Linear(4, 3)
+    torch.nn.init.constant_(network.weight, rank + 1.0)
+    refuse_different_networks(network, load_config("demo"), torch.device("cpu"))
+    make_equal(network)
+    assert (network.weight == 1.0).all()
+    dist.destroy_process_group()
+
+
+def test_every_rank_begins_with_the_weights_of_the_first(tmp_path):
+    mp.spawn(_rank_with_weights_of_its_own, (str(tmp_path),), nprocs=2)
 
 
 @pytest.mark.parametrize(("asked", "used"), [("fp16", "float32"), ("fp32", "float32"), ("bf16", "bfloat16")])

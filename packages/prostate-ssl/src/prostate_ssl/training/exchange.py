@@ -6,15 +6,11 @@ and leaves a time in which the GPU can do what needs no gradients: `passed` says
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 
-from prostate_ssl.errors import ProstateError
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ALIGNED = 8  # values: so that every gradient begins where kernels can read it 16 bytes at a time
 
 
@@ -24,9 +20,6 @@ class GradientExchange:
     Args:
         parameters: (parameter, dtype in which its gradient travels), in the same order on every rank.
         device: where they lie.
-
-    Raises:
-        ProstateError: the ranks have different parameters.
 
     Attributes:
         passed: on a GPU, an event that is recorded as soon as a step's gradients are complete.
@@ -38,7 +31,6 @@ class GradientExchange:
         self._world = dist.get_world_size()
         self._averages = dist.get_backend() == "nccl"
         self._form: object = None
-        _refuse_differences(self._parameters, device)
         self._buffers: list[_Buffer] = []
 
     def collect(self) -> None:
@@ -50,7 +42,8 @@ class GradientExchange:
         form = tuple(id(p) for p, _ in there)
         if form != self._form:
             self._form = form
-            self._buffers = [_Buffer([p for p, d in there if d == dtype], dtype) for dtype in _kinds(there)]
+            dtypes = dict.fromkeys(dtype for _, dtype in there)
+            self._buffers = [_Buffer([p for p, d in there if d == dtype], dtype) for dtype in dtypes]
         for buffer in self._buffers:
             buffer.collect()
 
@@ -88,19 +81,3 @@ class _Buffer:
 
     def _gradients(self) -> list[torch.Tensor]:
         return [p.grad for p in self._parameters if p.grad is not None]
-
-
-def _refuse_differences(parameters: list[tuple[torch.Tensor, torch.dtype]], device: torch.device) -> None:
-    told = repr([(tuple(p.shape), dtype) for p, dtype in parameters]).encode()
-    digest = int.from_bytes(hashlib.blake2b(told, digest_size=7).digest(), "big")
-    both = torch.tensor([digest, -digest], device=device)
-    dist.all_reduce(both, dist.ReduceOp.MAX)
-    if both.sum() != 0:
-        raise ProstateError(
-            "The ranks train different networks: start all of them with the same configuration and the same "
-            "version of prostate-ssl."
-        )
-
-
-def _kinds(parameters: list[tuple[torch.Tensor, torch.dtype]]) -> list[torch.dtype]:
-    return list(dict.fromkeys(dtype for _, dtype in parameters))

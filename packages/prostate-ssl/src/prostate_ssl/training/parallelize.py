@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.attention import use_kernel
-from prostate_ssl.training.exchange import DTYPES, GradientExchange
+from prostate_ssl.training.exchange import GradientExchange
 from prostate_ssl.training.networks import SelfDistillation, network_calls
 from prostate_ssl.training.session import Session, attention_kernel, wants_compile
 
@@ -61,8 +62,9 @@ def compile_blocks(networks: SelfDistillation) -> None:
 
 def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) -> None:
     """Shard each module (FSDP2) or average its replicas' gradients, as `compute_precision` says."""
+    refuse_different_networks(networks.student, cfg, session.device)
+    make_equal(networks)
     mesh = init_device_mesh(session.device.type, (session.world_size,))
-    replicas: list[nn.Module] = []
     sent: list[tuple[torch.Tensor, torch.dtype]] = []
     for name in networks.student:
         strategy = {n: cfg.compute_precision[n][name].sharding_strategy for n in ("student", "teacher")}
@@ -74,7 +76,6 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             )
         reduced = reduce_dtype(cfg, name)
         if strategy["student"] == "NO_SHARD":
-            replicas += [networks.student[name], networks.teacher[name]]
             sent += [(p, reduced) for p in networks.student[name].parameters() if p.requires_grad]
         else:
             shard(networks.student[name], mesh, strategy["student"], reduced)
@@ -84,26 +85,42 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             networks.teacher_call[name] = network_calls(networks.teacher)[name]
     strategies = {n: cfg.compute_precision.student[n].sharding_strategy for n in networks.student}
     networks.gradient_sync = partial(gradient_sync, networks, strategies)
-    if replicas:
+    if sent:
         networks.exchange = GradientExchange(sent, session.device)
-    for module in replicas:
-        make_equal(module)
+
+
+def refuse_different_networks(student: nn.Module, cfg: DictConfig, device: torch.device) -> None:
+    """Ranks with other parameters, or that keep them in another way, would wait for ever or mix them up.
+
+    Raises:
+        ProstateError: on every rank, if they are not all alike.
+    """
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in student.named_parameters()]
+    told = repr((shapes, OmegaConf.to_container(cfg.compute_precision))).encode()
+    digest = int.from_bytes(hashlib.blake2b(told, digest_size=7).digest(), "big")
+    ends = torch.tensor([digest, -digest], device=device)
+    dist.all_reduce(ends, dist.ReduceOp.MAX)
+    if ends.sum() != 0:
+        raise ProstateError(
+            "The ranks train different networks: start all of them with the same configuration and the same "
+            "version of prostate-ssl."
+        )
 
 
 @torch.no_grad()
-def make_equal(module: nn.Module) -> None:
+def make_equal(networks: nn.Module) -> None:
     """Give every rank the weights of rank 0: other processors may draw them a last bit apart."""
-    for parameter in module.parameters():
+    for parameter in networks.parameters():
         dist.broadcast(parameter, 0)
 
 
 def reduce_dtype(cfg: DictConfig, module: str) -> torch.dtype:
     """In what the gradients of a student's module travel between ranks: fp32, unless bf16 is asked for."""
-    asked: str = cfg.compute_precision.student[module].mixed_precision.reduce_dtype
-    return DTYPES.get(asked, torch.float32)
+    asked = cfg.compute_precision.student[module].mixed_precision.reduce_dtype
+    return torch.bfloat16 if asked == "bf16" else torch.float32
 
 
-def shard(module: nn.Module, mesh: DeviceMesh, strategy: str, reduced: torch.dtype = torch.float32) -> None:
+def shard(module: nn.Module, mesh: DeviceMesh, strategy: str, reduced: torch.dtype) -> None:
     """FSDP2: every block is a unit; FULL_SHARD frees gathered weights after the forward pass."""
     reshard, policy = strategy == "FULL_SHARD", MixedPrecisionPolicy(reduce_dtype=reduced)
     for block in getattr(module, "blocks", []):
