@@ -80,7 +80,7 @@ def build_gradients(networks: SelfDistillation, cfg: DictConfig, session: Sessio
     """What the configuration asks for; within `step_stream`, as all that comes before and after it."""
     if not wants_graph(cfg, session):
         return LaunchedGradients(networks)
-    return GraphedGradients(networks, _WARM_UP)
+    return GraphedGradients(networks)
 
 
 class LaunchedGradients:
@@ -137,15 +137,13 @@ class GraphedGradients(LaunchedGradients):
 
     Args:
         networks: parallelized, on a GPU; the current stream must not be the default one.
-        warm_up: steps that are launched one by one first.
 
     Raises:
         ProstateError: on the step after them, if it cannot be recorded.
     """
 
-    def __init__(self, networks: SelfDistillation, warm_up: int) -> None:
+    def __init__(self, networks: SelfDistillation) -> None:
         super().__init__(networks)
-        self._warm_up = warm_up
         self._launched = 0
         self._form: object = None
         self._recording: _Recording | None = None
@@ -155,7 +153,7 @@ class GraphedGradients(LaunchedGradients):
         if form != self._form:
             self.release()
             self._form, self._launched = form, 0
-        if self._launched < self._warm_up:
+        if self._launched < _WARM_UP:
             self._launched += 1
             return super()._passes(batch, step)
         if self._recording is None:
