@@ -95,6 +95,16 @@ def sharding(strategy: str) -> list[str]:
     ]
 
 
+def losses(folder: Path) -> dict[int, float]:
+    return {i: r["total_loss"] for i, r in read_metrics(folder).items()}
+
+
+def trained_here(overrides: list[str], folder: Path) -> dict[int, float]:
+    """Losses of a training on one rank."""
+    train(load_config("demo", [*overrides, f"train.output_dir={folder}"]))
+    return losses(folder)
+
+
 @pytest.mark.parametrize(
     ("strategy", "centering"),
     [
@@ -110,26 +120,19 @@ def test_two_ranks_train_as_one_and_resume_as_one(strategy, centering, small_ove
         f"train.centering={centering}",
         "student.layerscale=1e-5",
     ]
-    train(load_config("demo", [*common, f"train.output_dir={tmp_path / 'one'}"]))
-    one = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "one").items()}
+    one = trained_here(common, tmp_path / "one")
 
     half = [*common, "train.batch_size_per_gpu=1"]
     done = torchrun([*half, *sharding(strategy)], tmp_path / "two")
     assert done.returncode == 0, done.stdout + done.stderr
-    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    two = losses(tmp_path / "two")
     # The log holds this rank's loss averaged over the ranks, so it is the joined batch's.
     assert two.keys() == one.keys()
     assert max(abs(two[i] - one[i]) for i in one) <= 1e-4
     for newer in (9, 12):
         (tmp_path / "two" / f"model_{newer:07d}.rank_0.pth").unlink()
-    train(load_config("demo", [*common, f"train.output_dir={tmp_path / 'two'}"]))
-    again = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    again = trained_here(common, tmp_path / "two")
     assert max(abs(again[i] - one[i]) for i in one) <= 1e-4
-
-
-def trained_on_one(overrides: list[str], folder: Path) -> dict[int, float]:
-    train(load_config("demo", [*overrides, f"train.output_dir={folder}"]))
-    return {i: r["total_loss"] for i, r in read_metrics(folder).items()}
 
 
 @pytest.mark.slow
@@ -141,12 +144,12 @@ def test_each_part_may_be_kept_in_its_own_way_and_be_frozen_at_first(
     backbone, head, small_overrides, tmp_path
 ):
     common = [*small_overrides, "dino.koleo_global=true", "optim.freeze_backbone_epochs=2"]
-    one = trained_on_one(common, tmp_path / "one")
+    one = trained_here(common, tmp_path / "one")
     ways = [way for way in sharding(backbone) if ".backbone." in way]
     ways += [way for way in sharding(head) if ".dino_head." in way]
     done = torchrun([*common, "train.batch_size_per_gpu=1", *ways], tmp_path / "two")
     assert done.returncode == 0, done.stdout + done.stderr
-    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    two = losses(tmp_path / "two")
     assert two.keys() == one.keys()
     assert max(abs(two[i] - one[i]) for i in one) <= 1e-4
 
@@ -155,11 +158,11 @@ def test_each_part_may_be_kept_in_its_own_way_and_be_frozen_at_first(
 @pytest.mark.parametrize("strategy", ["NO_SHARD", "FULL_SHARD"])
 def test_gradients_that_travel_as_bf16_train_nearly_the_same(strategy, small_overrides, tmp_path):
     common = [*small_overrides, "dino.koleo_global=true"]
-    one = trained_on_one(common, tmp_path / "one")
+    one = trained_here(common, tmp_path / "one")
     key = "compute_precision.student.backbone.mixed_precision.reduce_dtype=bf16"
     done = torchrun([*common, "train.batch_size_per_gpu=1", *sharding(strategy), key], tmp_path / "two")
     assert done.returncode == 0, done.stdout + done.stderr
-    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    two = losses(tmp_path / "two")
     apart = max(abs(two[i] - one[i]) for i in one)
     assert 1e-6 < apart <= 0.05, apart
 
@@ -168,10 +171,7 @@ def test_gradients_that_travel_as_bf16_train_nearly_the_same(strategy, small_ove
 def test_two_nodes_train_as_one(small_overrides, tmp_path):
     """Two launchers that meet, as on two machines; a third rank shares one of them."""
     common = [*small_overrides, "dino.koleo_global=true", "train.centering=centering"]
-    train(
-        load_config("demo", [*common, "train.batch_size_per_gpu=3", f"train.output_dir={tmp_path / 'one'}"])
-    )
-    one = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "one").items()}
+    one = trained_here([*common, "train.batch_size_per_gpu=3"], tmp_path / "one")
     half = [*common, "train.batch_size_per_gpu=1", *sharding("NO_SHARD")]
     port = free_port()
     nodes = []
@@ -181,7 +181,7 @@ def test_two_nodes_train_as_one(small_overrides, tmp_path):
         nodes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
     said = [node.communicate(timeout=240)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], said
-    two = {i: r["total_loss"] for i, r in read_metrics(tmp_path / "two").items()}
+    two = losses(tmp_path / "two")
     assert two.keys() == one.keys()
     assert max(abs(two[i] - one[i]) for i in one) <= 1e-4
 
