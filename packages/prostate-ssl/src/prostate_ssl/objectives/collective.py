@@ -20,6 +20,14 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     return value
 
 
+def mean_over_ranks(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean over all ranks of scalars that have the same names everywhere, in one exchange; float32."""
+    if world_size() == 1:
+        return values
+    total = sum_over_ranks(torch.stack([value.float() for value in values.values()]))
+    return dict(zip(values, (total / world_size()).unbind(), strict=True))
+
+
 @dataclass(frozen=True)
 class PendingSum:
     """A sum over all ranks that is on its way.

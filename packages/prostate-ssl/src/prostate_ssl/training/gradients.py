@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.objectives.collective import mean_over_ranks
 from prostate_ssl.training.networks import Losses, SelfDistillation, StepInputs
 from prostate_ssl.training.session import Session
 
@@ -66,7 +67,9 @@ def step_stream(cfg: DictConfig, session: Session) -> Iterator[None]:
     if not wants_graph(cfg, session):
         yield
         return
-    before, stream = torch.cuda.current_stream(session.device), torch.cuda.Stream(session.device)
+    before = torch.cuda.current_stream(session.device)
+    # Before crops, which are cut on another stream: they take what the step leaves.
+    stream = torch.cuda.Stream(session.device, priority=-1)
     stream.wait_stream(before)
     try:
         with torch.cuda.stream(stream):
@@ -93,12 +96,13 @@ class LaunchedGradients:
         """Put the gradients of a batch into the student's parameters, the mean over ranks that hold replicas.
 
         Returns:
-            This rank's losses.
+            Losses, the mean over all ranks.
         """
         losses = self._passes(batch, step)
         if self._networks.exchange is not None:
             self._networks.exchange.average()
-        return losses
+        # Right after it, while ranks are in step: later each would wait for the slowest once more.
+        return mean_over_ranks(losses)
 
     def _passes(self, batch: CropBatch, step: StepInputs) -> Losses:
         """Gradients and losses of this rank alone."""

@@ -12,7 +12,6 @@ import torch
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import write_atomically, write_json
-from prostate_ssl.objectives.collective import sum_over_ranks, world_size
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,8 @@ class LossWatch:
         self.pending: deque[Pending] = deque()
 
     def push(self, iteration: int, values: dict[str, torch.Tensor], batch: CropBatch) -> None:
-        """Start the copy of an iteration's scalars, averaged over the ranks."""
+        """Start the copy of an iteration's scalars, which are the same on all ranks."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
-        stacked = sum_over_ranks(stacked) / world_size()
         ready = None
         if stacked.is_cuda:
             host = torch.empty(stacked.shape, pin_memory=True)
