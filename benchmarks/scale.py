@@ -4,7 +4,9 @@
     python benchmarks/scale.py --data DATA --worlds --exact  # several ranks train and resume as one
 
 A row of scaling is the whole iteration of `benchmarks/train.py run`. The same processes serve every number
-of ranks, the largest first, so that nothing is compiled twice and all compile at once. `--exact` trains the
+of ranks, the largest first, so that nothing is compiled twice and all compile at once. For one rank, every
+GPU trains alone, all at the same time, and gets a row: the GPUs of a machine differ by one or two per cent,
+and what several should reach is their sum. `--exact` trains the
 preset `demo` on one rank and on several in every sharding, and resumes what several ranks saved on as many,
 on two and on one; NVIDIA_TF32_OVERRIDE=0 leaves only the order of sums to differ.
 """
@@ -189,15 +191,17 @@ def worker(rank: int, options: argparse.Namespace, ports: list[int], folder: str
         for precision in options.precisions:
             for world in options.worlds:
                 port = next(remaining)
-                if rank >= world or (world == 1 and strategy != options.sharding[0]):
+                alone = world == 1
+                if (rank >= world and not alone) or (alone and strategy != options.sharding[0]):
                     continue
                 since = time.perf_counter()
                 if since - begun > options.stop_after:
                     return
-                with as_rank(rank, world, port):
+                with as_rank(0 if alone else rank, world, port):
                     row = measure(options, precision, strategy, world)
-                if rank == 0:
-                    write(options, row | {"seconds": round(time.perf_counter() - since, 1)})
+                if rank == 0 or alone:
+                    seconds = round(time.perf_counter() - since, 1)
+                    write(options, row | {"gpu": rank, "seconds": seconds})
     if options.exact:
         for row in Exactness(options, rank, remaining, Path(folder)).rows():
             if row:

@@ -85,7 +85,8 @@ def time_steps(cfg: DictConfig, session: Session, warmup: int, count: int) -> di
     torch.manual_seed(0)
     networks = SelfDistillation(cfg).to(device).train()
     parallelize(networks, cfg, session)
-    optimizer = build_optimizer(networks.student, cfg)
+    replicas = networks.replicas
+    optimizer = build_optimizer(networks.student, cfg, replicas)
     gradients, temperature = build_gradients(networks, cfg, session), torch.tensor(0.05, device=device)
     batches = [synthetic_batch(cfg, device, seed) for seed in range(3)]
     rates = [cfg.student.drop_path_rate] * networks.student_backbone.n_blocks
@@ -101,8 +102,10 @@ def time_steps(cfg: DictConfig, session: Session, warmup: int, count: int) -> di
         begin.record()
         apply_settings(optimizer, StepSettings(1e-5, 1e-5, 0.04, 0.99, 0.04, False))
         losses = gradients(batch, StepInputs(temperature, *sent))
-        clip_gradients(networks.student, 3.0)
+        clip_gradients(networks.student, 3.0, replicas)
         optimizer.step()
+        if replicas is not None:
+            replicas.spread()
         update_teacher(networks.student, networks.teacher, 0.992)
         end.record()
         if index >= warmup:

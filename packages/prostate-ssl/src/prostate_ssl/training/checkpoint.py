@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import disk_is_full, write_atomically
+from prostate_ssl.training.replicas import Replicas
 from prostate_ssl.training.session import Session
 
 log = logging.getLogger("prostate_ssl")
@@ -28,8 +29,9 @@ def checkpoint_name(completed: int) -> str:
 
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The whole of a possibly sharded tensor, on the CPU. All ranks must call it."""
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().cpu()
+    whole = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+    # A part of a buffer would be saved with all of it.
+    return whole if whole.untyped_storage().nbytes() == whole.nbytes else whole.clone()
 
 
 def copy_into(target: torch.Tensor, whole: torch.Tensor) -> None:
@@ -49,6 +51,7 @@ class Checkpointer:
         networks: student, teacher and centers; their state dict has the published names.
         optimizer: its state is stored by parameter name, so that groups and world sizes may change.
         max_to_keep: older files are removed.
+        replicas: parameters of which the optimiser holds this rank's share.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class Checkpointer:
     optimizer: torch.optim.Optimizer
     session: Session
     max_to_keep: int = 3
+    replicas: Replicas | None = None
 
     def save(self, completed: int, extra: dict[str, Any]) -> None:
         """Write the state after `completed` iterations; the pointer moves once the file is complete.
@@ -91,10 +95,13 @@ class Checkpointer:
 
     def _gather(self) -> dict[str, Any]:
         model = {name: full_tensor(t) for name, t in self.networks.state_dict().items()}
-        optimizer = {}
+        optimizer, state = {}, self.optimizer.state
+        shared = self.replicas.whole_state(state) if self.replicas else {}
         for name, parameter in self.networks.named_parameters():
-            if parameter in self.optimizer.state:
-                optimizer[name] = {k: full_tensor(v) for k, v in self.optimizer.state[parameter].items()}
+            if parameter in shared:
+                optimizer[name] = shared[parameter]
+            elif parameter in state:
+                optimizer[name] = {k: full_tensor(v) for k, v in state[parameter].items()}
         return {"model": model, "optimizer": optimizer}
 
     def candidates(self) -> list[Path]:
@@ -151,10 +158,16 @@ class Checkpointer:
             copy_into(tensor, theirs[name])
         for name, parameter in self.networks.named_parameters():
             if name in content.get("optimizer", {}):
-                self.optimizer.state[parameter] = {
-                    key: _like_state(key, value, parameter)
-                    for key, value in content["optimizer"][name].items()
-                }
+                self._restore_state(parameter, content["optimizer"][name])
+
+    def _restore_state(self, parameter: nn.Parameter, state: dict[str, torch.Tensor]) -> None:
+        if self.replicas is not None and parameter in self.replicas:
+            share = self.replicas.share(parameter)
+            if share is None:
+                return
+            parameter, span = share.values, share.span
+            state = {k: v if k == "step" else v.flatten()[span] for k, v in state.items()}
+        self.optimizer.state[parameter] = {k: _like_state(k, v, parameter) for k, v in state.items()}
 
 
 def _like_state(key: str, value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

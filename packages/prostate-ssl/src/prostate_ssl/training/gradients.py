@@ -93,14 +93,14 @@ class LaunchedGradients:
         self._networks = networks
 
     def __call__(self, batch: CropBatch, step: StepInputs) -> Losses:
-        """Put the gradients of a batch into the student's parameters, the mean over ranks that hold replicas.
+        """Put the gradients of a batch into what this rank updates, the mean over the ranks.
 
         Returns:
             Losses, the mean over all ranks.
         """
         losses = self._passes(batch, step)
-        if self._networks.exchange is not None:
-            self._networks.exchange.average()
+        if self._networks.replicas is not None:
+            self._networks.replicas.average()
         # Right after it, while ranks are in step: later each would wait for the slowest once more.
         return mean_over_ranks(losses)
 
@@ -111,8 +111,8 @@ class LaunchedGradients:
 
     def _launch(self, batch: CropBatch, step: StepInputs) -> Losses:
         losses = self._networks.forward_backward(batch, step)
-        if self._networks.exchange is not None:
-            self._networks.exchange.collect()
+        if self._networks.replicas is not None:
+            self._networks.replicas.collect()
         return losses
 
     def _clear(self) -> None:

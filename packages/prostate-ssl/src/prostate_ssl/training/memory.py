@@ -18,9 +18,10 @@ GIB = 2**30
 _KEPT_BYTES = {"fp32": 70.0, "bf16": 40.0}
 _STATE_BYTES = 20  # weight, gradient, two AdamW moments, teacher: fp32 each
 # What several ranks keep whole beside their shards: the gradients of the local crops, which wait for those of
-# the global ones; with SHARD_GRAD_OP the gathered weights of student and teacher too. Replicas: the gradients
-# as they are sent.
-_WHOLE_BYTES = {"FULL_SHARD": 4, "SHARD_GRAD_OP": 12, "NO_SHARD": 4}
+# the global ones; with SHARD_GRAD_OP the gathered weights of student and teacher too. Replicas: weights,
+# teacher, and gradients as they come and as they are sent.
+_WHOLE_BYTES = {"FULL_SHARD": 4, "SHARD_GRAD_OP": 12, "NO_SHARD": 16}
+_SHARED_BYTES = {"FULL_SHARD": 20, "SHARD_GRAD_OP": 20, "NO_SHARD": 8}
 _RESERVE = 0.06  # of the card: driver, CUDA context, fragmentation
 # On a CPU, steps of seven configurations took 1.14 to 2.6 times the prediction (demo preset with other sizes,
 # 2 cores, 2026-11-22): less than the first share of it is never enough, the second multiple mostly is.
@@ -72,8 +73,7 @@ def predicted_peak(cfg: DictConfig, world_size: int = 1) -> float:
     strategy = cfg.compute_precision.student.backbone.sharding_strategy
     state: float = _STATE_BYTES
     if world_size > 1:
-        shared = 1 if strategy == "NO_SHARD" else world_size
-        state = _STATE_BYTES / shared + _WHOLE_BYTES[strategy]
+        state = _SHARED_BYTES[strategy] / world_size + _WHOLE_BYTES[strategy]
     return (state * parameters + activations) / GIB
 
 

@@ -26,7 +26,7 @@ from prostate_ssl.objectives import (
     semi_supervised_loss,
     sinkhorn_knopp,
 )
-from prostate_ssl.training.exchange import GradientExchange
+from prostate_ssl.training.replicas import Replicas
 
 GLOBAL_CROPS = 2
 Losses = dict[str, torch.Tensor]
@@ -106,8 +106,8 @@ class SelfDistillation(nn.Module):
 
     Its state dict has the published keys: `student.backbone.…`, `student.dino_head.…`, `teacher.…`,
     `dino_loss.center`, `ibot_patch_loss.center`. How the networks are called may be replaced from outside
-    (`student_call`, `gradient_sync`, `autocast`), which is where parallelism and precision enter; `exchange`
-    averages gradients over the ranks where these hold replicas.
+    (`student_call`, `gradient_sync`, `autocast`), which is where parallelism and precision enter; `replicas`
+    are the student's modules that every rank holds whole.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -124,7 +124,7 @@ class SelfDistillation(nn.Module):
         self.ibot_patch_loss = RunningCenter((1, 1, ibot_prototypes))
         self.autocast: Callable[[], AbstractContextManager[object]] = nullcontext
         self.gradient_sync: Callable[[bool], AbstractContextManager[object]] = lambda _: nullcontext()
-        self.exchange: GradientExchange | None = None
+        self.replicas: Replicas | None = None
         self.loss_functions: dict[str, Callable[..., torch.Tensor]] = {
             "dino": dino_loss,
             "ibot": ibot_patch_loss,

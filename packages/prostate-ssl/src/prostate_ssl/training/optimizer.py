@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from prostate_ssl.objectives.collective import sum_over_ranks
+from prostate_ssl.training.replicas import Replicas
 from prostate_ssl.training.schedules import StepSettings
 
 _FIRST_LAYER = ("pos_embed", "patch_embed", "mask_token", "cls_token", "register_tokens")
@@ -52,7 +57,7 @@ def parameter_rule(
     return ParameterRule(lr, float(decays), "last_layer" in name)
 
 
-def parameter_groups(student: nn.ModuleDict, cfg: DictConfig) -> list[dict[str, object]]:
+def parameter_groups(student: nn.ModuleDict, cfg: DictConfig) -> list[dict[str, Any]]:
     """Parameters of the student, grouped by module and rule: one kernel cannot update shards and replicas."""
     groups: dict[tuple[str, ParameterRule], list[nn.Parameter]] = {}
     for part, module in student.items():
@@ -71,11 +76,16 @@ def parameter_groups(student: nn.ModuleDict, cfg: DictConfig) -> list[dict[str, 
     ]
 
 
-def build_optimizer(student: nn.ModuleDict, cfg: DictConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019) over all parameters, one fused kernel a group on GPUs."""
+def build_optimizer(
+    student: nn.ModuleDict, cfg: DictConfig, replicas: Replicas | None = None
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019) over what this rank updates, one fused kernel a group on GPUs."""
     on_gpu = next(student.parameters()).is_cuda
+    groups = parameter_groups(student, cfg)
+    if replicas is not None:
+        groups = [group | {"params": replicas.shares(group["params"])} for group in groups]
     return torch.optim.AdamW(
-        parameter_groups(student, cfg),
+        [group for group in groups if group["params"]],
         lr=0.0,
         betas=(cfg.optim.adamw_beta1, cfg.optim.adamw_beta2),
         fused=on_gpu,
@@ -91,22 +101,30 @@ def apply_settings(optimizer: torch.optim.Optimizer, settings: StepSettings) -> 
         group["weight_decay"] = settings.weight_decay * group["wd_multiplier"]
 
 
-def clip_gradients(student: nn.ModuleDict, limit: float | None) -> dict[str, torch.Tensor]:
+def clip_gradients(
+    student: nn.ModuleDict, limit: float | None, replicas: Replicas | None = None
+) -> dict[str, torch.Tensor]:
     """Scale each submodule's gradients to a norm of at most `limit`; None or 0 only measures.
 
     Returns:
         Norm before clipping, per submodule, 0 where none learns; scalars on the device.
     """
-    norms = {}
+    mine: dict[str, list[nn.Parameter]] = {}
+    norms: dict[str, torch.Tensor] = {}
     for name, module in student.items():
         parameters = list(module.parameters())
-        with_grad = [p for p in parameters if p.grad is not None]
-        if not with_grad:  # PyTorch's norm of nothing lies on the CPU
-            norms[name] = torch.zeros((), device=parameters[0].device)
-            continue
-        norm = torch.nn.utils.clip_grad_norm_(with_grad, limit or float("inf"))
-        norms[name] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return norms
+        updated = parameters if replicas is None else replicas.shares(parameters)
+        mine[name] = [p for p in updated if p.grad is not None]
+        norm = get_total_norm([p.grad for p in mine[name] if p.grad is not None])
+        norms[name] = norm.to(parameters[0].device)  # of nothing it lies on the CPU
+    if replicas is not None and replicas.modules:
+        names = [name for name in student if name in replicas.modules]
+        squares = sum_over_ranks(torch.stack([norms[name] for name in names]).square())
+        norms |= dict(zip(names, squares.sqrt().unbind(), strict=True))
+    for name, parameters in mine.items():
+        if limit and parameters:
+            clip_grads_with_norm_(parameters, limit, norms[name])
+    return {name: n.full_tensor() if isinstance(n, DTensor) else n for name, n in norms.items()}
 
 
 def local_tensors(parameters: Iterable[torch.Tensor]) -> list[torch.Tensor]:

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.attention import use_kernel
-from prostate_ssl.training.exchange import GradientExchange
 from prostate_ssl.training.networks import SelfDistillation, network_calls
+from prostate_ssl.training.replicas import Replicas
 from prostate_ssl.training.session import Session, attention_kernel, wants_compile
 
 
@@ -61,11 +61,11 @@ def compile_blocks(networks: SelfDistillation) -> None:
 
 
 def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) -> None:
-    """Shard each module (FSDP2) or average its replicas' gradients, as `compute_precision` says."""
+    """Shard each module (FSDP2) or keep replicas of it, as `compute_precision` says."""
     refuse_different_networks(networks.student, cfg, session.device)
     make_equal(networks)
     mesh = init_device_mesh(session.device.type, (session.world_size,))
-    sent: list[tuple[torch.Tensor, torch.dtype]] = []
+    whole: dict[str, tuple[Iterator[nn.Parameter], torch.dtype]] = {}
     for name in networks.student:
         strategy = {n: cfg.compute_precision[n][name].sharding_strategy for n in ("student", "teacher")}
         if (strategy["student"] == "NO_SHARD") != (strategy["teacher"] == "NO_SHARD"):
@@ -76,7 +76,7 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             )
         reduced = reduce_dtype(cfg, name)
         if strategy["student"] == "NO_SHARD":
-            sent += [(p, reduced) for p in networks.student[name].parameters() if p.requires_grad]
+            whole[name] = (networks.student[name].parameters(), reduced)
         else:
             shard(networks.student[name], mesh, strategy["student"], reduced)
             shard(networks.teacher[name], mesh, strategy["teacher"], reduced)
@@ -85,8 +85,8 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             networks.teacher_call[name] = network_calls(networks.teacher)[name]
     strategies = {n: cfg.compute_precision.student[n].sharding_strategy for n in networks.student}
     networks.gradient_sync = partial(gradient_sync, networks, strategies)
-    if sent:
-        networks.exchange = GradientExchange(sent, session.device)
+    if whole:
+        networks.replicas = Replicas(whole, session.device)
 
 
 def refuse_different_networks(student: nn.Module, cfg: DictConfig, device: torch.device) -> None:

@@ -140,11 +140,12 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
     networks.train()
     networks.teacher.eval()
     parallelize(networks, cfg, session)
-    optimizer = build_optimizer(networks.student, cfg)
-    checkpointer = Checkpointer(folder, networks, optimizer, session, cfg.train.max_to_keep)
+    replicas = networks.replicas
+    optimizer = build_optimizer(networks.student, cfg, replicas)
+    checkpointer = Checkpointer(folder, networks, optimizer, session, cfg.train.max_to_keep, replicas)
     gradients = build_gradients(networks, cfg, session)
-    if networks.exchange is not None:
-        data.feed.cut_after(networks.exchange.passed)
+    if replicas is not None:
+        data.feed.cut_after(replicas.passed)
     run = Run(cfg, session, folder, data, networks, gradients, optimizer, schedules, checkpointer)
     run.watch.lag = 1 if session.device.type == "cuda" else 0
     run.first = restore(run, resume)
@@ -268,8 +269,11 @@ def step(run: Run, iteration: int, batch: CropBatch) -> dict[str, torch.Tensor]:
     settings = run.schedules.at(iteration)
     apply_settings(run.optimizer, settings)
     values = run.gradients(batch, step_inputs(run, iteration, batch, settings))
-    norms = clip_gradients(run.networks.student, run.cfg.optim.clip_grad)
+    replicas = run.networks.replicas
+    norms = clip_gradients(run.networks.student, run.cfg.optim.clip_grad, replicas)
     run.optimizer.step()
+    if replicas is not None:
+        replicas.spread()
     update_teacher(run.networks.student, run.networks.teacher, settings.momentum)
     return values | {f"grad_norm_{name}": norm for name, norm in norms.items()}
 

@@ -1,6 +1,8 @@
-"""Replicas average their gradients (gloo on the CPU; `benchmarks/scale.py` runs NCCL)."""
+"""Replicas share out their updates (gloo on the CPU; `benchmarks/scale.py` runs NCCL)."""
 
 from __future__ import annotations
+
+import itertools
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ import torch.multiprocessing as mp
 
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.training.exchange import GradientExchange
 from prostate_ssl.training.parallelize import make_equal, reduce_dtype, refuse_different_networks
+from prostate_ssl.training.replicas import Replicas
 
 SHAPES = ((3, 5), (7,), (1,), (64, 2))  # of which some are no multiple of the alignment
 STEPS = 3
@@ -27,40 +29,76 @@ def _join(rank: int, folder: str) -> None:
 
 
 def _rank(rank: int, folder: str) -> None:
+    """Steps of two modules, whose gradients travel in different dtypes, with a stand-in for AdamW."""
     _join(rank, folder)
-    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in SHAPES]
-    kinds = (torch.float32, torch.bfloat16, torch.float32, torch.bfloat16)
-    exchange = GradientExchange(zip(parameters, kinds, strict=True), torch.device("cpu"))
+    parameters = [torch.nn.Parameter(torch.full(shape, 1.0)) for shape in SHAPES]
+    modules = {"exact": (parameters[::2], torch.float32), "rounded": (parameters[1::2], torch.bfloat16)}
+    replicas = Replicas(modules, torch.device("cpu"))
+    assert replicas.passed is None and replicas.modules == {"exact", "rounded"}
     seen = []
     for step in range(STEPS):
         for parameter, gradient in zip(parameters, gradients_of(rank, step), strict=True):
             # The last step is one in which the first parameter does not learn.
             parameter.grad = None if step + 1 == STEPS and parameter is parameters[0] else gradient
-        exchange.collect()
-        exchange.average()
-        seen.append([None if p.grad is None else p.grad.clone() for p in parameters])
-        assert exchange.passed is None
-    torch.save(seen, f"{folder}/rank{rank}.pt")
+        replicas.collect()
+        replicas.average()
+        assert all(parameter.grad is None for parameter in parameters)
+        before = [parameter.detach().clone() for parameter in parameters]
+        with torch.no_grad():
+            for share in replicas.shares(parameters):
+                if share.grad is not None:
+                    share -= share.grad
+        replicas.spread()
+        seen.append([b - p.detach() for b, p in zip(before, parameters, strict=True)])
+    updated = [(p, replicas.share(p)) for p in parameters]
+    spans = [None if s is None else (s.span.start, s.span.stop) for _, s in updated]
+    state = {
+        s.values: {"step": torch.tensor(index + 5.0), "exp_avg": p.detach().flatten()[s.span].clone()}
+        for index, (p, s) in enumerate(updated)
+        if s is not None and index != 1
+    }
+    whole = replicas.whole_state(state)
+    torch.save([seen, spans, [whole.get(p) for p in parameters], parameters], f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_every_rank_gets_the_mean_of_all_gradients(tmp_path):
-    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Of both ranks: updates by step, spans that they updated, gathered states, parameters."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(_rank, (str(folder),), nprocs=2)
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def test_every_rank_gets_the_mean_of_all_gradients(ranks):
     for step in range(STEPS):
         wanted = [(a + b) / 2 for a, b in zip(gradients_of(0, step), gradients_of(1, step), strict=True)]
-        for got in (rank[step] for rank in ranks):
-            assert (got[0] is None) == (step + 1 == STEPS)
+        for got in (rank[0][step] for rank in ranks):
             for index, (mean, target) in enumerate(zip(got, wanted, strict=True)):
-                if mean is None:
-                    continue
-                assert mean.dtype == torch.float32
-                if index % 2 == 0:
-                    assert torch.equal(mean, target)
+                if index == 0 and step + 1 == STEPS:
+                    assert not mean.any()
+                elif index % 2 == 0:
+                    assert (mean - target).abs().max() <= 1e-6
                 else:  # went as bf16: both summands and their sum are rounded to 8 bits
-                    assert not torch.equal(mean, target)
+                    assert (mean - target).abs().max() > 1e-6
                     sizes = sum(gradients_of(rank, step)[index].abs() for rank in range(2))
-                    assert ((mean - target).abs() <= 2**-8 * sizes).all()
+                    assert ((mean - target).abs() <= 2**-8 * sizes + 1e-6).all()
+
+
+def test_every_value_is_updated_by_one_rank(ranks):
+    for index, shape in enumerate(SHAPES):
+        spans = sorted(rank[1][index] for rank in ranks if rank[1][index])
+        assert spans[0][0] == 0 and spans[-1][1] == torch.Size(shape).numel()
+        assert all(before[1] == after[0] for before, after in itertools.pairwise(spans))
+    assert any(rank[1][3] for rank in ranks) and len({str(rank[1]) for rank in ranks}) == 2
+
+
+def test_states_are_put_together_from_the_ranks(ranks):
+    for _, _, states, parameters in ranks:
+        assert states[1] is None  # nobody has one
+        for index in (0, 2, 3):
+            assert torch.equal(states[index]["exp_avg"], parameters[index])
+            assert states[index]["step"] == index + 5
 
 
 def _unequal_rank(rank: int, folder: str, shapes: list[tuple[int, int]], ways: list[str]) -> None:
