@@ -115,8 +115,9 @@ def clip_gradients(
         parameters = list(module.parameters())
         updated = parameters if replicas is None else replicas.shares(parameters)
         mine[name] = [p for p in updated if p.grad is not None]
-        norm = get_total_norm([p.grad for p in mine[name] if p.grad is not None])
-        norms[name] = norm.to(parameters[0].device)  # of nothing it lies on the CPU
+        gradients = [p.grad for p in mine[name] if p.grad is not None]
+        # PyTorch's norm of nothing lies on the CPU, and to bring it here would make the host wait.
+        norms[name] = get_total_norm(gradients) if gradients else torch.zeros((), device=parameters[0].device)
     if replicas is not None and replicas.modules:
         names = [name for name in student if name in replicas.modules]
         squares = sum_over_ranks(torch.stack([norms[name] for name in names]).square())
