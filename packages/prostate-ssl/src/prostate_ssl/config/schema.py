@@ -36,7 +36,7 @@ class ModulePrecision:
     sharding_strategy: str = key(
         "SHARD_GRAD_OP",
         "On several GPUs: FULL_SHARD (least memory), SHARD_GRAD_OP (weights stay gathered between forward "
-        "and backward) or NO_SHARD (plain data parallelism: replicas, whose gradients are averaged).",
+        "and backward) or NO_SHARD (replicas: every rank holds all weights, and updates a share of them).",
     )
     mixed_precision: MixedPrecision = key(MixedPrecision, "Published dtypes; see `precision`.")
 
