@@ -6,9 +6,10 @@
 A row of scaling is the whole iteration of `benchmarks/train.py run`. The same processes serve every number
 of ranks, the largest first, so that nothing is compiled twice and all compile at once. For one rank, every
 GPU trains alone, all at the same time, and gets a row: the GPUs of a machine differ by one or two per cent,
-and what several should reach is their sum. `--exact` trains the
-preset `demo` on one rank and on several in every sharding, and resumes what several ranks saved on as many,
-on two and on one; NVIDIA_TF32_OVERRIDE=0 leaves only the order of sums to differ.
+and what several should reach is their sum.
+
+`--exact` trains the preset `demo` on one rank and on several in every sharding, and resumes what several
+ranks saved on as many, on two and on one; NVIDIA_TF32_OVERRIDE=0 leaves only the order of sums to differ.
 """
 
 from __future__ import annotations
@@ -143,7 +144,7 @@ class Exactness:
             train(cfg)
         return out
 
-    def resumed(self, source: Path, name: str, world: int, *more: str) -> Path:
+    def resumed(self, source: Path, name: str, world: int, strategy: str, *more: str) -> Path:
         """What a kill half-way leaves of `source`, trained to the end on `world` ranks."""
         copy = self.folder / name
         if self.rank == 0:
@@ -152,7 +153,7 @@ class Exactness:
             (self.folder / f"{name}.copied").touch()
         while not (self.folder / f"{name}.copied").exists():
             time.sleep(0.02)
-        return self.run(name, world, "SHARD_GRAD_OP", *more)
+        return self.run(name, world, strategy, *more)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All trainings; rows come on rank 0 (elsewhere they are empty)."""
@@ -161,11 +162,13 @@ class Exactness:
         for strategy in ("NO_SHARD", "FULL_SHARD", "SHARD_GRAD_OP"):
             many = self.run(strategy, self.ranks, strategy)
             yield self.row(f"{self.ranks} ranks, {strategy}, against one", many, one)
-        for world in sorted({self.ranks, 2, 1}, reverse=True):
-            on = self.resumed(many, f"on{world}", world)
-            yield self.row(f"saved on {self.ranks} ranks, resumed on {world}", on, many)
+        for strategy, worlds in (("NO_SHARD", {self.ranks, 2}), ("SHARD_GRAD_OP", {self.ranks, 2, 1})):
+            for world in sorted(worlds, reverse=True):
+                on = self.resumed(self.folder / strategy, f"{strategy}-on{world}", world, strategy)
+                what = f"saved on {self.ranks} ranks, resumed on {world}, {strategy}"
+                yield self.row(what, on, self.folder / strategy)
         exact = self.run("exact", self.ranks, "SHARD_GRAD_OP", "train.deterministic=true")
-        on = self.resumed(exact, "exact-on", self.ranks, "train.deterministic=true")
+        on = self.resumed(exact, "exact-on", self.ranks, "SHARD_GRAD_OP", "train.deterministic=true")
         yield self.row(f"deterministic, saved and resumed on {self.ranks}", on, exact)
 
     def row(self, what: str, run: Path, reference: Path) -> dict[str, Any]:

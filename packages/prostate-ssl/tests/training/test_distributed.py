@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 
 from prostate_ssl.config import load_config
 from prostate_ssl.objectives import RunningCenter, koleo_loss, sinkhorn_knopp
+from prostate_ssl.training.checkpoint import checkpoint_name, read_checkpoint
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.trainer import train
 
@@ -152,6 +153,47 @@ def test_each_part_may_be_kept_in_its_own_way_and_be_frozen_at_first(
     two = losses(tmp_path / "two")
     assert two.keys() == one.keys()
     assert max(abs(two[i] - one[i]) for i in one) <= 1e-4
+
+
+def optimizer_of(folder: Path, iteration: int) -> dict[str, dict[str, torch.Tensor]]:
+    content: dict[str, dict[str, torch.Tensor]] = read_checkpoint(folder / checkpoint_name(iteration))[
+        "optimizer"
+    ]
+    return content
+
+
+@pytest.mark.slow
+def test_replicas_save_what_one_rank_saves_and_go_on_from_it(small_overrides, tmp_path):
+    common = [
+        *small_overrides,
+        "dino.koleo_global=true",
+        "optim.freeze_backbone_epochs=2",
+        "train.max_to_keep=4",
+    ]
+    one = trained_here(common, tmp_path / "one")
+    half = [*common, "train.batch_size_per_gpu=1", *sharding("NO_SHARD")]
+    done = torchrun(half, tmp_path / "two")
+    assert done.returncode == 0, done.stdout + done.stderr
+    two = losses(tmp_path / "two")
+    for iteration in (3, 12):  # the backbone has no state yet, and later
+        wanted, got = optimizer_of(tmp_path / "one", iteration), optimizer_of(tmp_path / "two", iteration)
+        assert got.keys() == wanted.keys() and len(got) > 0
+        for name, state in wanted.items():
+            assert {k: (v.shape, v.dtype) for k, v in got[name].items()} == {
+                k: (v.shape, v.dtype) for k, v in state.items()
+            }
+            assert got[name]["step"] == state["step"]
+            apart = (got[name]["exp_avg"] - state["exp_avg"]).abs().max()
+            assert apart <= 1e-3 * state["exp_avg"].abs().max() + 1e-7, name
+
+    for folder, reference, tolerance in (("two", two, 0), ("one", one, 1e-4)):
+        for newer in (6, 9, 12):
+            (tmp_path / folder / checkpoint_name(newer)).unlink(missing_ok=True)
+        done = torchrun(half, tmp_path / folder)
+        assert done.returncode == 0, done.stdout + done.stderr
+        again = losses(tmp_path / folder)
+        assert again.keys() == reference.keys()
+        assert max(abs(again[i] - reference[i]) for i in reference) <= tolerance
 
 
 @pytest.mark.slow

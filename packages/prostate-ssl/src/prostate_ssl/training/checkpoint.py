@@ -30,7 +30,7 @@ def checkpoint_name(completed: int) -> str:
 def full_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """The whole of a possibly sharded tensor, on the CPU. All ranks must call it."""
     whole = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
-    # A part of a buffer would be saved with all of it.
+    # Who loads a part of a buffer would hold all of it.
     return whole if whole.untyped_storage().nbytes() == whole.nbytes else whole.clone()
 
 
@@ -96,7 +96,7 @@ class Checkpointer:
     def _gather(self) -> dict[str, Any]:
         model = {name: full_tensor(t) for name, t in self.networks.state_dict().items()}
         optimizer, state = {}, self.optimizer.state
-        shared = self.replicas.whole_state(state) if self.replicas else {}
+        shared = {} if self.replicas is None else self.replicas.whole_state(state)
         for name, parameter in self.networks.named_parameters():
             if parameter in shared:
                 optimizer[name] = shared[parameter]

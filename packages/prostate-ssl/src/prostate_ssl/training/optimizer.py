@@ -118,7 +118,7 @@ def clip_gradients(
         gradients = [p.grad for p in mine[name] if p.grad is not None]
         # PyTorch's norm of nothing lies on the CPU, and to bring it here would make the host wait.
         norms[name] = get_total_norm(gradients) if gradients else torch.zeros((), device=parameters[0].device)
-    if replicas is not None and replicas.modules:
+    if replicas is not None:
         names = [name for name in student if name in replicas.modules]
         squares = sum_over_ranks(torch.stack([norms[name] for name in names]).square())
         norms |= dict(zip(names, squares.sqrt().unbind(), strict=True))

@@ -65,7 +65,7 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
     refuse_different_networks(networks.student, cfg, session.device)
     make_equal(networks)
     mesh = init_device_mesh(session.device.type, (session.world_size,))
-    whole: dict[str, tuple[Iterator[nn.Parameter], torch.dtype]] = {}
+    whole: dict[str, tuple[list[nn.Parameter], torch.dtype]] = {}
     for name in networks.student:
         strategy = {n: cfg.compute_precision[n][name].sharding_strategy for n in ("student", "teacher")}
         if (strategy["student"] == "NO_SHARD") != (strategy["teacher"] == "NO_SHARD"):
@@ -76,7 +76,7 @@ def distribute(networks: SelfDistillation, cfg: DictConfig, session: Session) ->
             )
         reduced = reduce_dtype(cfg, name)
         if strategy["student"] == "NO_SHARD":
-            whole[name] = (networks.student[name].parameters(), reduced)
+            whole[name] = (list(networks.student[name].parameters()), reduced)
         else:
             shard(networks.student[name], mesh, strategy["student"], reduced)
             shard(networks.teacher[name], mesh, strategy["teacher"], reduced)

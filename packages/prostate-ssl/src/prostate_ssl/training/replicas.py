@@ -17,8 +17,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from prostate_ssl.objectives.collective import gather_shares, scatter_sum
+
 _ALIGNED = 8  # values: so that everything begins where kernels can read it 16 bytes at a time
 State = dict[str, torch.Tensor]
+# Of a parameter's state, by the parameter's index: single numbers, and None for what is as long as it.
+Entries = dict[int, dict[str, float | None]]
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,8 @@ class _Buffer:
         self._weights = parameters[0].new_zeros(world * size)
         self._gradients = torch.zeros_like(self._weights, dtype=dtype)
         own = self._gradients[self._own]
-        same = dtype == self._weights.dtype
-        self._mean = own if same and self._nccl else torch.zeros_like(own, dtype=self._weights.dtype)
+        self._in_place = self._nccl and dtype == self._weights.dtype
+        self._mean = own if self._in_place else torch.zeros_like(own, dtype=self._weights.dtype)
         self._places = [slice(start, start + p.numel()) for start, p in zip(starts, parameters, strict=True)]
         self._gradient_of: dict[nn.Parameter, torch.Tensor] = {}
         self._learning: set[nn.Parameter] = set()
@@ -159,42 +163,41 @@ class _Buffer:
     def average(self) -> None:
         own = self._gradients[self._own]
         if self._nccl:
-            dist.reduce_scatter_tensor(own, self._gradients, dist.ReduceOp.AVG)
-            if own.data_ptr() != self._mean.data_ptr():
+            scatter_sum(own, self._gradients, dist.ReduceOp.AVG)
+            if not self._in_place:
                 self._mean.copy_(own)
-        else:  # gloo scatters nothing that it reduces in place
+        else:  # gloo knows no mean, and scatters nothing in place; what does not learn grows, and is not read
             dist.all_reduce(self._gradients)
             self._mean.copy_(own).div_(self._world)
         for parameter, share in self.shares.items():
             share.values.grad = self._mean[share.place] if parameter in self._learning else None
 
     def spread(self) -> None:
-        own = self._weights[self._own]
-        dist.all_gather_into_tensor(self._weights, own if self._nccl else own.clone())
+        self._gather(self._weights)
+
+    def _gather(self, flat: torch.Tensor) -> None:
+        """Fill a buffer with every rank's own part of it."""
+        own = flat[self._own]
+        gather_shares(flat, own if self._nccl else own.clone())
 
     def whole_state(self, state: Mapping[torch.Tensor, State]) -> dict[nn.Parameter, State]:
-        known: list[dict[int, dict[str, float | None]]] = [{} for _ in range(self._world)]
-        dist.all_gather_object(known, self._told(state))
-        names: dict[int, dict[str, float | None]] = {}
-        for told in known:
-            for index, values in told.items():
-                names.setdefault(index, {}).update(values)
-        whole: dict[nn.Parameter, State] = {self.parameters[index]: {} for index in sorted(names)}
-        for key in sorted(
-            {key for values in names.values() for key, value in values.items() if value is None}
-        ):
+        # From what all have told, every rank derives the same entries, so the same exchanges in one order.
+        told: list[Entries] = [{} for _ in range(self._world)]
+        dist.all_gather_object(told, self._entries(state))
+        entries: Entries = {}
+        for of_rank in told:
+            for index, values in of_rank.items():
+                entries.setdefault(index, {}).update(values)
+        whole = {index: numbers(values) for index, values in sorted(entries.items())}
+        for key in sorted({k for values in entries.values() for k, value in values.items() if value is None}):
             flat = self._gathered(state, key)
-            for index, values in names.items():
+            for index, values in entries.items():
                 if key in values:
-                    parameter = self.parameters[index]
-                    whole[parameter][key] = flat[self._places[index]].view_as(parameter).cpu().clone()
-        for index, values in names.items():
-            numbers = {key: torch.tensor(value) for key, value in values.items() if value is not None}
-            whole[self.parameters[index]] |= numbers
-        return whole
+                    entry = flat[self._places[index]].view_as(self.parameters[index])
+                    whole[index][key] = entry.to("cpu", copy=True)
+        return {self.parameters[index]: values for index, values in whole.items()}
 
-    def _told(self, state: Mapping[torch.Tensor, State]) -> dict[int, dict[str, float | None]]:
-        """Of each parameter that has a state here: single numbers, and None for what is as long as it."""
+    def _entries(self, state: Mapping[torch.Tensor, State]) -> Entries:
         return {
             index: {k: float(v) if v.ndim == 0 else None for k, v in state[self.shares[p].values].items()}
             for index, p in enumerate(self.parameters)
@@ -203,10 +206,17 @@ class _Buffer:
 
     def _gathered(self, state: Mapping[torch.Tensor, State], key: str) -> torch.Tensor:
         """One entry of the states of all shares, side by side as the parameters."""
-        own = torch.zeros_like(self._weights[self._own])
+        # Between steps nobody needs the gradients: saving takes no memory that a step does not take.
+        free = self._gradients.dtype == self._weights.dtype
+        flat = self._gradients if free else torch.zeros_like(self._weights)
+        own = flat[self._own]
         for share in self.shares.values():
             if key in state.get(share.values, {}):
                 own[share.place] = state[share.values][key]
-        flat = torch.zeros_like(self._weights)
-        dist.all_gather_into_tensor(flat, own)
+        self._gather(flat)
         return flat
+
+
+def numbers(values: dict[str, float | None]) -> State:
+    """The single numbers among the entries of a state."""
+    return {key: torch.tensor(value) for key, value in values.items() if value is not None}

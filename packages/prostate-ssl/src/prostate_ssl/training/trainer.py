@@ -2,7 +2,7 @@
 
 open the session → build and parallelize the networks → resume → for every batch:
 schedules → teacher targets, local and global losses, backward → clip → AdamW → move the teacher →
-log, evaluate, save.
+log, evaluate, save. (Of several ranks with replicas, each clips and updates a share: `replicas`.)
 """
 
 from __future__ import annotations
