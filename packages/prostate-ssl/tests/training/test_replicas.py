@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from prostate_ssl.batch import CropBatch
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.training.parallelize import make_equal, reduce_dtype, refuse_different_networks
 from prostate_ssl.training.replicas import Replicas
+from prostate_ssl.training.watch import Pending, refuse_nan
 
 SHAPES = ((3, 5), (7,), (1,), (64, 2))  # of which some are no multiple of the alignment
 STEPS = 3
@@ -134,6 +137,23 @@ def _rank_with_weights_of_its_own(rank: int, folder: str) -> None:
 
 def test_every_rank_begins_with_the_weights_of_the_first(tmp_path):
     mp.spawn(_rank_with_weights_of_its_own, (str(tmp_path),), nprocs=2)
+
+
+def _rank_that_meets_a_nan(rank: int, folder: str) -> None:
+    _join(rank, folder)
+    crops = torch.full((2, 1, 2, 2), float("nan") if rank == 1 else 0.5)
+    nothing = torch.zeros(1, dtype=torch.bool)
+    batch = CropBatch(crops, crops, nothing, nothing, torch.tensor([rank]))
+    entry = Pending(4, ("total_loss",), torch.tensor([float("nan")]), None, batch)
+    # The first rank's message is the one that is read.
+    with pytest.raises(ProstateError, match=r"crops of the_second hold NaN.*iteration_4\.rank_\*\.json"):
+        refuse_nan(entry, {"total_loss": float("nan")}, ["the_first", "the_second"], Path(folder), rank)
+    assert (Path(folder) / "post_mortem" / f"iteration_4.rank_{rank}.pt").exists()
+    dist.destroy_process_group()
+
+
+def test_every_rank_names_the_case_that_one_of_them_met(tmp_path):
+    mp.spawn(_rank_that_meets_a_nan, (str(tmp_path),), nprocs=2)
 
 
 @pytest.mark.parametrize(("asked", "used"), [("fp16", "float32"), ("fp32", "float32"), ("bf16", "bfloat16")])

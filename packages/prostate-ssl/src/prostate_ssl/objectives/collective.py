@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -18,6 +21,14 @@ def sum_over_ranks(value: torch.Tensor) -> torch.Tensor:
     if world_size() > 1:
         dist.all_reduce(value)
     return value
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """What every rank has, in the order of the ranks; plain values, not tensors."""
+    values = [value] * world_size()
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def mean_over_ranks(values: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

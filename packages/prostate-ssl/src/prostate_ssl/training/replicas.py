@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from prostate_ssl.objectives.collective import gather_shares, scatter_sum
+from prostate_ssl.objectives.collective import gather_shares, of_all_ranks, scatter_sum
 
 _ALIGNED = 8  # values: so that everything begins where kernels can read it 16 bytes at a time
 State = dict[str, torch.Tensor]
@@ -182,10 +182,8 @@ class _Buffer:
 
     def whole_state(self, state: Mapping[torch.Tensor, State]) -> dict[nn.Parameter, State]:
         # From what all have told, every rank derives the same entries, so the same exchanges in one order.
-        told: list[Entries] = [{} for _ in range(self._world)]
-        dist.all_gather_object(told, self._entries(state))
         entries: Entries = {}
-        for of_rank in told:
+        for of_rank in of_all_ranks(self._entries(state)):
             for index, values in of_rank.items():
                 entries.setdefault(index, {}).update(values)
         whole = {index: numbers(values) for index, values in sorted(entries.items())}

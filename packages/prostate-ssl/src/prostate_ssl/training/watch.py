@@ -12,6 +12,7 @@ import torch
 from prostate_ssl.batch import CropBatch
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import write_atomically, write_json
+from prostate_ssl.objectives.collective import of_all_ranks, world_size
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,9 @@ def refuse_nan(
     tensors = {name: getattr(batch, name).cpu() for name in batch.__dataclass_fields__}
     write_atomically(where / f"{stem}.pt", lambda file: torch.save(tensors, file))
     odd = [case for case, numbers in inputs.items() if any(isinstance(n, str) for n in numbers.values())]
+    # All ranks are here, and one of them speaks for all.
+    odd = sorted({case for of_rank in of_all_ranks(odd) for case in of_rank})
+    files = where / (stem if world_size() == 1 else f"iteration_{entry.iteration}.rank_*")
     cause = (
         f"The crops of {', '.join(odd)} hold NaN: look at those files (prostate-ssl check). " if odd else ""
     )
@@ -97,7 +101,7 @@ def refuse_nan(
         f"NaN detected in {'loss' if lossy else 'gradients'} at iteration {entry.iteration}: "
         f"{', '.join(bad)}. {cause}"
         "Try a lower optim.base_lr, a longer optim.warmup_epochs, and `prostate-ssl check` on the data. "
-        f"The batch, its case IDs, losses and gradient norms are in {where / stem}.json and .pt."
+        f"The batch, its case IDs, losses and gradient norms are in {files}.json and .pt."
     )
 
 
