@@ -5,7 +5,7 @@
 
 A row of scaling is the whole iteration of `benchmarks/train.py run`. The same processes serve every number
 of ranks, the largest first, so that nothing is compiled twice and all compile at once. For one rank, every
-GPU trains alone, all at the same time, and gets a row: the GPUs of a machine differ by one or two per cent,
+GPU trains alone, all at the same time, and gets a row: the GPUs of a machine differ by up to three per cent,
 and what several should reach is their sum.
 
 `--exact` trains the preset `demo` on one rank and on several in every sharding, and resumes what several

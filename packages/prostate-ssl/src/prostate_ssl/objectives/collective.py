@@ -1,4 +1,4 @@
-"""Sums over ranks that do nothing where there is one rank."""
+"""Exchanges between ranks that do nothing where there is one rank."""
 
 from __future__ import annotations
 
@@ -61,17 +61,6 @@ class PendingSum:
 def start_sum_over_ranks(value: torch.Tensor) -> PendingSum:
     """Begin to add `value` over all ranks, in place; nobody waits for the slowest rank before `wait`."""
     return PendingSum(value, dist.all_reduce(value, async_op=True) if world_size() > 1 else None)
-
-
-def scatter_sum(share: torch.Tensor, whole: torch.Tensor, op: dist.ReduceOp.RedOpType) -> None:
-    """Fill each rank's share with that part of the sum (or mean) of every rank's `whole`."""
-    # PyTorch 2.13 warns of the old name, which is the only one before it.
-    (getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor)(share, whole, op)
-
-
-def gather_shares(whole: torch.Tensor, share: torch.Tensor) -> None:
-    """Fill `whole` with the shares of all ranks, in the order of the ranks."""
-    (getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor)(whole, share)
 
 
 def max_over_ranks(value: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,8 @@ _STATE_BYTES = 20  # weight, gradient, two AdamW moments, teacher: fp32 each
 # the global ones; with SHARD_GRAD_OP the gathered weights of student and teacher too. Replicas: weights,
 # teacher, and gradients as they come and as they are sent.
 _WHOLE_BYTES = {"FULL_SHARD": 4, "SHARD_GRAD_OP": 12, "NO_SHARD": 16}
-_SHARED_BYTES = {"FULL_SHARD": 20, "SHARD_GRAD_OP": 20, "NO_SHARD": 8}
+# What they share out: all of the state; replicas the moments.
+_SHARED_BYTES = {"FULL_SHARD": _STATE_BYTES, "SHARD_GRAD_OP": _STATE_BYTES, "NO_SHARD": 8}
 _RESERVE = 0.06  # of the card: driver, CUDA context, fragmentation
 # On a CPU, steps of seven configurations took 1.14 to 2.6 times the prediction (demo preset with other sizes,
 # 2 cores, 2026-11-22): less than the first share of it is never enough, the second multiple mostly is.

@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from prostate_ssl.objectives.collective import gather_shares, of_all_ranks, scatter_sum
+from prostate_ssl.objectives.collective import of_all_ranks
 
 _ALIGNED = 8  # values: so that everything begins where kernels can read it 16 bytes at a time
 State = dict[str, torch.Tensor]
@@ -163,7 +163,7 @@ class _Buffer:
     def average(self) -> None:
         own = self._gradients[self._own]
         if self._nccl:
-            scatter_sum(own, self._gradients, dist.ReduceOp.AVG)
+            _scatter_mean(own, self._gradients)
             if not self._in_place:
                 self._mean.copy_(own)
         else:  # gloo knows no mean, and scatters nothing in place; what does not learn grows, and is not read
@@ -178,7 +178,7 @@ class _Buffer:
     def _gather(self, flat: torch.Tensor) -> None:
         """Fill a buffer with every rank's own part of it."""
         own = flat[self._own]
-        gather_shares(flat, own if self._nccl else own.clone())
+        _gather_shares(flat, own if self._nccl else own.clone())
 
     def whole_state(self, state: Mapping[torch.Tensor, State]) -> dict[nn.Parameter, State]:
         # From what all have told, every rank derives the same entries, so the same exchanges in one order.
@@ -213,6 +213,17 @@ class _Buffer:
                 own[share.place] = state[share.values][key]
         self._gather(flat)
         return flat
+
+
+# PyTorch 2.13 warns of the old names of both, which are the only ones before it.
+def _scatter_mean(share: torch.Tensor, whole: torch.Tensor) -> None:
+    (getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor)(
+        share, whole, dist.ReduceOp.AVG
+    )
+
+
+def _gather_shares(whole: torch.Tensor, share: torch.Tensor) -> None:
+    (getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor)(whole, share)
 
 
 def numbers(values: dict[str, float | None]) -> State:
