@@ -31,6 +31,18 @@ def _join(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
 
 
+def _halve_into_two_passes(replicas: Replicas, parameters: list[torch.nn.Parameter]) -> None:
+    """Parameter 0 has a gradient only in the first pass, 1 only in the second, all others in both."""
+    whole = [parameter.grad for parameter in parameters]
+    share = [1.0, 0.0, *(0.5 for _ in parameters[2:])]
+    for parameter, gradient, s in zip(parameters, whole, share, strict=True):
+        parameter.grad = gradient * s if s else None
+    replicas.set_aside()
+    assert all(parameter.grad is None for parameter in parameters)
+    for parameter, gradient, s in zip(parameters, whole, share, strict=True):
+        parameter.grad = gradient * (1 - s) if s < 1 else None
+
+
 def _rank(rank: int, folder: str) -> None:
     """Steps of two modules, whose gradients travel in different dtypes, with a stand-in for AdamW."""
     _join(rank, folder)
@@ -43,6 +55,10 @@ def _rank(rank: int, folder: str) -> None:
         for parameter, gradient in zip(parameters, gradients_of(rank, step), strict=True):
             # The last step is one in which the first parameter does not learn.
             parameter.grad = None if step + 1 == STEPS and parameter is parameters[0] else gradient
+        if (
+            step == 1
+        ):  # two passes: half of each gradient in the first, where some parameters have theirs alone
+            _halve_into_two_passes(replicas, parameters)
         replicas.collect()
         replicas.average()
         assert all(parameter.grad is None for parameter in parameters)

@@ -134,6 +134,8 @@ def shard(module: nn.Module, mesh: DeviceMesh, strategy: str, reduced: torch.dty
 def gradient_sync(networks: SelfDistillation, strategies: dict[str, str], sync: bool) -> Iterator[None]:
     """Within it, backward passes of sharded modules exchange gradients (True) or only add them up (False).
 
+    Those of replicas are exchanged after the last pass, and set aside until then.
+
     With SHARD_GRAD_OP weights stay gathered after a backward pass that exchanges nothing: the next forward
     pass of the step needs them again.
     """
@@ -142,3 +144,5 @@ def gradient_sync(networks: SelfDistillation, strategies: dict[str, str], sync: 
             module.set_requires_gradient_sync(sync)
             module.set_reshard_after_backward(sync or strategies[name] == "FULL_SHARD")
     yield
+    if networks.replicas is not None and not sync:
+        networks.replicas.set_aside()

@@ -85,6 +85,14 @@ class Replicas:
     def __contains__(self, parameter: object) -> bool:
         return parameter in self._buffer_of
 
+    def set_aside(self) -> None:
+        """Take the gradients out of the parameters before a further backward pass; `collect` adds both.
+
+        It adds them where they are sent from: autograd would add them elsewhere, to be copied from there.
+        """
+        for buffer in self._buffers:
+            buffer.set_aside()
+
     def collect(self) -> None:
         """Take the gradients out of the parameters, ready to be sent. Part of the passes; may be recorded.
 
@@ -132,6 +140,7 @@ class _Buffer:
         self._mean = own if self._in_place else torch.zeros_like(own, dtype=self._weights.dtype)
         self._places = [slice(start, start + p.numel()) for start, p in zip(starts, parameters, strict=True)]
         self._gradient_of: dict[nn.Parameter, torch.Tensor] = {}
+        self._aside: dict[nn.Parameter, torch.Tensor] = {}
         self._learning: set[nn.Parameter] = set()
         self.shares: dict[nn.Parameter, Share] = {}
         for place, parameter in zip(self._places, parameters, strict=True):
@@ -152,13 +161,26 @@ class _Buffer:
                 slice(start - self._own.start, stop - self._own.start),
             )
 
+    def set_aside(self) -> None:
+        if not self._aside:  # a third pass is added by autograd
+            self._aside = self._taken()
+
     def collect(self) -> None:
-        there = {p: p.grad for p in self.parameters if p.grad is not None}
-        self._learning = set(there)
-        if there:
-            torch._foreach_copy_([self._gradient_of[p] for p in there], list(there.values()))
-        for parameter in there:  # of this rank alone: nobody may take it for the mean
+        first, last, self._aside = self._aside, self._taken(), {}
+        both = first.keys() & last.keys()
+        for parameter in both:
+            torch.add(first[parameter], last[parameter], out=self._gradient_of[parameter])
+        alone = {p: gradient for p, gradient in (first | last).items() if p not in both}
+        if alone:
+            torch._foreach_copy_([self._gradient_of[p] for p in alone], list(alone.values()))
+        self._learning = both | alone.keys()
+
+    def _taken(self) -> dict[nn.Parameter, torch.Tensor]:
+        """The parameters' gradients, which are of this rank alone: nobody may take them for the mean."""
+        taken = {p: p.grad for p in self.parameters if p.grad is not None}
+        for parameter in taken:
             parameter.grad = None
+        return taken
 
     def average(self) -> None:
         own = self._gradients[self._own]
