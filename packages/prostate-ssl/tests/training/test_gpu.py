@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.training.metrics import read_metrics
+from prostate_ssl.training.optimizer import build_optimizer, clip_gradients, update_teacher
+from prostate_ssl.training.replicas import Replicas
 from prostate_ssl.training.trainer import train
 
 pytestmark = pytest.mark.gpu
@@ -93,3 +98,33 @@ def test_training_leaves_the_callers_stream_as_it_was(small_overrides, tmp_path)
     before = torch.cuda.current_stream()
     train(load_config("demo", [*small_overrides, f"train.output_dir={tmp_path}"]))
     assert torch.cuda.current_stream() == before == torch.cuda.default_stream()
+
+
+def test_the_host_never_waits_for_an_update_of_replicas(tmp_path):
+    """One rank stands for many; a head without gradients for a rank whose share holds nothing of the head."""
+    device = torch.device("cuda", 0)
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    student = torch.nn.ModuleDict({n: torch.nn.Linear(9, 5) for n in ("backbone", "dino_head")}).to(device)
+    teacher = copy.deepcopy(student)
+    sent = {name: (list(module.parameters()), torch.float32) for name, module in student.items()}
+    replicas = Replicas(sent, device)
+    optimizer = build_optimizer(student, load_config("demo"), replicas)
+    try:
+        for mode, learning in (("default", student), ("error", student), ("error", student["backbone"])):
+            # What has to be set up once may wait.
+            torch.cuda.set_sync_debug_mode(mode)
+            for parameter in learning.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            replicas.set_aside()
+            for parameter in learning.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            replicas.collect()
+            replicas.average()
+            norms = clip_gradients(student, 3.0, replicas)
+            optimizer.step()
+            replicas.spread()
+            update_teacher(student, teacher, 0.99)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        dist.destroy_process_group()
+    assert norms["backbone"].item() == pytest.approx(2 * 50**0.5) and norms["dino_head"].item() == 0

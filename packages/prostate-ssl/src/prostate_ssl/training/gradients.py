@@ -8,6 +8,7 @@ what it does with other ranks is recorded with it.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -180,6 +181,7 @@ class GraphedGradients(LaunchedGradients):
     def _record(self, batch: CropBatch, step: StepInputs) -> _Recording:
         # Without gradients at its beginning, the first backward pass writes them, in every replay.
         self._clear()
+        gc.collect()  # what compiling has left behind; later it would take as long as two steps, once
         graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
         try:
             # Other threads cut slices and watch over the ranks meanwhile: what they ask of CUDA is their own.

@@ -251,7 +251,7 @@ def iterate(run: Run, metrics: MetricsLog | None) -> TrainingOutcome:
 
 @contextmanager
 def no_collector_pauses() -> Iterator[None]:
-    """Python's collector runs only in `step` and `save`, on all ranks at the same time.
+    """Python's collector runs only in `step`, `save` and before a step is recorded, on all ranks at once.
 
     Where it looks at everything it takes tens of milliseconds, and all ranks wait for the one that it stops.
     """
