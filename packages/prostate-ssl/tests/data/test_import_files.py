@@ -270,3 +270,56 @@ def test_importing_and_checking_do_without_torch() -> None:
         "from prostate_ssl.data import build_feed, make_dataset"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def _loose(folder: Path, names: list[str], value: float = 0.0) -> Path:
+    for number, name in enumerate(names):
+        image = np.random.default_rng(number).random((32, 32, 6)) + value
+        _nifti(folder / f"{name}.nii.gz", image)
+    return folder
+
+
+def test_a_mended_mapping_is_no_unchanged_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out, mapping = _loose(tmp_path / "in", ["a", "b", "c"]), tmp_path / "out", tmp_path / "m.csv"
+    command = ["import", "nifti", str(source), "--mapping", str(mapping), "--out", str(out), "--workers", "1"]
+    header = "patient_id,file,sequence\np,a.nii.gz,ax_t2wi\n"
+    mapping.write_text(header + "p,b.nii.gz,ax_dwi\np,c.nii.gz,ax_adc\n")
+    assert run(command) == 0
+    # The same files in another order are the same case; swapped, they are not.
+    mapping.write_text(header + "p,c.nii.gz,ax_adc\np,b.nii.gz,ax_dwi\n")
+    assert run(command) == 0
+    before = (out / "case_0001" / "ax_adc.nii.gz").read_bytes()
+    mapping.write_text(header + "p,b.nii.gz,ax_adc\np,c.nii.gz,ax_dwi\n")
+    assert run(command) == 1
+    assert "under other names or b-values; remove it first" in " ".join(capsys.readouterr().err.split())
+    assert (out / "case_0001" / "ax_adc.nii.gz").read_bytes() == before
+
+
+def test_the_record_of_who_is_who_grows_and_overwrites_nothing(tmp_path: Path) -> None:
+    source, record = _loose(tmp_path / "in", ["a", "b"]), tmp_path / "who.json"
+    given = ["--out", str(tmp_path / "out"), "--workers", "1", "--sources", str(record)]
+    for patient, name in (("Ada", "a"), ("Bea", "b"), ("Ada", "a")):
+        mapping = tmp_path / "m.csv"
+        mapping.write_text(f"patient_id,file,sequence\n{patient},{name}.nii.gz,ax_t2wi\n")
+        assert run(["import", "nifti", str(source), "--mapping", str(mapping), *given]) == 0
+    cases = json.loads(record.read_text())["cases"]
+    assert {case: entry["source_id"] for case, entry in cases.items()} == {
+        "case_0001": "Ada",
+        "case_0002": "Bea",
+    }
+    assert all("ax_t2wi" in entry["files"] for entry in cases.values())
+    record.write_text('{"schema": "somebody else\'s"}')
+    assert run(["import", "nifti", str(source), "--mapping", str(mapping), *given]) == 2
+    assert record.read_text() == '{"schema": "somebody else\'s"}'
+
+
+def test_kept_ids_that_would_share_a_folder_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, mapping = _loose(tmp_path / "in", ["a", "b"]), tmp_path / "m.csv"
+    mapping.write_text("patient_id,file,sequence\nA B,a.nii.gz,ax_t2wi\nA/B,b.nii.gz,ax_t2wi\n")
+    command = ["import", "nifti", str(source), "--mapping", str(mapping), "--out", str(tmp_path / "out")]
+    assert run([*command, "--keep-ids"]) == 2
+    assert "'A B' and 'A/B' would share the folder A_B" in " ".join(capsys.readouterr().err.split())
+    assert not list((tmp_path / "out").glob("A*"))
+    assert run(command) == 0

@@ -47,6 +47,7 @@ def dicom(
     """A tree of DICOM files: axial T2, ADC and every b-value, recognised by their tags."""
     from prostate_ssl.data.importing.dicom import import_dicom
 
+    _check(sources)
     with _bars() as progress:
         result = import_dicom(source, out, _count(workers), keep_ids, progress)
     for damaged in result.unreadable:
@@ -119,9 +120,18 @@ def _import_found(
 
     if not patients:
         raise ProstateError(f"No patient was found below {source}: {wanted} is looked for.")
+    _check(sources)
     with _bars() as progress:
         outcomes, names = import_patients(patients, out, _count(workers), keep_ids, progress)
     return _finish(kind, out, outcomes, names, sources, 0, as_json)
+
+
+def _check(sources: Path | None) -> None:
+    """Say now, not after the import, that the record of who is who cannot go there."""
+    from prostate_ssl.data.importing.outcome import read_sources
+
+    if sources is not None:
+        read_sources(sources)
 
 
 def _count(workers: int) -> int:

@@ -41,6 +41,7 @@ from prostate_ssl.data.importing.outcome import (
     known_cases,
     make_data_folder,
     next_pseudonyms,
+    refuse_shared_folders,
     write_case,
 )
 from prostate_ssl.data.importing.parallel import parallel_map
@@ -158,6 +159,8 @@ def _choose_studies(series: Sequence[Series]) -> list[_Study]:
 
 def _name_studies(studies: Sequence[_Study], out: Path, keep_ids: bool) -> list[_Study]:
     """Give each study its old pseudonym if it was imported before, else the next free one."""
+    if keep_ids:
+        refuse_shared_folders([study.patient for study in studies])
     known = known_cases(out)
     keys = [hash_of([frame.uid for j in study.judgements for frame in j.series.frames]) for study in studies]
     taken = {str(document["case_id"]) for document in known.values()}
@@ -184,9 +187,10 @@ def import_study(study: _Study, out: Path) -> CaseOutcome:
         outcome.series = [SeriesLine(**line) for line in before["series"]]
         return outcome
     if (out / study.case_id).exists():
-        outcome.status = "failed"
-        outcome.reason = f"{out / study.case_id} is there already and holds something else; remove it first"
-        outcome.public_reason = "its folder holds something else"
+        outcome.fail(
+            f"{out / study.case_id} is there already and holds something else; remove it first",
+            "its folder holds something else",
+        )
         return outcome
     try:
         images = _read_images(study.judgements, outcome)

@@ -25,6 +25,7 @@ from prostate_ssl.data.importing.outcome import (
     known_cases,
     make_data_folder,
     next_pseudonyms,
+    refuse_shared_folders,
     write_case,
 )
 from prostate_ssl.data.importing.parallel import parallel_map
@@ -65,12 +66,13 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class SourcePatient:
-    """A patient with its files; case_id and source_key are filled in by `import_patients`."""
+    """A patient with its files; case_id, source_key and recipe are filled in by `import_patients`."""
 
     patient: str
     files: tuple[SourceFile, ...]
     case_id: str = ""
     source_key: str = ""
+    recipe: str = ""
 
 
 def _stem(path: Path) -> str:
@@ -248,11 +250,14 @@ def import_patients(
 ) -> tuple[list[CaseOutcome], dict[str, str]]:
     """Import listed patients; returns outcomes in order and the original IDs by case (personal)."""
     make_data_folder(out)
-    keys = [hash_of([hash_file(file.path) for file in patient.files if file.stem]) for patient in patients]
+    if keep_ids:
+        refuse_shared_folders([patient.patient for patient in patients])
+    hashes = [{file: hash_file(file.path) for file in patient.files if file.stem} for patient in patients]
+    keys = [hash_of(list(of_patient.values())) for of_patient in hashes]
     known = known_cases(out)
     fresh = iter(next_pseudonyms(out, len(patients), {str(case["case_id"]) for case in known.values()}))
     named = []
-    for patient, key in zip(patients, keys, strict=True):
+    for patient, key, of_patient in zip(patients, keys, hashes, strict=True):
         name = (
             str(known[key]["case_id"])
             if key in known
@@ -260,7 +265,8 @@ def import_patients(
             if keep_ids
             else next(fresh)
         )
-        named.append(replace(patient, case_id=name, source_key=key))
+        recipe = hash_of([f"{hashed} {file.stem} {file.b_values}" for file, hashed in of_patient.items()])
+        named.append(replace(patient, case_id=name, source_key=key, recipe=recipe))
     advance = progress("Importing", len(named))
     outcomes = []
     for outcome in parallel_map(partial(import_patient, out=out), named, workers):
@@ -271,7 +277,7 @@ def import_patients(
 
 def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
     """Import one patient; what goes wrong with it is its outcome, not an exception."""
-    outcome = CaseOutcome(patient.case_id, patient.source_key)
+    outcome = CaseOutcome(patient.case_id, patient.source_key, patient.recipe)
     outcome.labels = {number: file.path.name for number, file in enumerate(patient.files, start=1)}
     outcome.series = [
         SeriesLine(
@@ -281,14 +287,20 @@ def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
     ]
     before = known_case(out, patient.case_id)
     if before is not None and before["source_key"] == patient.source_key and is_complete(out, before):
-        outcome.status, outcome.files = "unchanged", dict(before["files"])
+        if before.get("recipe", "") in ("", patient.recipe):  # older versions did not write it
+            outcome.status, outcome.files = "unchanged", dict(before["files"])
+            return outcome
+        outcome.fail(
+            f"{out / patient.case_id} was imported from the same files under other names or b-values; remove "
+            "it first",
+            "its folder was imported from the same files under other names or b-values",
+        )
         return outcome
     if (out / patient.case_id).exists():
-        outcome.status, outcome.reason = (
-            "failed",
+        outcome.fail(
             f"{out / patient.case_id} holds something else; remove it first",
+            "its folder holds something else",
         )
-        outcome.public_reason = "its folder holds something else"
         return outcome
     try:
         images = [

@@ -19,6 +19,7 @@ from prostate_ssl.files import write_json
 REPORT_NAME = "import_report.json"
 CASE_REPORT_NAME = "import.json"
 VERSION = 1
+_SOURCES = "prostate-ssl/import-sources/1"
 STATUSES = ("imported", "unchanged", "failed")
 
 
@@ -50,6 +51,7 @@ class CaseOutcome:
     Attributes:
         case_id: pseudonym, the folder's name.
         source_key: hash over the source images' unique ids; tells on a second run that this is the same case.
+        recipe: hash over what each source file was taken for; "" where the files themselves say it (DICOM).
         status: imported, unchanged or failed.
         reason: of a failure; may name source files.
         public_reason: the same without them, for the manifest.
@@ -61,6 +63,7 @@ class CaseOutcome:
 
     case_id: str
     source_key: str
+    recipe: str = ""
     status: str = "imported"
     reason: str = ""
     public_reason: str = ""
@@ -68,6 +71,9 @@ class CaseOutcome:
     files: dict[str, dict[str, object]] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
     labels: dict[int, str] = field(default_factory=dict)
+
+    def fail(self, reason: str, public_reason: str) -> None:
+        self.status, self.reason, self.public_reason = "failed", reason, public_reason
 
     def manifest(self) -> dict[str, object]:
         """The part that is written: nothing personal, no paths, no descriptions."""
@@ -108,6 +114,23 @@ def folder_name(source_id: str) -> str:
         "."
     )
     return cleaned or "unknown"
+
+
+def refuse_shared_folders(source_ids: Sequence[str]) -> None:
+    """Patients whose kept IDs would be one folder must not be imported over each other.
+
+    Raises:
+        ProstateError: two of them would.
+    """
+    owner: dict[str, str] = {}
+    for source_id in source_ids:
+        other = owner.setdefault(folder_name(source_id), source_id)
+        if other != source_id:
+            raise ProstateError(
+                f"With --keep-ids the patients {other!r} and {source_id!r} would share the folder "
+                f"{folder_name(source_id)}. Rename one of them in the source, or import without --keep-ids.",
+                2,
+            )
 
 
 def make_data_folder(out: Path) -> None:
@@ -221,14 +244,37 @@ def write_manifest(out: Path, kind: str, outcomes: Sequence[CaseOutcome], unread
     write_json(out / REPORT_NAME, document)
 
 
+def read_sources(path: Path) -> dict[str, dict[str, Any]]:
+    """What `write_sources` has written so far, by case; nothing where there is no such file.
+
+    Raises:
+        ProstateError: the file is another one, which must not be overwritten.
+    """
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ProstateError(f"--sources {path}: the file is there and cannot be read: {error}.", 2) from error
+    if not isinstance(document, dict) or document.get("schema") != _SOURCES:
+        raise ProstateError(f"--sources {path}: the file is no list of sources. Name another one.", 2)
+    cases: dict[str, dict[str, Any]] = document["cases"]
+    return cases
+
+
 def write_sources(path: Path, outcomes: Sequence[CaseOutcome], names: dict[str, str]) -> None:
-    """Write which source became what: pseudonym → original ID and files. Personal: on request only."""
-    document = {
-        "schema": "prostate-ssl/import-sources/1",
-        "cases": {o.case_id: {"source_id": names[o.case_id], "files": o.sources} for o in outcomes},
-    }
+    """Write which source became what: pseudonym → original ID and files. Personal: on request only.
+
+    What earlier imports have written there stays: it may be the only record of who is who.
+    """
+    cases = read_sources(path)
+    for o in outcomes:
+        if o.status == "failed" and o.case_id in cases:  # the folder may be somebody else's
+            continue
+        files = o.sources or cases.get(o.case_id, {}).get("files", {})
+        cases[o.case_id] = {"source_id": names[o.case_id], "files": files}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, document)
+    write_json(path, {"schema": _SOURCES, "cases": dict(sorted(cases.items()))})
 
 
 def next_pseudonyms(out: Path, count: int, taken: set[str]) -> list[str]:
