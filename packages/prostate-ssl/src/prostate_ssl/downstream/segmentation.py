@@ -80,12 +80,23 @@ def dice_loss(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     return (1 - overlap / size).mean() + F.binary_cross_entropy_with_logits(logits, target)
 
 
-def dice_score(predicted: torch.Tensor, masks: torch.Tensor, cases: torch.Tensor) -> dict[int, float]:
-    """Dice of each case over all its slices: 2 |A ∩ B| / (|A| + |B|), 1 where both are empty."""
+def dice_score(
+    predicted: torch.Tensor,
+    masks: torch.Tensor,
+    cases: torch.Tensor,
+    beyond: Callable[[int], float] = lambda _: 0.0,
+) -> dict[int, float]:
+    """Dice of each case over all its slices: 2 |A ∩ B| / (|A| + |B|), 1 where both are empty.
+
+    Args:
+        predicted, masks: (S, H, W) bool.
+        cases: (S,) int64.
+        beyond: pixels of a case's mask that lie outside of its slices' window: missed.
+    """
     scores = {}
     for case in cases.unique().tolist():
         a, b = predicted[cases == case], masks[cases == case]
-        total = int(a.sum() + b.sum())
+        total = int(a.sum() + b.sum()) + beyond(case)
         scores[int(case)] = 2 * int((a & b).sum()) / total if total else 1.0
     return scores
 
@@ -112,14 +123,16 @@ def finetune_segmentation(
     device: torch.device,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[SegmentationModel, dict[str, object]]:
-    """Learn to segment the gland.
+    """Learn to segment the gland, in windows around the slices' centre: a new patient has no mask to follow.
 
     Returns:
         The model, and a document with the mean Dice of the validation cases, per case, and the losses.
     """
     side = model_side(backbone)
-    learn = read_slices(train, side, "all", masked_cases(train, "the training set"))
-    judge = read_slices(val, side, "all", masked_cases(val, "the validation set"))
+    learn, judge = (
+        read_slices(dataset, side, "all", masked_cases(dataset, f"the {what} set"), around_gland=False)
+        for dataset, what in ((train, "training"), (val, "validation"))
+    )
     torch.manual_seed(settings.seed)
     model = SegmentationModel(backbone, learn.images.shape[1]).to(device)
     losses = fit(
@@ -132,7 +145,9 @@ def finetune_segmentation(
         progress,
     )
     predicted = predict(model, judge, settings.batch_size, device) > 0
-    scores = dice_score(predicted, judge.masks, judge.cases)
+    scores = dice_score(
+        predicted, judge.masks, judge.cases, lambda case: val.gland_beyond_window(case) * side**2
+    )
     return model, {
         "schema": "prostate-ssl/finetune/1",
         "task": "segmentation",

@@ -55,7 +55,14 @@ def readable(dataset: ProstateDataset, cases: Iterable[int] | None = None) -> It
         yield index
 
 
-def read_slices(dataset: ProstateDataset, side: int, which: str, cases: list[int] | None = None) -> Slices:
+def read_slices(
+    dataset: ProstateDataset,
+    side: int,
+    which: str,
+    cases: list[int] | None = None,
+    *,
+    around_gland: bool = True,
+) -> Slices:
     """Read slices of the cases; a case that cannot be read is left out and named in the log.
 
     Args:
@@ -63,6 +70,7 @@ def read_slices(dataset: ProstateDataset, side: int, which: str, cases: list[int
         side: H = W in pixels.
         which: "one" (the evaluation slice), "gland" or "all".
         cases: positions; default all.
+        around_gland: windows follow the masks.
 
     Raises:
         ProstateError: no case.
@@ -70,7 +78,7 @@ def read_slices(dataset: ProstateDataset, side: int, which: str, cases: list[int
     samples, where = [], []
     for index in readable(dataset, cases):
         for z in choose_slices(dataset, index, which):
-            samples.append(dataset.sample(index, slice_index=z, size=side))
+            samples.append(dataset.sample(index, slice_index=z, size=side, around_gland=around_gland))
             where.append(index)
     if not samples:
         raise ProstateError("No case of the list can be read: look at them with `prostate-ssl check`.")
