@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from omegaconf import OmegaConf
 
 from prostate_ssl.batch import CropBatch
@@ -360,6 +361,38 @@ def test_starting_anew_forgets_what_the_earlier_run_found(small_config, tmp_path
     assert not (folder / "eval").exists() and best_weights(folder).name == "model_0000012.rank_0.pth"
     assert not before & {path.name for path in (folder / "tensorboard").iterdir()}
     assert sorted(losses(folder)) == list(range(12))
+
+
+def test_starting_anew_from_a_runs_own_weights_reads_them_first(small_overrides, tmp_path, capsys):
+    cfg = load_config("demo", [*small_overrides, f"train.output_dir={tmp_path}"])
+    train(cfg)
+    kept = {path.name for path in checkpoint_files(tmp_path)}
+    cfg.MODEL.WEIGHTS = str(tmp_path / "typo.pth")
+    with pytest.raises(ProstateError, match=r"No checkpoint at .*typo.pth"):
+        train(cfg, resume=False)
+    assert {path.name for path in checkpoint_files(tmp_path)} == kept
+    cfg.MODEL.WEIGHTS = str(checkpoint_files(tmp_path)[0])
+    assert not train(cfg, resume=False).resumed
+
+
+def test_a_finished_run_keeps_the_configuration_that_it_was_trained_with(small_overrides, tmp_path):
+    cfg = load_config("demo", [*small_overrides, f"train.output_dir={tmp_path}"])
+    train(cfg)
+    before = (tmp_path / "config.yaml").read_text()
+    cfg.crops.max_blur_radius = 2.0
+    assert train(cfg).did_nothing
+    assert (tmp_path / "config.yaml").read_text() == before
+
+
+def test_two_trainings_do_not_share_a_folder(small_overrides, tmp_path):
+    cfg = load_config("demo", [*small_overrides, f"train.output_dir={tmp_path}"])
+    with (
+        FileLock(tmp_path / ".training.lock"),
+        pytest.raises(ProstateError, match="Another training is at work"),
+    ):
+        train(cfg)
+    assert not checkpoint_files(tmp_path)
+    train(cfg)
 
 
 def test_the_teacher_is_one_fused_lerp_of_the_student(small_config):

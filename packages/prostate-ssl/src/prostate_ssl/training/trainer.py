@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from omegaconf import DictConfig
 
 from prostate_ssl.batch import CropBatch
@@ -29,6 +30,7 @@ from prostate_ssl.training.checkpoint import Checkpointer, checkpoint_files, rea
 from prostate_ssl.training.feed import TrainingData, open_training_data
 from prostate_ssl.training.global_batch import keep_global_batch
 from prostate_ssl.training.gradients import LaunchedGradients, build_gradients, step_stream
+from prostate_ssl.training.lock import alone_in
 from prostate_ssl.training.memory import check_host_memory, check_memory, out_of_memory
 from prostate_ssl.training.metrics import MetricsLog, setup_logging
 from prostate_ssl.training.networks import GLOBAL_CROPS, SelfDistillation, StepInputs
@@ -93,9 +95,9 @@ def train(cfg: DictConfig, *, resume: bool = True) -> TrainingOutcome:
             loss, a checkpoint that cannot be written.
     """
     refuse_unknown_architecture(cfg.student.arch)
-    with open_session(cfg) as session, step_stream(cfg, session):
-        folder = Path(cfg.train.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(cfg.train.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open_session(cfg) as session, alone_in(folder, session), step_stream(cfg, session):
         setup_logging(folder, session.is_main)
         run = prepare(cfg, session, folder, resume)
         if run.first >= run.schedules.total:
@@ -149,7 +151,8 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
     run = Run(cfg, session, folder, data, networks, gradients, optimizer, schedules, checkpointer)
     run.watch.lag = 1 if session.device.type == "cuda" else 0
     run.first = restore(run, resume)
-    if session.is_main:
+    # A finished run keeps what its weights were trained with.
+    if session.is_main and run.first < schedules.total:
         save_config(cfg, folder / "config.yaml")
     if announce:
         _announce(run)
@@ -158,8 +161,6 @@ def prepare(cfg: DictConfig, session: Session, folder: Path, resume: bool, *, an
 
 def restore(run: Run, resume: bool) -> int:
     """Load the last checkpoint, or the weights to start from. Returns the first iteration to do."""
-    if not resume and run.session.is_main:
-        forget(run.folder)
     state = run.checkpointer.resume() if resume else None
     if state is not None:
         first = int(state["iteration"]) + 1
@@ -169,6 +170,12 @@ def restore(run: Run, resume: bool) -> int:
         path = Path(run.cfg.MODEL.WEIGHTS)
         run.checkpointer.restore({"model": read_checkpoint(path)["model"]}, path)
         log.info("Starting from the weights of %s.", path)
+    if not resume:
+        # Only now: the weights may be the old training's own, and a wrong name must not cost what is there.
+        if run.session.world_size > 1:
+            dist.barrier()
+        if run.session.is_main:
+            forget(run.folder)
     return 0
 
 
