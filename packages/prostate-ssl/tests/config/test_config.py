@@ -193,6 +193,11 @@ def test_epoch_length_is_ceil_of_cases_by_total_batch():
     assert epoch_length(complete_config({}), 10, 1) == 1250
 
 
+def test_a_path_that_a_dataset_string_cannot_hold_is_refused():
+    with pytest.raises(ProstateError, match=r"looks like another option \(:name=\)"):
+        with_options("ProstateSSL:split=TRAIN", root="/data/D x:y=1")
+
+
 def test_dataset_strings_keep_windows_drives():
     text = r"ProstateSSL:split=TRAIN:root=C:\data\mri:mri_sequences=ax_t2wi,ax_adc"
     assert dataset_name(text) == "ProstateSSL"

@@ -35,7 +35,7 @@ def command(
         cases, said = listed_cases(table, cases)
         for text in (*table.warnings, *said):
             print(text, file=sys.stderr)
-    names = tuple(name for name in sequences.split(",") if name)
+    names = tuple(name.strip() for name in sequences.split(",") if name.strip())
     rows: list[dict[str, Any]] = []
     with progress_bar("Caching", len(cases)) as advance:
         for row in parallel_map(partial(_cache_one, out, names), cases, workers):

@@ -27,7 +27,7 @@ def command(
     ] = False,
 ) -> int:
     """Logistic regression and k-NN, beside the untrained network and intensity histograms."""
-    from prostate_ssl.config.dataset_string import with_options
+    from prostate_ssl.config.dataset_string import as_trained
     from prostate_ssl.errors import ProstateError
     from prostate_ssl.evaluation.backbone import load_backbone
     from prostate_ssl.evaluation.run import (
@@ -56,11 +56,8 @@ def command(
                 "With --data, name two lists: --train-csv and --val-csv (`prostate-ssl split` makes them).",
                 2,
             )
-        names = ",".join(load_backbone(run, weights).model.mri_sequences)
-        base = f"ProstateSupervised:mri_sequences={names}"
-        root = Path(data).expanduser().absolute()
         for key, name, split in (("train", train_csv, "TRAIN"), ("val", val_csv, "VAL")):
-            text = with_options(base, split=split, root=root, split_csv=name)
+            text = as_trained(cfg.train.dataset_path, data, split, name, name="ProstateSupervised")
             cfg.evaluation[f"{key}_dataset_path"] = text
         cfg.evaluation.metric_types = ["auc", "mcc", "accuracy", "f1"]
     with stage(run, "missing modalities" if missing else "probe"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from prostate_ssl.errors import ProstateError
 
 _OPTION = re.compile(r":(?=[A-Za-z_]\w*=)")
 
@@ -17,7 +20,41 @@ def dataset_options(text: str) -> dict[str, str]:
     return dict(part.split("=", 1) for part in _OPTION.split(text)[1:])
 
 
+def as_trained(
+    text: str, data: str | Path, split: str, split_csv: str | None, share: float = 1.0, **options: object
+) -> str:
+    """Other cases, read as those that a network was trained on: its sequences, its choice of files.
+
+    Args:
+        text: dataset string of the training.
+        data: folder of the cases.
+        split, split_csv: as in the dataset string; no list means all cases.
+        share: of the labels, that may be used.
+        options: further ones; `name` is that of the dataset.
+    """
+    name = str(options.pop("name", dataset_name(text)))
+    own = dataset_options(text) | {"random_axes": "False", "random_slices": "False"}
+    chosen = {
+        "root": Path(data).expanduser().absolute(),
+        "split": split,
+        "split_csv": split_csv or "none",
+        "percentage_labels": share,
+    }
+    return with_options(name, **(own | chosen | options))
+
+
 def with_options(text: str, **options: object) -> str:
-    """The same string with these options added or replaced."""
+    """The same string with these options added or replaced.
+
+    Raises:
+        ProstateError: a value holds what would begin another option.
+    """
+    for value in options.values():
+        if _OPTION.search(str(value)):
+            raise ProstateError(
+                f"{value} cannot stand in a dataset string: what follows its colon looks like another "
+                "option (:name=). Rename the folder or file, or make a symbolic link with another name.",
+                2,
+            )
     merged = dataset_options(text) | {name: str(value) for name, value in options.items()}
     return ":".join([dataset_name(text), *(f"{name}={value}" for name, value in merged.items())])

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from prostate_ssl.data.layout import MASK_NAME, REFERENCE_SEQUENCE, Case, choose_sequence
+from prostate_ssl.data.layout import Case, chosen_files
 from prostate_ssl.data.order import AXIAL, CORONAL, gland_counts
 from prostate_ssl.data.preparing import Preparation, PreparedCase, prepare_case
 from prostate_ssl.data.reading import read_case
@@ -189,18 +189,13 @@ class CaseCache:
     def _sources(self, case: Case, meta: dict[str, Any] | None) -> list[dict[str, Any]]:
         """Chosen files with size, time and hash; a file is hashed only if size or time differ from `meta`."""
         known = {source["file"]: source for source in meta["sources"]} if meta else {}
-        chosen = {
-            name: choose_sequence(case.folder, name, self._prefer_computed).path
-            for name in dict.fromkeys((REFERENCE_SEQUENCE, *self._sequences, MASK_NAME))
-        }
         sources = []
-        for name, path in chosen.items():
-            if path is None:
-                continue
+        for name, path in chosen_files(case.folder, self._sequences, self._prefer_computed).items():
             stat = path.stat()
             source = {"name": name, "file": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
             old = known.get(path.name)
-            if old and (old["size"], old["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns):
+            same = old and (old["size"], old["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
+            if old and same and old["sha256"] != _UNREADABLE:  # permissions and networks come back
                 source["sha256"] = old["sha256"]
             else:
                 source["sha256"] = _hash_file(path)
@@ -275,6 +270,9 @@ def _checksum(blocks: np.ndarray) -> int:
     return zlib.crc32(blocks.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
+_UNREADABLE = "unreadable"
+
+
 def _hash_file(path: Path) -> str:
     """SHA-256, or "unreadable": such a sequence is left out like a damaged one, not its case."""
     digest = hashlib.sha256()
@@ -283,5 +281,5 @@ def _hash_file(path: Path) -> str:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError:
-        return "unreadable"
+        return _UNREADABLE
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import torch
 from prostate_ssl.augment.pipeline import normalise
 from prostate_ssl.augment.resize import resize_window
 from prostate_ssl.data.dataset_string import DatasetSpec, parse_dataset_string
-from prostate_ssl.data.layout import MASK_NAME, Case, choose_sequence, discover_cases
+from prostate_ssl.data.layout import MASK_NAME, Case, choose_sequence, chosen_files, discover_cases
 from prostate_ssl.data.listed import listed_cases
 from prostate_ssl.data.preparing import Preparation, PreparedCase, prepare_case
 from prostate_ssl.data.reading import read_case
@@ -216,9 +217,18 @@ class ProstateDataset:
         depth = self.prepared(index).array.shape[1]
         return depth // 2 if gland is None else int(gland.sum(axis=(1, 2)).argmax())
 
-    def evaluation_window(self, index: int) -> tuple[int, int, int]:
-        """(top, left, side) of the square around the gland's centroid (without a mask: the centre)."""
-        gland = self.gland_or_none(index)
+    def files_key(self, index: int) -> str:
+        """Changes when a file that the case is made of does (its name, size or time): 16 digits."""
+        case, spec = self.cases[index], self.spec
+        digest = hashlib.blake2b(digest_size=8)
+        for name, path in chosen_files(case.folder, self.modalities, spec.prefer_computed_dwi).items():
+            stat = path.stat()
+            digest.update(f"{name} {path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+    def evaluation_window(self, index: int, around_gland: bool = True) -> tuple[int, int, int]:
+        """(top, left, side) of the square around the gland's centroid; without a mask, around the centre."""
+        gland = self.gland_or_none(index) if around_gland else None
         height, width = self.prepared(index).array.shape[2:]
         side = max(1, round(EVALUATION_SHARE * min(height, width)))
         centre = (height / 2, width / 2)
@@ -231,18 +241,35 @@ class ProstateDataset:
         )
         return top, left, side
 
-    def sample(self, index: int, slice_index: int | None = None, size: int | None = None) -> EvaluationSample:
+    def gland_beyond_window(self, index: int) -> float:
+        """Gland that the window around the centre leaves out, as a multiple of the window's area."""
+        gland = self.gland_or_none(index)
+        if gland is None:
+            return 0.0
+        top, left, side = self.evaluation_window(index, around_gland=False)
+        inside = gland[:, top : top + side, left : left + side]
+        return float(gland.sum() - inside.sum()) / side**2
+
+    def sample(
+        self,
+        index: int,
+        slice_index: int | None = None,
+        size: int | None = None,
+        *,
+        around_gland: bool = True,
+    ) -> EvaluationSample:
         """Cut one axial slice for evaluation.
 
         Args:
             index: position of the case.
             slice_index: axial slice; by default the one with most of the gland, else the middle one.
             size: side S of the result; by default the dataset string's `spatial_size`.
+            around_gland: the window follows the gland's mask, where there is one.
         """
         case = self.prepared(index)
         at = self.evaluation_slice(index) if slice_index is None else slice_index
         size = size or self.spec.spatial_size
-        top, left, side = self.evaluation_window(index)
+        top, left, side = self.evaluation_window(index, around_gland)
         window = torch.from_numpy(case.array[:, at, top : top + side, left : left + side].astype(np.float32))
         resized = resize_window(window, size).clamp_(0, 1)
         image = normalise(resized[:-1])

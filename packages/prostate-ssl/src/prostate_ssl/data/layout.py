@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,6 +156,13 @@ def choose_sequence(folder: Path, name: str, prefer_computed: bool = False) -> C
     stems = nifti_files(folder)
     path = stems.get(name)
     return Choice(path, _twin_note(path)) if path else _in_other_letters(stems, name)
+
+
+def chosen_files(folder: Path, sequences: Iterable[str], prefer_computed: bool = False) -> dict[str, Path]:
+    """The files that a case is made of, by name: the reference, its sequences, its mask; those that exist."""
+    names = dict.fromkeys((REFERENCE_SEQUENCE, *sequences, MASK_NAME))
+    chosen = {name: choose_sequence(folder, name, prefer_computed).path for name in names}
+    return {name: path for name, path in chosen.items() if path is not None}
 
 
 def _is_case_folder(folder: Path) -> bool:

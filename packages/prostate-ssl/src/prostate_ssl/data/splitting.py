@@ -67,7 +67,7 @@ def split_patients(
         raise ProstateError("There are no patients to split.")
     if len(set(patients)) != len(patients):
         raise ProstateError("A patient is listed twice; a patient belongs in one list only.")
-    if len(shares) != 3 or abs(sum(shares) - 1.0) > 1e-6 or min(shares) < 0:
+    if len(shares) != 3 or not abs(sum(shares) - 1.0) <= 1e-6 or min(shares) < 0:
         raise ProstateError(f"Shares {tuple(shares)} should be three that sum to 1.", exit_code=2)
     classes = list(labels) if labels is not None else [""] * len(patients)
     members: dict[str, list[str]] = {kind: [] for kind in sorted(set(classes))}

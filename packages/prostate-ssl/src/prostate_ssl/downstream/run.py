@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from prostate_ssl.config.dataset_string import with_options
+from prostate_ssl.config.dataset_string import as_trained
 from prostate_ssl.data import ProstateDataset, make_dataset
 from prostate_ssl.downstream.classification import finetune_classification
 from prostate_ssl.downstream.segmentation import FinetuneSettings, finetune_segmentation
@@ -50,16 +50,11 @@ def finetune(
         raise ProstateError(f"Unknown task {task!r}; known: {', '.join(TASKS)}.", 2)
     backbone = load_backbone(run, weights, untrained=untrained)
     kind = "ProstateSupervised" if task == "classification" else "ProstateSSL"
-    sequences = ",".join(s for s in backbone.model.mri_sequences if s != "seg")
-    root = Path(data).expanduser().absolute()
+    # What is to be found may not be shown.
+    hidden = {"append_label_mask": "False"} if task == "segmentation" else {}
 
     def dataset(split: str, path: str, used: float) -> ProstateDataset:
-        text = with_options(
-            f"{kind}:split={split}:mri_sequences={sequences}",
-            root=root,
-            split_csv=path,
-            percentage_labels=used,
-        )
+        text = as_trained(backbone.cfg.train.dataset_path, data, split, path, used, name=kind, **hidden)
         return make_dataset(dataset_str=text)
 
     train, val = dataset("TRAIN", lists[0], share), dataset("VAL", lists[1], 1.0)

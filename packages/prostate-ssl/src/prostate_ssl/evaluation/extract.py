@@ -45,7 +45,7 @@ def extract(
     per case: case_id, label, then CLS and mean patch token, averaged over the slices.
 
     Args:
-        backbone: the frozen network; files made with other weights are made anew.
+        backbone: the frozen network; files made with other weights, or of other images, are made anew.
         dataset: the cases.
         out: folder.
         session: ranks share the cases; rank 0 writes the table when all are done.
@@ -57,11 +57,12 @@ def extract(
         left.unlink(missing_ok=True)
     if session.world_size > 1:
         torch.distributed.barrier()
-    stamp = {"weights": backbone.fingerprint, "slices": slices, "side": str(model_side(backbone.model))}
+    made_with = {"weights": backbone.fingerprint, "slices": slices, "side": str(model_side(backbone.model))}
     made = kept = 0
     refused = []
     for index in range(session.rank, len(dataset), session.world_size):
         path = tokens / f"{dataset.case_ids[index]}.safetensors"
+        stamp = made_with | {"files": dataset.files_key(index)}
         if _is_current(path, stamp):
             kept += 1
             continue
@@ -78,9 +79,9 @@ def extract(
         made, kept = counts.tolist()
     table = out / "features.csv"
     if session.is_main:
-        _write_table(table, dataset, tokens, stamp)
+        _write_table(table, dataset, tokens, made_with)
         write_atomically(
-            out / "features.json", (json.dumps(stamp | {"from": backbone.weights.name}) + "\n").encode()
+            out / "features.json", (json.dumps(made_with | {"from": backbone.weights.name}) + "\n").encode()
         )
     return Extraction(table, made, kept, tuple(refused))
 
@@ -121,13 +122,15 @@ def choose_slices(dataset: ProstateDataset, index: int, slices: str) -> list[int
     return np.flatnonzero(gland.any(axis=(1, 2))).tolist()
 
 
-def _write_table(path: Path, dataset: ProstateDataset, tokens: Path, stamp: dict[str, str]) -> None:
+def _write_table(path: Path, dataset: ProstateDataset, tokens: Path, made_with: dict[str, str]) -> None:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     header_done = False
     for index, case in enumerate(dataset.case_ids):
         file = tokens / f"{case}.safetensors"
-        if not _is_current(file, stamp):  # a case that cannot be used now may have a file of other weights
+        if not _is_current(
+            file, made_with | {"files": dataset.files_key(index)}
+        ):  # a case that cannot be used now may have a file of other weights
             continue
         with safe_open(file, "pt") as content:
             cls = content.get_tensor("cls").mean(0)

@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from prostate_ssl.config.choices import metric_names
-from prostate_ssl.config.dataset_string import with_options
+from prostate_ssl.config.dataset_string import as_trained
 from prostate_ssl.data import ProstateDataset, make_dataset
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone, load_backbone
@@ -27,15 +27,8 @@ PLUMBING = "plumbing check: so few cases say that features, labels and classifie
 def labelled_dataset(
     backbone_cfg: DictConfig, data: str, split: str, split_csv: str | None
 ) -> ProstateDataset:
-    """Cases of a folder with the run's sequences; labels where they are known."""
-    text = with_options(
-        backbone_cfg.train.dataset_path,
-        root=Path(data).expanduser().absolute(),
-        split=split,
-        split_csv=split_csv or "none",
-        percentage_labels=1.0,
-    )
-    return make_dataset(dataset_str=text)
+    """Cases of a folder as the run saw its own; labels where they are known."""
+    return make_dataset(dataset_str=as_trained(backbone_cfg.train.dataset_path, data, split, split_csv))
 
 
 def evaluate_leave_one_out(
