@@ -55,6 +55,14 @@ def disk_is_full(error: Exception) -> bool:
     return any(words in str(error) for words in said)
 
 
+def why_unreadable(error: Exception) -> str:
+    """What torch says of a file that is none of its own, in a line; not its advice to run the file's code."""
+    text = str(error)
+    if "weights_only" in text:
+        return "it is no file of tensors, or wants to run code of its own"
+    return text.splitlines()[0] if text else type(error).__name__
+
+
 def write_tensors(
     path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
 ) -> None:
@@ -64,7 +72,12 @@ def write_tensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        with beside.open("wb"):
+            mode = beside.stat().st_mode  # as the umask has it; safetensors would keep others from reading
         save_file(tensors, beside, metadata=metadata)
+        beside.chmod(mode)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):

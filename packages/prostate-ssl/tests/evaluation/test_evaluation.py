@@ -452,3 +452,71 @@ def test_an_onnx_graph_of_another_size_computes_what_torch_computes(trained, tmp
 def test_export_is_compared_with_torch(trained, tmp_path):
     assert run(["export", "--run", str(trained), "--out", str(tmp_path), "--onnx"]) == 0
     assert {p.name for p in tmp_path.iterdir()} >= {"model.safetensors", "config.json", "model.onnx"}
+
+
+def test_other_cases_are_read_as_the_run_read_its_own(trained, data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    cfg = OmegaConf.load(folder / "config.yaml")
+    cfg.train.dataset_path += ":prefer_computed_dwi=True:append_label_mask=False"
+    OmegaConf.save(cfg, folder / "config.yaml")
+    used = []
+    remember, init = used.append, ProstateDataset.__init__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ProstateDataset,
+            "__init__",
+            lambda self, spec, *a, **k: (remember(spec), init(self, spec, *a, **k))[1],
+        )
+        lists = ["--train-csv", str(data / "train.csv"), "--val-csv", str(data / "val.csv")]
+        given = ["--run", str(folder), "--data", str(data), *lists]
+        assert run(["evaluate", *given]) == 0
+        for task in ("segmentation", "classification"):
+            assert run(["finetune", task, *given, "--out", str(tmp_path / task), "--epochs", "1"]) == 0
+    capsys.readouterr()
+    assert len(used) >= 6
+    assert all(spec.prefer_computed_dwi and not spec.random_axes for spec in used)
+    assert {spec.kind for spec in used} == {"ProstateSupervised", "ProstateSSL"}
+
+
+def test_features_of_images_that_changed_are_made_anew(trained, data, tmp_path, capsys):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    command = ["extract", "--run", str(trained), "--data", str(root), "--out", str(tmp_path / "features")]
+    assert run(command) == 0 and "8 cases computed" in capsys.readouterr().out
+    shutil.copy(root / "phantom_0002" / "ax_adc.nii.gz", root / "phantom_0001" / "ax_adc.nii.gz")
+    assert run(command) == 0 and "1 cases computed, 7 were there" in capsys.readouterr().out
+    mode = (tmp_path / "features" / "features.csv").stat().st_mode
+    assert {p.stat().st_mode for p in (tmp_path / "features" / "tokens").iterdir()} == {mode}
+
+
+def test_a_checkpoint_that_cannot_be_read_or_holds_no_numbers_is_not_taken(trained, data, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (newest,) = folder.glob("model_*.pth")
+    before = folder / "model_0000003.rank_0.pth"
+    shutil.copy(newest, before)
+    content = torch.load(newest, weights_only=True)
+    for tensor in content["model"].values():
+        tensor.fill_(float("nan"))
+    torch.save(content, tmp_path / "nan.pth")
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert run(["best", str(folder)]) == 0
+    assert newest.name not in capsys.readouterr().out
+    command = ["extract", "--run", str(folder), "--data", str(data), "--out", str(tmp_path / "features")]
+    assert run(command) == 0
+    assert json.loads((tmp_path / "features" / "features.json").read_text())["from"] == before.name
+    assert run([*command, "--weights", str(tmp_path / "nan.pth")]) == 1
+    assert "weights that are no numbers" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "code.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert run([*command, "--weights", str(tmp_path / "code.pth")]) == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert "wants to run code of its own" in said and "weights_only" not in said
+
+
+def test_a_run_that_may_only_be_read_is_good_enough(trained, data, tmp_path, monkeypatch):
+    def refuse(path: Path, value: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("prostate_ssl.cli.configuration.write_json", refuse)  # where a stage's time is noted
+    assert run(["extract", "--run", str(trained), "--data", str(data), "--out", str(tmp_path)]) == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,15 @@ def note_stage(run: Path, name: str, seconds: float, *, add: bool = False) -> No
     if add:
         seconds += sum(s["seconds"] for s in stages if s["name"] == name)
     stages = [s for s in stages if s["name"] != name]
-    write_json(run / "stages.json", [*stages, {"name": name, "seconds": round(seconds, 2)}])
+    with suppress(PermissionError):  # somebody else's run: the time is not worth an error
+        write_json(run / "stages.json", [*stages, {"name": name, "seconds": round(seconds, 2)}])
 
 
 def read_stages(run: Path) -> list[dict[str, Any]]:
     """Names and seconds of the stages that a run has been through."""
     path = run / "stages.json"
-    stages: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    try:
+        stages: list[dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else []
+    except ValueError:  # damaged: times are no reason to stop
+        return []
     return stages

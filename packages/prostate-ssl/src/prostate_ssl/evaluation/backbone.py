@@ -14,7 +14,7 @@ from prostate_ssl.errors import ProstateError
 from prostate_ssl.models.build import build_backbone
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
 from prostate_ssl.models.weights import load_pretrained_weights
-from prostate_ssl.training.checkpoint import newest_checkpoint
+from prostate_ssl.training.checkpoint import readable_checkpoints
 
 BEST_TEACHER = Path("eval", "best", "teacher_checkpoint.pth")
 
@@ -53,9 +53,11 @@ def best_weights(run: Path) -> Path:
     """
     if (run / BEST_TEACHER).is_file():
         return run / BEST_TEACHER
-    newest = newest_checkpoint(run)
+    newest = next(readable_checkpoints(run), None)
     if newest is None:
-        raise ProstateError(f"{run} holds no checkpoint yet: train first, or name a file with --weights.")
+        raise ProstateError(
+            f"{run} holds no checkpoint that can be read: train first, or name a file with --weights."
+        )
     return newest
 
 
@@ -71,7 +73,7 @@ def load_backbone(
         device: default the GPU if there is one.
 
     Raises:
-        ProstateError: no run, no checkpoint, another architecture.
+        ProstateError: no run, no checkpoint, another architecture, weights that are no numbers.
     """
     path = run / "config.yaml"
     if not path.is_file():
@@ -84,5 +86,9 @@ def load_backbone(
     file = path if untrained else (weights or best_weights(run))
     if not untrained:
         load_pretrained_weights(model, file)
+        if bad := next((n for n, p in model.named_parameters() if not p.isfinite().all()), None):
+            raise ProstateError(
+                f"{file} holds weights that are no numbers ({bad}). Name others with --weights."
+            )
     chosen = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return Backbone(model.to(chosen).eval().requires_grad_(False), cfg, file, chosen)

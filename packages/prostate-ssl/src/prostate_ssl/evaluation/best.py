@@ -10,6 +10,7 @@ from pathlib import Path
 
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import BEST_TEACHER
+from prostate_ssl.training.checkpoint import readable_checkpoints
 from prostate_ssl.training.metrics import read_metrics
 
 
@@ -31,18 +32,23 @@ def best_checkpoint(run: Path) -> BestCheckpoint:
     """
     kept = run / BEST_TEACHER.parent / "best.json"
     if (run / BEST_TEACHER).is_file() and kept.is_file():
-        best = json.loads(kept.read_text())
-        why = f"best validation {best['metric']}, {best['value']:.4f}, at iteration {best['iteration']}"
+        try:
+            best = json.loads(kept.read_text())
+            why = f"best validation {best['metric']}, {best['value']:.4f}, at iteration {best['iteration']}"
+        except (ValueError, TypeError, KeyError) as error:
+            raise ProstateError(
+                f"{kept} is damaged. Run `prostate-ssl evaluate` again, or name a checkpoint with --weights."
+            ) from error
         return BestCheckpoint(run / BEST_TEACHER, why)
     records = read_metrics(run)
     scored = []
-    for path in sorted(run.glob("model_*.rank_0.pth")):
+    for path in sorted(readable_checkpoints(run)):
         match = re.match(r"model_(\d+)\.", path.name)
         done = int(match[1]) if match else 0
         losses = [r["total_loss"] for i, r in records.items() if i < done and r.get("total_loss") is not None]
         if losses:
             scored.append((statistics.mean(losses[-10:]), path))
     if not scored:
-        raise ProstateError(f"{run} holds no checkpoint with metrics: train first.")
+        raise ProstateError(f"{run} holds no readable checkpoint with metrics: train first.")
     loss, path = min(scored)
     return BestCheckpoint(path, f"lowest loss, {loss:.4f} (no evaluation ran; a downstream probe says more)")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import why_unreadable
 
 _HUGGING_FACE = (
     (r"^(dinov2|dinov2_with_registers)\.", ""),
@@ -73,8 +74,7 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen types for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ProstateError(f"{path} cannot be read as weights: {reason}") from error
+        raise ProstateError(f"{path} cannot be read as weights: {why_unreadable(error)}") from error
     for key in ("teacher", "model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]

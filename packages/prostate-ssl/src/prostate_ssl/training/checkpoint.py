@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.files import disk_is_full, write_atomically
+from prostate_ssl.files import disk_is_full, why_unreadable, write_atomically
 from prostate_ssl.training.replicas import Replicas
 from prostate_ssl.training.session import Session
 
@@ -124,6 +125,8 @@ class Checkpointer:
         for path in self.candidates():
             try:
                 content = read_checkpoint(path)
+                if not isinstance(content.get("iteration"), int):
+                    raise ProstateError(f"{path} does not say after which iteration it was saved.")
             except ProstateError as error:
                 damaged.append(str(error))
                 log.warning("%s Trying the one before.", error)
@@ -191,10 +194,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ProstateError(f"No checkpoint at {path}.") from None
     except Exception as error:  # torch raises a dozen types for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ProstateError(f"{path} cannot be read as a checkpoint: {reason}.") from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ProstateError(f"{path} is no training checkpoint: it has no «model».")
+        raise ProstateError(f"{path} cannot be read as a checkpoint: {why_unreadable(error)}.") from error
+    model = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(v, torch.Tensor) for v in model.values()):
+        raise ProstateError(f"{path} is no training checkpoint: it has no «model» of tensors.")
     return content
 
 
@@ -202,6 +205,17 @@ def checkpoint_files(folder: Path) -> list[Path]:
     """Checkpoint files of a run's folder, newest first."""
     found = [(int(match[1]), path) for path in folder.glob("model_*") if (match := _NAME.match(path.name))]
     return [path for _, path in sorted(found, reverse=True)]
+
+
+def readable_checkpoints(folder: Path) -> Iterator[Path]:
+    """Checkpoint files of a run's folder that can be read, newest first; the others are named in the log."""
+    for path in checkpoint_files(folder):
+        try:
+            read_checkpoint(path)
+        except ProstateError as error:
+            log.warning("%s Left out.", error)
+            continue
+        yield path
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
