@@ -255,6 +255,19 @@ def test_a_second_run_changes_nothing_and_a_new_patient_gets_the_next_name(tmp_p
     assert all((p.stat().st_mtime_ns, p.read_bytes()) == content for p, content in before.items())
 
 
+def test_a_patient_whose_other_images_come_later_is_not_a_second_case(tmp_path: Path) -> None:
+    shared = study()
+    write_series(tmp_path / "in" / "a", shared, 4, "t2_tse_tra")
+    import_dicom(tmp_path / "in", tmp_path / "out", workers=1)
+    write_series(tmp_path / "in" / "b", shared, 5, "t2_tse_tra again", value=300)
+    stranger = study(PatientID="another", StudyInstanceUID=shared["StudyInstanceUID"])
+    write_series(tmp_path / "in" / "c", stranger, 4, "t2_tse_tra", value=200)
+    result = import_dicom(tmp_path / "in", tmp_path / "out", workers=1)
+    assert {o.case_id: o.status for o in result.outcomes} == {"case_0001": "failed", "case_0002": "imported"}
+    reason = next(o.reason for o in result.outcomes if o.status == "failed")
+    assert "was imported from some of these images" in reason and "remove it first" in reason
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_several_processes_give_the_same_files(tmp_path: Path, workers: int) -> None:
     for patient in ("P1", "P2"):

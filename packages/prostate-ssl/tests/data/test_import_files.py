@@ -293,6 +293,10 @@ def test_a_mended_mapping_is_no_unchanged_case(tmp_path: Path, capsys: pytest.Ca
     assert run(command) == 1
     assert "under other names or b-values; remove it first" in " ".join(capsys.readouterr().err.split())
     assert (out / "case_0001" / "ax_adc.nii.gz").read_bytes() == before
+    mapping.write_text(header + "p,c.nii.gz,ax_adc\n")  # part of the patient is no second one
+    assert run(command) == 1
+    assert "was imported from some of these images" in " ".join(capsys.readouterr().err.split())
+    assert not (out / "case_0002").exists()
 
 
 def test_the_record_of_who_is_who_grows_and_overwrites_nothing(tmp_path: Path) -> None:

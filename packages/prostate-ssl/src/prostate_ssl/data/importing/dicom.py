@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,14 +34,11 @@ from prostate_ssl.data.importing.outcome import (
     CaseOutcome,
     NamedImage,
     SeriesLine,
-    folder_name,
     hash_of,
     is_complete,
     known_case,
-    known_cases,
     make_data_folder,
-    next_pseudonyms,
-    refuse_shared_folders,
+    name_cases,
     write_case,
 )
 from prostate_ssl.data.importing.parallel import parallel_map
@@ -63,6 +60,7 @@ class _Study:
     judgements: tuple[Judgement, ...]
     case_id: str = ""
     source_key: str = ""
+    parts: tuple[str, ...] = ()
 
 
 def import_dicom(
@@ -159,27 +157,25 @@ def _choose_studies(series: Sequence[Series]) -> list[_Study]:
 
 def _name_studies(studies: Sequence[_Study], out: Path, keep_ids: bool) -> list[_Study]:
     """Give each study its old pseudonym if it was imported before, else the next free one."""
-    if keep_ids:
-        refuse_shared_folders([study.patient for study in studies])
-    known = known_cases(out)
     keys = [hash_of([frame.uid for j in study.judgements for frame in j.series.frames]) for study in studies]
-    taken = {str(document["case_id"]) for document in known.values()}
-    fresh = iter(next_pseudonyms(out, len(studies), taken))
-    named = []
-    for study, key in zip(studies, keys, strict=True):
-        if key in known:
-            name = str(known[key]["case_id"])
-        elif keep_ids:
-            name = folder_name(study.patient)
-        else:
-            name = next(fresh)
-        named.append(_Study(study.patient, study.judgements, name, key))
-    return named
+    parts = [_examinations(study) for study in studies]
+    names = name_cases([study.patient for study in studies], keys, parts, out, keep_ids)
+    return [
+        replace(study, case_id=name, source_key=key, parts=own)
+        for study, name, key, own in zip(studies, names, keys, parts, strict=True)
+    ]
+
+
+def _examinations(study: _Study) -> tuple[str, ...]:
+    """Hashes of all of the patient's: a later import may choose another one."""
+    uids = {judgement.series.key.study for judgement in study.judgements} - {""}
+    # With the patient: in some data sets strangers share an examination's UID.
+    return tuple(hash_of([f"patient {study.patient}", uid]) for uid in sorted(uids))
 
 
 def import_study(study: _Study, out: Path) -> CaseOutcome:
     """Import one patient; what goes wrong with it is its outcome, not an exception."""
-    outcome = CaseOutcome(study.case_id, study.source_key)
+    outcome = CaseOutcome(study.case_id, study.source_key, parts=study.parts)
     outcome.labels = {j.series.facts.number: j.series.facts.description for j in study.judgements}
     before = known_case(out, study.case_id)
     if before is not None and before["source_key"] == study.source_key and is_complete(out, before):
@@ -187,10 +183,7 @@ def import_study(study: _Study, out: Path) -> CaseOutcome:
         outcome.series = [SeriesLine(**line) for line in before["series"]]
         return outcome
     if (out / study.case_id).exists():
-        outcome.fail(
-            f"{out / study.case_id} is there already and holds something else; remove it first",
-            "its folder holds something else",
-        )
+        outcome.refuse_folder(out / study.case_id, before)
         return outcome
     try:
         images = _read_images(study.judgements, outcome)

@@ -17,15 +17,12 @@ from prostate_ssl.data.importing.outcome import (
     CaseOutcome,
     NamedImage,
     SeriesLine,
-    folder_name,
     hash_file,
     hash_of,
     is_complete,
     known_case,
-    known_cases,
     make_data_folder,
-    next_pseudonyms,
-    refuse_shared_folders,
+    name_cases,
     write_case,
 )
 from prostate_ssl.data.importing.parallel import parallel_map
@@ -66,13 +63,14 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class SourcePatient:
-    """A patient with its files; case_id, source_key and recipe are filled in by `import_patients`."""
+    """A patient with its files; all after them is filled in by `import_patients`."""
 
     patient: str
     files: tuple[SourceFile, ...]
     case_id: str = ""
     source_key: str = ""
     recipe: str = ""
+    parts: tuple[str, ...] = ()
 
 
 def _stem(path: Path) -> str:
@@ -250,23 +248,15 @@ def import_patients(
 ) -> tuple[list[CaseOutcome], dict[str, str]]:
     """Import listed patients; returns outcomes in order and the original IDs by case (personal)."""
     make_data_folder(out)
-    if keep_ids:
-        refuse_shared_folders([patient.patient for patient in patients])
-    hashes = [{file: hash_file(file.path) for file in patient.files if file.stem} for patient in patients]
-    keys = [hash_of(list(of_patient.values())) for of_patient in hashes]
-    known = known_cases(out)
-    fresh = iter(next_pseudonyms(out, len(patients), {str(case["case_id"]) for case in known.values()}))
-    named = []
-    for patient, key, of_patient in zip(patients, keys, hashes, strict=True):
-        name = (
-            str(known[key]["case_id"])
-            if key in known
-            else folder_name(patient.patient)
-            if keep_ids
-            else next(fresh)
-        )
-        recipe = hash_of([f"{hashed} {file.stem} {file.b_values}" for file, hashed in of_patient.items()])
-        named.append(replace(patient, case_id=name, source_key=key, recipe=recipe))
+    identified = [_identified(patient) for patient in patients]
+    names = name_cases(
+        [patient.patient for patient in patients],
+        [patient.source_key for patient in identified],
+        [patient.parts for patient in identified],
+        out,
+        keep_ids,
+    )
+    named = [replace(patient, case_id=name) for patient, name in zip(identified, names, strict=True)]
     advance = progress("Importing", len(named))
     outcomes = []
     for outcome in parallel_map(partial(import_patient, out=out), named, workers):
@@ -275,9 +265,20 @@ def import_patients(
     return outcomes, {patient.case_id: patient.patient for patient in named}
 
 
+def _identified(patient: SourcePatient) -> SourcePatient:
+    """With what tells the patient from others, and on a second run."""
+    hashes = {file: hash_file(file.path) for file in patient.files if file.stem}
+    return replace(
+        patient,
+        source_key=hash_of(list(hashes.values())),
+        recipe=hash_of([f"{hashed} {file.stem} {file.b_values}" for file, hashed in hashes.items()]),
+        parts=tuple(hashed for file, hashed in hashes.items() if file.stem == REFERENCE_SEQUENCE),
+    )
+
+
 def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
     """Import one patient; what goes wrong with it is its outcome, not an exception."""
-    outcome = CaseOutcome(patient.case_id, patient.source_key, patient.recipe)
+    outcome = CaseOutcome(patient.case_id, patient.source_key, patient.recipe, patient.parts)
     outcome.labels = {number: file.path.name for number, file in enumerate(patient.files, start=1)}
     outcome.series = [
         SeriesLine(
@@ -286,21 +287,13 @@ def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
         for number, file in enumerate(patient.files, start=1)
     ]
     before = known_case(out, patient.case_id)
-    if before is not None and before["source_key"] == patient.source_key and is_complete(out, before):
-        if before.get("recipe", "") in ("", patient.recipe):  # older versions did not write it
-            outcome.status, outcome.files = "unchanged", dict(before["files"])
-            return outcome
-        outcome.fail(
-            f"{out / patient.case_id} was imported from the same files under other names or b-values; remove "
-            "it first",
-            "its folder was imported from the same files under other names or b-values",
-        )
+    same = before is not None and before["source_key"] == patient.source_key
+    # Older versions wrote no recipe.
+    if before and same and before.get("recipe", "") in ("", patient.recipe) and is_complete(out, before):
+        outcome.status, outcome.files = "unchanged", dict(before["files"])
         return outcome
     if (out / patient.case_id).exists():
-        outcome.fail(
-            f"{out / patient.case_id} holds something else; remove it first",
-            "its folder holds something else",
-        )
+        outcome.refuse_folder(out / patient.case_id, before)
         return outcome
     try:
         images = [

@@ -52,6 +52,7 @@ class CaseOutcome:
         case_id: pseudonym, the folder's name.
         source_key: hash over the source images' unique ids; tells on a second run that this is the same case.
         recipe: hash over what each source file was taken for; "" where the files themselves say it (DICOM).
+        parts: hashes of its examinations (DICOM) or of its T2 image: who shares one is the same person.
         status: imported, unchanged or failed.
         reason: of a failure; may name source files.
         public_reason: the same without them, for the manifest.
@@ -64,6 +65,7 @@ class CaseOutcome:
     case_id: str
     source_key: str
     recipe: str = ""
+    parts: tuple[str, ...] = ()
     status: str = "imported"
     reason: str = ""
     public_reason: str = ""
@@ -72,8 +74,15 @@ class CaseOutcome:
     sources: dict[str, list[str]] = field(default_factory=dict)
     labels: dict[int, str] = field(default_factory=dict)
 
-    def fail(self, reason: str, public_reason: str) -> None:
-        self.status, self.reason, self.public_reason = "failed", reason, public_reason
+    def refuse_folder(self, folder: Path, before: dict[str, Any] | None) -> None:
+        """Fail because of what the case's folder holds already."""
+        why = "holds something else"
+        if before is not None and before["source_key"] == self.source_key:
+            why = "was imported from the same files under other names or b-values"
+        elif before is not None and set(self.parts) & set(before.get("parts", ())):
+            why = "was imported from some of these images; others have been added or are missing since"
+        self.status, self.reason = "failed", f"{folder} {why}; remove it first"
+        self.public_reason = f"its folder {why}"
 
     def manifest(self) -> dict[str, object]:
         """The part that is written: nothing personal, no paths, no descriptions."""
@@ -275,6 +284,29 @@ def write_sources(path: Path, outcomes: Sequence[CaseOutcome], names: dict[str, 
         cases[o.case_id] = {"source_id": names[o.case_id], "files": files}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"schema": _SOURCES, "cases": dict(sorted(cases.items()))})
+
+
+def name_cases(
+    source_ids: Sequence[str], keys: Sequence[str], parts: Sequence[Sequence[str]], out: Path, keep_ids: bool
+) -> list[str]:
+    """For each source its old case, if it or a part of it was imported before, else a new one.
+
+    Raises:
+        ProstateError: two kept IDs would be one folder.
+    """
+    if keep_ids:
+        refuse_shared_folders(source_ids)
+    known = known_cases(out)
+    old = {key: str(document["case_id"]) for key, document in known.items()}
+    old |= {
+        part: str(document["case_id"]) for document in known.values() for part in document.get("parts", ())
+    }
+    fresh = iter(next_pseudonyms(out, len(source_ids), {str(case["case_id"]) for case in known.values()}))
+    names = []
+    for source_id, key, own in zip(source_ids, keys, parts, strict=True):
+        before = next((old[one] for one in (key, *own) if one in old), None)
+        names.append(before or (folder_name(source_id) if keep_ids else next(fresh)))
+    return names
 
 
 def next_pseudonyms(out: Path, count: int, taken: set[str]) -> list[str]:
