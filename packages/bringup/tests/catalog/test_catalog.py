@@ -11,6 +11,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import load
 from bringup.errors import BringupError
 
@@ -79,6 +80,21 @@ def test_every_build_is_buildable_by_its_toolkit() -> None:
         assert build.machine_code
         assert set(build.machine_code) <= set(toolkit.architectures), (build.version, build.local)
         assert {name.replace("compute", "sm") for name in build.ptx} <= set(toolkit.architectures)
+
+
+def test_builds_for_aarch64_have_code_of_their_own() -> None:
+    for build in CATALOG.torch_builds:
+        with_code = build.cuda is not None and "linux-aarch64" in build.platforms
+        assert bool(build.machine_code_aarch64) == with_code, (build.version, build.local)
+
+
+def test_thor_is_served_on_aarch64_alone_and_turing_on_x86_alone() -> None:
+    thor, turing = ComputeCapability(11, 0), ComputeCapability(7, 5)
+    build = next(row for row in CATALOG.torch_builds if row.version == "2.11.0" and row.index is None)
+    for chip, platform in ((thor, "linux-aarch64"), (turing, "linux-x86_64")):
+        assert CATALOG.torch_runs_on(build, chip) and CATALOG.torch_runs_on(build, chip, platform)
+        other = ({"linux-aarch64", "linux-x86_64"} - {platform}).pop()
+        assert not CATALOG.torch_runs_on(build, chip, other)
 
 
 def test_toolkits_advance() -> None:

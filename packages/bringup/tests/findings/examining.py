@@ -20,6 +20,10 @@ from .commands import assert_can_be_typed
 RTX_5090 = NamedGpu("GeForce RTX 5090", ComputeCapability(12, 0))
 H200 = NamedGpu("H200", ComputeCapability(9, 0))
 A100 = NamedGpu("A100", ComputeCapability(8, 0))
+V100 = NamedGpu("V100", ComputeCapability(7, 0))
+GTX_1080 = NamedGpu("GeForce GTX 1080", ComputeCapability(6, 1))
+K80 = NamedGpu("Tesla K80", ComputeCapability(3, 7))
+GTX_680 = NamedGpu("GeForce GTX 680", ComputeCapability(3, 0))
 
 
 def examine(

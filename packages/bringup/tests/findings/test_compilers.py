@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bringup.binaries.architectures import Architecture, ComputeCapability
+from bringup.binaries.architectures import Architecture
 from bringup.catalog import load
 from bringup.facts.environment import read_environment
 from bringup.facts.machine import MachineFacts
@@ -21,9 +21,7 @@ from bringup.findings.rules import find
 
 from .commands import assert_can_be_typed
 from .conftest import Broken
-from .examining import RTX_5090
-
-V100 = NamedGpu("V100", ComputeCapability(7, 0))
+from .examining import GTX_680, K80, RTX_5090, V100
 
 
 def toolkit(version: str, release: str = "") -> CudaToolkit:
@@ -70,7 +68,7 @@ def found(
     for row in rows:
         assert row.evidence
         assert_can_be_typed(row.fix)
-    return {row.id: row.fix for row in rows if row.id.startswith(("nvcc-", "gcc-", "wsl-"))}
+    return {row.id: row.fix for row in rows if row.id.startswith(("nvcc-", "gcc-", "wsl-", "chip-"))}
 
 
 @pytest.mark.parametrize(
@@ -116,6 +114,46 @@ def test_nvcc_and_the_chip(
     nvcc: str, gpu: NamedGpu, expected: set[str], machine: MachineFacts, project: Path
 ) -> None:
     assert set(found(machine, project, (toolkit(nvcc),), (gcc("11.4.0"),), gpu)) == expected
+
+
+@pytest.mark.parametrize(
+    ("nvcc", "gpu", "torch", "wanted"),
+    [
+        ("12.6", RTX_5090, None, "13.0"),
+        ("12.6", RTX_5090, "12.8", "12.8"),
+        ("12.6", RTX_5090, "12.6", "12.9"),  # not torch's own, but of its major
+        ("13.0", V100, None, "12.9"),
+        ("13.0", V100, "12.8", "12.8"),
+        ("12.8", K80, None, "11.8"),
+        (None, RTX_5090, None, "13.0"),
+        (None, K80, None, "11.8"),
+        (None, V100, "12.6", "12.6"),
+    ],
+)
+def test_the_toolkit_that_is_recommended_builds_for_the_chip(
+    nvcc: str | None,
+    gpu: NamedGpu,
+    torch: str | None,
+    wanted: str,
+    broken: Broken,
+    machine: MachineFacts,
+    project: Path,
+) -> None:
+    broken.torch("2.7.0", torch)
+    toolkits = (toolkit(nvcc),) if nvcc else ()
+    environment = broken.root if torch else None
+    rows = found(machine, project, toolkits, (gcc("11.4.0"),), gpu, environment=environment)
+    fix = rows["nvcc-without-this-chip" if nvcc else "nvcc-not-found"]
+    assert fix.startswith(f"bringup toolkit install {wanted}")
+    row = load().toolkit(wanted)
+    assert row and row.offered and load().compiles_for(row, gpu.capability)
+
+
+def test_a_chip_for_which_no_toolkit_is_offered(machine: MachineFacts, project: Path) -> None:
+    rows = found(machine, project, (toolkit("12.8"),), (gcc("11.4.0"),), GTX_680)
+    assert set(rows) == {"chip-without-toolkit"} and rows["chip-without-toolkit"].endswith("/whl/cpu")
+    here = found(machine, project, (toolkit("12.8"), toolkit("10.2")), (gcc("11.4.0"),), GTX_680)
+    assert here == {"nvcc-without-this-chip": 'export CUDA_HOME="/usr/local/cuda-10.2"'}
 
 
 @pytest.mark.parametrize(

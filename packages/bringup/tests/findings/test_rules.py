@@ -12,9 +12,10 @@ import pytest
 from bringup.facts.machine import MachineFacts
 from bringup.findings.error_texts import explain
 from bringup.findings.model import NamedGpu
+from bringup.report.doctor import sentence
 
 from .conftest import FIXTURES, Broken
-from .examining import A100, H200, RTX_5090, examine, ids
+from .examining import A100, GTX_680, GTX_1080, H200, K80, RTX_5090, V100, examine, ids
 
 
 def test_nothing_wrong_with_the_environment_of_the_tests(machine: MachineFacts) -> None:
@@ -246,6 +247,15 @@ def write(root: Path, files: dict[str, str]) -> Path:
         ("requirements.txt", "torch>=2.0\n", RTX_5090, []),
         ("requirements.txt", "torch==2.11.0\n", RTX_5090, []),
         ("requirements.txt", "torch==9.9\n", RTX_5090, []),
+        ("requirements.txt", "torch==1.10.0\n", RTX_5090, ["impossible-pin"]),
+        # Older than the catalog, which knows no build that is too old for the chip.
+        ("requirements.txt", "torch==1.10.0\n", V100, []),
+        ("requirements.txt", "torch>=2.12\n", V100, ["impossible-pin"]),
+        ("requirements.txt", "torch>=2.0\n", V100, []),
+        ("requirements.txt", "torch==2.0.1\n", GTX_680, ["chip-without-torch"]),
+        ("requirements.txt", "torch\n", GTX_680, ["chip-without-torch"]),
+        ("requirements.txt", "torch==2.0.1+cpu\n", GTX_680, []),
+        ("requirements.txt", "torch==1.2.0\n", GTX_680, []),
         ("environment.yml", "dependencies:\n  - pytorch=1.13.1\n", RTX_5090, ["impossible-pin"]),
         (
             "pyproject.toml",
@@ -266,6 +276,48 @@ def test_pins(
     file: str, text: str, gpu: NamedGpu, expected: list[str], tmp_path: Path, machine: MachineFacts
 ) -> None:
     assert ids(examine(machine, None, gpu, project=write(tmp_path / "p", {file: text}))) == expected
+
+
+@pytest.mark.parametrize(
+    ("pin", "gpu", "nearest"),
+    [
+        ("torch==2.7.1+cu128", V100, "2.7.1+cu126"),
+        ("torch==2.7.1+cu128", GTX_1080, "2.7.1+cu126"),
+        ("torch==2.7.0+cu118", RTX_5090, "2.7.0+cu128"),
+        ("torch==2.0.1", RTX_5090, "2.7.0+cu128"),  # too old: the next newer release
+        ("torch==2.15.0", V100, "2.11.0+cu128"),  # too new: the next older one
+        ("torch==2.15.0", GTX_1080, "2.11.0+cu126"),
+        ("torch>=2.9", K80, "2.7.1+cu118"),
+    ],
+)
+def test_what_an_impossible_pin_is_changed_to(
+    pin: str, gpu: NamedGpu, nearest: str, tmp_path: Path, machine: MachineFacts
+) -> None:
+    project = write(tmp_path / "p", {"requirements.txt": f"{pin}\n"})
+    (finding,) = examine(machine, None, gpu, project=project)
+    assert (finding.id, finding.parameters["nearest"]) == ("impossible-pin", nearest)
+    local = nearest.partition("+")[2]
+    assert finding.fix.endswith(f"torch=={nearest} --index-url https://download.pytorch.org/whl/{local}")
+    assert nearest in sentence(finding) and "first" not in sentence(finding)
+
+
+def test_a_pin_is_changed_with_what_hangs_on_it(
+    broken: Broken, tmp_path: Path, machine: MachineFacts
+) -> None:
+    broken.torch("2.7.1+cu128", "12.8")
+    broken.distribution("torchvision", "0.22.1")
+    project = write(tmp_path / "p", {"requirements.txt": "torch==2.7.1+cu128\n"})
+    findings = examine(machine, broken.root, V100, project=project)
+    (fix,) = (row.fix for row in findings if row.id == "impossible-pin")
+    assert " torch==2.7.1+cu126 torchvision==0.22.1 --index-url" in fix
+
+
+def test_a_chip_that_no_torch_serves(tmp_path: Path, machine: MachineFacts) -> None:
+    project = write(tmp_path / "p", {"requirements.txt": "torch==2.0.1\n"})
+    (finding,) = examine(machine, None, GTX_680, project=project)
+    assert (finding.severity, finding.subject) == ("error", "GeForce GTX 680")
+    assert "sm_30" in sentence(finding) and "1.13.0" in sentence(finding)
+    assert finding.fix.endswith("torch --index-url https://download.pytorch.org/whl/cpu")
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from bringup.binaries.report import BinaryReport, scan_file
-from bringup.steps.toolkit.plans import COMPONENTS
+from bringup.catalog import load
+from bringup.catalog.schema import Toolkit
+from bringup.errors import BringupError
+from bringup.facts.host import read_host
+from bringup.steps.toolkit.plans import COMPONENTS, plan_toolkit
 
 from .conftest import Bringup
 
@@ -123,6 +128,17 @@ def mirror(folder: Path, spoiled: str = "") -> str:
         manifest[component] = {"version": "12.8.1", "linux-x86_64": row, "linux-sbsa": row}
     (folder / "redist" / "redistrib_12.8.1.json").write_text(json.dumps(manifest))
     return folder.as_uri()
+
+
+@pytest.mark.parametrize("row", load().toolkits, ids=lambda row: row.version)
+def test_the_catalog_says_what_is_offered(row: Toolkit) -> None:
+    if Version(row.version) >= Version("13.0"):
+        assert row.offered  # From wheels.
+    elif row.offered:
+        assert plan_toolkit(row.version, read_host()).ways
+    else:
+        with pytest.raises(BringupError, match="toolkit-unknown"):
+            plan_toolkit(row.version, read_host())
 
 
 def test_cuda_12_is_a_plan_whose_commands_work(bringup: Bringup, home: Path, tmp_path: Path) -> None:

@@ -87,16 +87,35 @@ class Catalog:
         """
         return find_gpu(text, self.gpus)
 
-    def torch_runs_on(self, build: TorchBuild, capability: ComputeCapability) -> bool:
-        """Whether the build carries machine code or PTX that this chip can use."""
-        code = [Architecture.parse(name) for name in build.machine_code]
-        ptx = [Architecture.parse(name) for name in build.ptx]
-        return carries(code, ptx, capability)
+    def torch_runs_on(
+        self, build: TorchBuild, capability: ComputeCapability, platform: str | None = None
+    ) -> bool:
+        """Whether the build carries machine code or PTX that this chip can use; None: on any platform."""
+        platforms = build.platforms if platform is None else (platform,)
+        return any(
+            carries(
+                [Architecture.parse(name) for name in build.machine_code_on(one)],
+                [Architecture.parse(name) for name in build.ptx_on(one)],
+                capability,
+            )
+            for one in platforms
+        )
 
     def compiles_for(self, toolkit: Toolkit, capability: ComputeCapability) -> bool:
         """Whether this toolkit makes machine code that the chip executes."""
         plain = (Architecture.parse(name) for name in toolkit.architectures if name[-1].isdigit())
         return any(machine_code_runs(code, capability) for code in plain)
+
+    def offered_toolkit(self, capability: ComputeCapability, cuda: str) -> Toolkit | None:
+        """The offered toolkit that builds for a chip: this CUDA's, or the newest of its major, or of all."""
+        serving = [row for row in self.toolkits if row.offered and self.compiles_for(row, capability)]
+        wanted = Version(cuda)
+
+        def fitness(row: Toolkit) -> tuple[bool, bool, Version]:
+            version = Version(row.version)
+            return version.major == wanted.major, version == wanted, version
+
+        return max(serving, key=fitness, default=None)
 
     def recommended_torch(
         self, capability: ComputeCapability | None, python: str | None = None

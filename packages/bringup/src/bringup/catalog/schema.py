@@ -33,6 +33,7 @@ class TorchBuild(Row):
         local: its local version label, "cu128" or "cpu"; the package index's default build has none.
         index: PyTorch's own wheel index that carries it; None: the default build of the package index.
         machine_code, ptx: in every counting container of its libraries, as published for x86_64 Linux.
+        machine_code_aarch64: the same for aarch64 Linux, whose wheels are built for other chips, without PTX.
         python: range of Python versions with wheels.
     """
 
@@ -42,10 +43,17 @@ class TorchBuild(Row):
     index: str | None = None
     machine_code: tuple[MachineCode, ...] = ()
     ptx: tuple[Ptx, ...] = ()
+    machine_code_aarch64: tuple[MachineCode, ...] = ()
     python: str
     platforms: tuple[str, ...]
     torchvision: str | None = None
     torchaudio: str | None = None
+
+    def machine_code_on(self, platform: str) -> tuple[str, ...]:
+        return self.machine_code_aarch64 if platform.endswith("aarch64") else self.machine_code
+
+    def ptx_on(self, platform: str) -> tuple[str, ...]:
+        return () if platform.endswith("aarch64") else self.ptx
 
 
 class TorchSource(Row):
@@ -71,9 +79,11 @@ class Toolkit(Row):
         ptx_isa: the newest PTX ISA version that it writes.
         gcc_min, gcc_max: oldest supported and newest accepted (host_config.h) major version of gcc.
         driver_linux, driver_windows: the oldest that runs its programs (minor-version compatibility).
+        offered: `bringup toolkit install` installs it or prints the ways to it.
     """
 
     version: CudaVersion
+    offered: bool = False
     architectures: tuple[MachineCode, ...]
     ptx_isa: CudaVersion
     gcc_min: int

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from bringup.binaries.compatibility import machine_code_runs
 from bringup.facts.toolchains import CudaToolkit, HostCompiler
 from bringup.findings.model import Evidence, Examined, Finding
+from bringup.findings.repairs import cpu_torch
 
 # A build of torchmcubes under WSL2 wants 10 to 15 GB, as its users report.
 _WANTED_UNDER_WSL = 15_000_000_000
+_USUAL_CUDA = "13.0"  # The first that installs from wheels.
 
 
 def _compiles(examined: Examined) -> Evidence | None:
@@ -28,6 +30,12 @@ def _first_toolkit(examined: Examined) -> CudaToolkit | None:
     """The toolkit that torch's build would take."""
     toolkits = examined.toolkits or ()
     return next((row for row in toolkits if row.origin == "system"), toolkits[0] if toolkits else None)
+
+
+def _torchs_cuda(examined: Examined) -> str | None:
+    """The CUDA that the installed torch was built with."""
+    torch = examined.environment.torch if examined.environment else None
+    return torch.cuda if torch else None
 
 
 def _nvcc(toolkit: CudaToolkit) -> Evidence:
@@ -47,8 +55,9 @@ def nvcc_missing(examined: Examined) -> Iterator[Finding]:
     build = _compiles(examined)
     if build is None or _first_toolkit(examined) is not None:
         return
-    torch = examined.environment.torch if examined.environment else None
-    cuda = torch.cuda if torch and torch.cuda else "13.0"
+    cuda = _torchs_cuda(examined) or _USUAL_CUDA
+    offered = [examined.catalog.offered_toolkit(gpu.capability, cuda) for gpu in examined.gpus]
+    cuda = next((row.version for row in offered if row), cuda)
     seen = Evidence("this machine", "nvcc", "neither under CUDA_HOME, nor on PATH, nor in /usr/local/cuda")
     text = "OSError: CUDA_HOME environment variable is not set. Please set it to your CUDA install root."
     fix = _use(None, cuda, examined)
@@ -95,9 +104,13 @@ def nvcc_without_the_chip(examined: Examined) -> Iterator[Finding]:
         evidence = (build, _nvcc(toolkit), Evidence(str(toolkit.nvcc), "architectures", known))
         text = f"nvcc fatal   : Unsupported gpu architecture 'compute_{gpu.capability.number}'"
         parameters = {"nvcc": toolkit.version, "gpu": gpu.name, "sm": gpu.capability.sm}
-        wanted = "13.0" if gpu.capability.number > 75 else "12.8"
-        fix = _use(fitting, wanted, examined)
-        yield Finding("nvcc-without-this-chip", "error", "nvcc", evidence, text, fix, parameters)
+        offered = examined.catalog.offered_toolkit(gpu.capability, _torchs_cuda(examined) or _USUAL_CUDA)
+        if fitting or offered:
+            fix = _use(fitting, offered.version if offered else "", examined)
+            yield Finding("nvcc-without-this-chip", "error", "nvcc", evidence, text, fix, parameters)
+        else:
+            fix = cpu_torch(examined)
+            yield Finding("chip-without-toolkit", "error", "nvcc", evidence, text, fix, parameters)
 
 
 def _fitting_gcc(examined: Examined, low: int, high: int) -> HostCompiler | None:

@@ -12,7 +12,11 @@ from importlib import resources
 from typing import Annotated
 
 from ahocorasick_rs import BytesAhoCorasick, Implementation
+from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field
+
+from bringup.binaries.architectures import Architecture
+from bringup.catalog import load
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,6 +34,8 @@ _MOST_PLACES = 50_000
 _PIECE = 4 << 20
 _LONGEST_TAIL = 1 << 20
 _LONGEST_LITERAL = 400
+_OF_A_TOOLKIT = "nvcc-too-old-for-chip"
+_OF_NO_TOOLKIT = "arch-of-no-toolkit"
 
 
 class ErrorText(BaseModel):
@@ -112,7 +118,7 @@ class _Row:
         self.first = Explanation(self.row.id, number, excerpt, 0, dict.fromkeys(_WORDS, "?") | told)
 
 
-_WORDS = ("symbol", "library", "arch", "version", "requirement", "module", "size")
+_WORDS = ("symbol", "library", "arch", "version", "requirement", "module", "size", "name")
 
 
 @dataclass
@@ -208,7 +214,28 @@ def explain(log: bytes | Iterable[bytes]) -> list[Explanation]:
         if row.first is not None
     }
     hidden = {name for id in found for name in search.rows[id].row.hides if _same_lines(found, id, name)}
-    return sorted((row for id, row in found.items() if id not in hidden), key=lambda row: row.line)
+    shown = (row for id, row in found.items() if id not in hidden)
+    told = (_with_toolkits(row) if row.id == _OF_A_TOOLKIT else row for row in shown)
+    return sorted(told, key=lambda row: row.line)
+
+
+def _with_toolkits(row: Explanation) -> Explanation:
+    """Told with the toolkits that build for its architecture; where none does, with all there are."""
+    every = load().toolkits
+    knowing = [toolkit for toolkit in every if _knows(toolkit.architectures, row.parameters["arch"])]
+    releases = [Version(toolkit.version) for toolkit in knowing or every]
+    first, last = min(releases), max(releases)
+    toolkits = str(first) if first == last else f"{first}–{last}"
+    id = row.id if knowing else _OF_NO_TOOLKIT
+    return replace(row, id=id, parameters=row.parameters | {"toolkits": toolkits})
+
+
+def _knows(architectures: Iterable[str], name: str) -> bool:
+    """Whether this architecture is among them, as it is or as PTX; "native" and the like are none."""
+    try:
+        return Architecture.parse(name).sm in architectures
+    except ValueError:
+        return False
 
 
 def _same_lines(found: dict[str, Explanation], telling: str, general: str) -> bool:

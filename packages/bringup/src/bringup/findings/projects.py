@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
@@ -14,8 +14,9 @@ from bringup.catalog.schema import TorchBuild
 from bringup.checkpoints import open_checkpoint, unimportable_classes
 from bringup.errors import BringupError
 from bringup.facts.environment import EnvironmentFacts
-from bringup.findings.model import Evidence, Examined, Finding
-from bringup.findings.repairs import pip
+from bringup.facts.project_requirements import Pin
+from bringup.findings.model import Evidence, Examined, Finding, NamedGpu
+from bringup.findings.repairs import cpu_torch, pip, torch_build_fix
 
 _MOST_CHECKPOINTS = 8
 _WEIGHTS_ONLY_DEFAULT = Version("2.6")  # PyTorch 2.6 release notes, «backwards incompatible changes».
@@ -52,43 +53,80 @@ def _allows(specifier: SpecifierSet, build: TorchBuild) -> bool:
     return specifier.contains(f"{build.version}+{build.local}", prereleases=True)
 
 
+def _as_written(specifier: SpecifierSet) -> list[Version]:
+    """The releases that a pin names as the only one or the newest, without labels."""
+    named = (row.version.rstrip(".*") for row in specifier if row.operator in ("==", "===", "<=", "<", "~="))
+    return [Version(Version(text).public) for text in named]
+
+
+def _nearest(builds: Iterable[TorchBuild], wanted: Version) -> TorchBuild:
+    """Of the wanted release, else of the next newer one, else of the next older: its default build first."""
+    by_release: dict[Version, list[TorchBuild]] = {}
+    for build in builds:
+        by_release.setdefault(Version(build.version), []).append(build)
+    newer = [release for release in by_release if release >= wanted]
+    of_release = by_release[min(newer) if newer else max(by_release)]
+    return max(of_release, key=lambda build: (build.index is None, Version(build.cuda or "0")))
+
+
 def impossible_pin(examined: Examined) -> Iterator[Finding]:
-    """A pin of torch that no build for the GPU fulfils."""
+    """A pin of torch that no build for the GPU fulfils, or a GPU for which there is no build at all."""
     project = examined.project
     if project is None:
         return
     for pin in project.pins:
-        if canonicalize_name(pin.requirement.name) != "torch" or not pin.requirement.specifier:
+        if canonicalize_name(pin.requirement.name) != "torch":
             continue
-        allowed = [b for b in examined.catalog.torch_builds if _allows(pin.requirement.specifier, b)]
-        exact = [s.version for s in pin.requirement.specifier if s.operator in ("==", "===", "<=", "<", "~=")]
         for gpu in examined.gpus:
             serving = [
-                b for b in examined.catalog.torch_builds if examined.catalog.torch_runs_on(b, gpu.capability)
+                build
+                for build in examined.catalog.torch_builds
+                if examined.catalog.torch_runs_on(build, gpu.capability)
             ]
-            if not serving or not exact or any(b in serving for b in allowed):
-                continue
-            first = min(serving, key=lambda b: Version(b.version))
-            if not allowed and not any(Version(v.rstrip(".*")) < Version(first.version) for v in exact):
-                continue  # A release that the catalog does not know: nothing is claimed.
-            evidence = (
-                Evidence(pin.file, f"line {pin.line}", str(pin.requirement)),
-                Evidence(
-                    "catalog",
-                    gpu.capability.sm,
-                    f"first torch with code for it: {first.version}+{first.local}",
-                ),
-            )
-            sm = gpu.capability.sm
-            error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch"
-            index = f" --index-url {first.index}" if first.index else ""
-            fix = f"{pip(examined)} install torch=={first.version}{index}"
-            parameters = {
-                "pin": str(pin.requirement),
-                "gpu": gpu.name,
-                "first": f"{first.version}+{first.local}",
-            }
-            yield Finding("impossible-pin", "error", str(pin.requirement), evidence, error, fix, parameters)
+            if serving:
+                yield from _pin_beside_the_builds(examined, pin, gpu, serving)
+            else:
+                yield from _chip_without_torch(examined, pin, gpu)
+
+
+def _pin_beside_the_builds(
+    examined: Examined, pin: Pin, gpu: NamedGpu, serving: list[TorchBuild]
+) -> Iterator[Finding]:
+    every = examined.catalog.torch_builds
+    allowed = [build for build in every if _allows(pin.requirement.specifier, build)]
+    written = _as_written(pin.requirement.specifier)
+    if any(build in serving for build in allowed):
+        return
+    oldest, first = (min(Version(build.version) for build in builds) for builds in (every, serving))
+    # Of a release that the catalog does not know nothing is claimed, unless even newer ones do not serve.
+    if not allowed and not any(version < first and oldest < first for version in written):
+        return
+    wanted = max((Version(build.version) for build in allowed), default=None) or max(written)
+    nearest = _nearest(serving, wanted)
+    name, sm = f"{nearest.version}+{nearest.local}", gpu.capability.sm
+    evidence = (
+        Evidence(pin.file, f"line {pin.line}", str(pin.requirement)),
+        Evidence("catalog", sm, f"nearest torch with code for it: {name}"),
+    )
+    error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch"
+    fix = torch_build_fix(examined, nearest, gpu)
+    parameters = {"pin": str(pin.requirement), "gpu": gpu.name, "nearest": name}
+    yield Finding("impossible-pin", "error", str(pin.requirement), evidence, error, fix, parameters)
+
+
+def _chip_without_torch(examined: Examined, pin: Pin, gpu: NamedGpu) -> Iterator[Finding]:
+    every = [build for build in examined.catalog.torch_builds if build.cuda]
+    if not any(_allows(pin.requirement.specifier, build) for build in every):
+        return  # A build for the CPU, or a release that the catalog does not know.
+    oldest = min(every, key=lambda build: Version(build.version)).version
+    sm = gpu.capability.sm
+    evidence = (
+        Evidence(pin.file, f"line {pin.line}", str(pin.requirement)),
+        Evidence("catalog", sm, f"torch builds with code for it: 0 of {len(every)}"),
+    )
+    error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch"
+    parameters = {"pin": str(pin.requirement), "gpu": gpu.name, "sm": sm, "oldest": oldest}
+    yield Finding("chip-without-torch", "error", gpu.name, evidence, error, cpu_torch(examined), parameters)
 
 
 def unused_extension(examined: Examined) -> Iterator[Finding]:

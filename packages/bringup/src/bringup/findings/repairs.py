@@ -7,15 +7,18 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from packaging.specifiers import SpecifierSet
 from packaging.version import InvalidVersion, Version
 
 from bringup.binaries.architectures import ComputeCapability
+from bringup.catalog.schema import TorchBuild
 from bringup.facts.environment import TorchFacts
 from bringup.facts.environment_distributions import Distribution
 from bringup.findings.model import Examined, NamedGpu
 
 TORCH_LIBRARIES = ("libtorch_cuda.so", "torch_cuda.dll", "libtorch_cuda_cu.so", "libtorch_cuda_cpp.so")
-_CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
+_BUILDS = "https://download.pytorch.org/whl"
+_CPU_BUILDS = f"{_BUILDS}/cpu"
 _OLDEST_PORTABLE = ComputeCapability(7, 5)  # the oldest chip that NVRTC 13 makes code for
 _DRIVER_BRANCH = 580  # the oldest branch that is kept up and serves CUDA 13
 
@@ -53,13 +56,34 @@ def torch_fix(examined: Examined, gpu: NamedGpu | None = None) -> str:
     if build is None and examined.catalog.recommended_torch(capability):
         return new_environment(examined, gpu)  # There is one, for another Python.
     if build is None:
-        return f"{pip(examined)} install --force-reinstall torch --index-url {_CPU_BUILDS}"
-    wanted = [f"torch=={build.version}"]
+        return cpu_torch(examined)
+    index = f" --index-url {build.index}" if build.index else ""
+    return f"{pip(examined)} install torch=={build.version}{_companions(examined, build)}{index}"
+
+
+def cpu_torch(examined: Examined) -> str:
+    """The command that installs a torch for the CPU: what is left where nothing serves the GPU."""
+    return f"{pip(examined)} install --force-reinstall torch --index-url {_CPU_BUILDS}"
+
+
+def torch_build_fix(examined: Examined, build: TorchBuild, gpu: NamedGpu) -> str:
+    """The command that installs this very build, and with it what `torch_fix` installs with torch."""
+    environment = examined.environment
+    if environment and not SpecifierSet(build.python).contains(environment.python.version):
+        return new_environment(examined, gpu)
+    # By its label even where it is the default build: another build of the release may be installed.
+    index = build.index or f"{_BUILDS}/{build.local}"
+    wanted = f"torch=={build.version}+{build.local}{_companions(examined, build)}"
+    return f"{pip(examined)} install {wanted} --index-url {index}"
+
+
+def _companions(examined: Examined, build: TorchBuild) -> str:
+    """Requirements of the installed companions in the build's release, each after a space."""
+    environment, wanted = examined.environment, ""
     for name, version in (("torchvision", build.torchvision), ("torchaudio", build.torchaudio)):
         if environment and environment.distribution(name):
-            wanted.append(f"{name}=={version}" if version else name)
-    index = f" --index-url {build.index}" if build.index else ""
-    return f"{pip(examined)} install {' '.join(wanted)}{index}"
+            wanted += f" {name}=={version}" if version else f" {name}"
+    return wanted
 
 
 def companion_fix(examined: Examined, name: str, torch: TorchFacts) -> str:
@@ -70,7 +94,7 @@ def companion_fix(examined: Examined, name: str, torch: TorchFacts) -> str:
     pinned = f"{name}=={version}" if version else name
     # A version without a label came from the package index, and so must its companion.
     labelled = "+" in torch.version or torch.cuda is None
-    index = f" --index-url https://download.pytorch.org/whl/{torch_label(torch)}" if labelled else ""
+    index = f" --index-url {_BUILDS}/{torch_label(torch)}" if labelled else ""
     return f"{pip(examined)} install {pinned}{index}"
 
 

@@ -197,7 +197,7 @@ def _choose_torch(recipe: Recipe, profile: str, catalog: Catalog, wishes: ImageW
         and (not wishes.gpus or not needs.cuda or build.cuda in needs.cuda)
         and (python is None or SpecifierSet(build.python).contains(python))
     ]
-    serving = [b for b in fitting if all(catalog.torch_runs_on(b, gpu) for gpu in wishes.gpus)]
+    serving = [b for b in fitting if all(catalog.torch_runs_on(b, gpu, platform) for gpu in wishes.gpus)]
     driven = [build for build in serving if _driver_runs(build, catalog, wishes)]
     if driven:
         return max(driven, key=lambda b: (Version(b.version), b.index is None, Version(b.cuda or "0")))
