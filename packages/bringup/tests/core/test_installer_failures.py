@@ -44,6 +44,12 @@ RETRY = (
             "ERROR: ResolutionImpossible: for help visit\n",
             "requirements-conflict",
         ),
+        (
+            "error: subprocess-exited-with-error\n"
+            "× installing build dependencies for opencv-python did not run successfully.\n"
+            "ERROR: No matching distribution found for numpy==1.19.3\n",
+            "installer-failed",
+        ),
         ("error: something else\n", "installer-failed"),
         ("", "installer-failed"),
     ],

@@ -190,6 +190,16 @@ def test_a_plan_without_proof_is_refused(tmp_path: Path) -> None:
         Plan(**a_plan().model_dump(by_alias=True) | {"steps": a_plan().model_dump()["steps"][:-1]})
 
 
+@pytest.mark.parametrize("verb", [["apply", "--dry-run"], ["plan", "--gpu", "sm_90"]])
+def test_nesting_without_end_is_a_file_that_cannot_be_read(verb: list[str], tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text("a=" + "[" * 20_000)
+    code = "from bringup.cli.main import main; main()"
+    command = [sys.executable, "-c", code, *verb, str(tmp_path / "deep.toml"), "--lang", "en"]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert ran.returncode == 2
+    assert "cannot be read" in " ".join(ran.stderr.split())
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BringupError, match="plan-unreadable"):
         read_plan(tmp_path / "absent.toml")

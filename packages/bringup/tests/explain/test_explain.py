@@ -76,6 +76,87 @@ def test_an_import_that_fails_is_no_build() -> None:
     assert "--no-build-isolation" not in fix(row) and "setuptools<81" in fix(row)
 
 
+@pytest.mark.parametrize("name", ["float", "int", "bool", "object", "complex", "str", "long"])
+def test_an_alias_that_numpy_removed_is_no_abi(name: str) -> None:
+    (row,) = explain(f"AttributeError: module 'numpy' has no attribute '{name}'.\n".encode())
+    assert (row.id, row.parameters["name"]) == ("numpy-alias-gone", name)
+    assert "numpy<1.24" in fix(row) and "numpy<2" not in fix(row)
+
+
+def test_names_that_numpy_2_removed() -> None:
+    text = b"AttributeError: `np.float_` was removed in the NumPy 2.0 release. Use `np.float64` instead.\n"
+    (row,) = explain(text)
+    assert (row.id, row.parameters["name"]) == ("numpy-name-gone", "np.float_")
+    assert "numpy<2" in fix(row)
+
+
+def test_a_module_that_torchvision_removed() -> None:
+    (row,) = explain(b"ModuleNotFoundError: No module named 'torchvision.transforms.functional_tensor'\n")
+    assert row.id == "functional-tensor-gone"
+    assert "torchvision.transforms.functional " in fix(row)
+
+
+@pytest.mark.parametrize(
+    ("line", "id", "toolkits"),
+    [
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_30'", "nvcc-too-old-for-chip", "10.2"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_35'", "nvcc-too-old-for-chip", "10.2–11.8"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_37'", "nvcc-too-old-for-chip", "10.2–11.8"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_70'", "nvcc-too-old-for-chip", "10.2–12.9"),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_120'", "nvcc-too-old-for-chip", "12.8–"),
+        (
+            "ptxas fatal   : Value 'sm_121a' is not defined for option 'gpu-name'",
+            "nvcc-too-old-for-chip",
+            "12.9–",
+        ),
+        ("nvcc fatal   : Unsupported gpu architecture 'compute_20'", "arch-of-no-toolkit", "10.2–"),
+        ("nvcc fatal   : Unsupported gpu architecture 'native'", "arch-of-no-toolkit", "10.2–"),
+    ],
+)
+def test_toolkits_of_an_architecture(line: str, id: str, toolkits: str) -> None:
+    """compute_30 went with CUDA 11.0, 3.5 and 3.7 with 12.0, all before 7.5 with 13.0 (release notes)."""
+    (row,) = explain(line.encode())
+    assert row.id == id
+    told = row.parameters["toolkits"]
+    assert told == toolkits or (toolkits.endswith("–") and told.startswith(toolkits))
+    assert told in cause(row) and "?" not in cause(row) + fix(row)
+
+
+@pytest.mark.parametrize(
+    ("line", "id", "not_said"),
+    [
+        (
+            "nvrtc: error: invalid value for --gpu-architecture (-arch)",
+            "nvrtc-without-chip",
+            "TORCH_CUDA_ARCH_LIST",
+        ),
+        (
+            "fatal error C1189: #error:  -- unsupported Microsoft Visual Studio version!",
+            "visual-studio-unsupported",
+            "gcc",
+        ),
+        ("PTXAS error: Internal Triton PTX codegen error", "ptxas-too-old", "TORCH_CUDA_ARCH_LIST"),
+    ],
+)
+def test_compilers_that_are_not_nvcc_or_gcc(line: str, id: str, not_said: str) -> None:
+    (row,) = explain(line.encode())
+    assert row.id == id
+    assert not_said not in cause(row) + fix(row) and "?" not in cause(row)
+
+
+def test_nothing_is_a_placeholder_in_the_examples() -> None:
+    """Each example names what its words name."""
+    for id, text in EXAMPLES:
+        for row in explain(text.encode()):
+            if row.id == id and id != "missing-library":  # «[WinError 127]» names no library.
+                assert " ?" not in cause(row) + fix(row), text
+
+
+def test_a_deprecation_warning_is_no_error() -> None:
+    text = "mlp.cpp:69:53: warning: ‘at::DeprecatedTypeProperties& at::Tensor::type() const’ is deprecated\n"
+    assert explain(text.encode()) == []
+
+
 # What train.py printed on an H200 with diff-gaussian-rasterization 59f5f77e built for sm_80 alone.
 RASTERIZER_WITHOUT_IMAGE = """\
     num_rendered, color, radii, geomBuffer, binningBuffer, imgBuffer = _C.rasterize_gaussians(*args)
@@ -156,6 +237,14 @@ def test_lines_are_counted_up_to_a_thousand() -> None:
 def run(arguments: list[str], text: bytes, tmp_path: Path) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", "from bringup.cli.main import main; main()", "explain", *arguments]
     return subprocess.run(command, input=text, capture_output=True, env=os.environ | {"LC_ALL": "C.UTF-8"})
+
+
+def test_a_log_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(f"\x1b]8;;http://example.org\x1b\\ {EXAMPLES[0][1]} \x1b]0;title\x07")
+    command = [sys.executable, "-c", "from bringup.cli.main import main; main()", "explain"]
+    ran = subprocess.run([*command, str(tmp_path / "log")], capture_output=True, text=True)
+    assert EXAMPLES[0][0] in ran.stdout
+    assert "\x1b" not in ran.stdout
 
 
 def test_through_the_program(tmp_path: Path) -> None:

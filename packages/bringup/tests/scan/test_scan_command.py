@@ -158,6 +158,16 @@ def test_what_cannot_be_read_is_listed(tmp_path: Path, name: str, content: bytes
     assert rows[0].path == str(path)
 
 
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    wheel = tmp_path / "kernels-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(FIXTURES / "many.so", "a\x1b[31mred\x9b32m.so")
+        archive.writestr("cut\x1b]0;title\x07.so", b"\x7fELF but not for long")
+    shown = scan(wheel, "--lang", "en").stdout
+    assert "a\\x1b[31mred\\x9b32m.so" in shown
+    assert not any(letter < " " or "\x7f" <= letter < "\xa0" for letter in shown.replace("\n", ""))
+
+
 def test_unreadable_files_are_in_the_document(tmp_path: Path) -> None:
     broken = tmp_path / "broken.so"
     broken.write_bytes(b"\x7fELF but not for long")

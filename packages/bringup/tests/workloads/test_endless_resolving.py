@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
+import sys
+import tarfile
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bringup.errors import BringupError
@@ -49,6 +55,60 @@ def test_it_ends_and_names_what_was_tried(resolver: Resolver, monkeypatch: pytes
     assert resolver.resolve(["base==2.0"])[0].version == "2.0"  # and nothing is held any more
     assert not resolver.is_late
     assert resolver.has_wheel("base>=1") and not resolver.has_wheel("base>=3")
+
+
+def test_a_resolver_whose_making_was_ended_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRINGUP_HOME", str(tmp_path / "home"))
+    wheel(tmp_path, "base", "2.0")
+    interpreter = next(row for row in find_interpreters() if row.minor >= (3, 10))
+    made = Resolver(interpreter, (tmp_path,), True)
+    command = [interpreter.path, "-m", "venv", "--without-pip", str(made._folder)]
+    subprocess.run(command, check=True)
+    assert made.resolve(["base"])[0].version == "2.0"
+
+
+BACKEND = """
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    import os
+    os.mkdir(os.path.join(folder, "pinned-1.0.dist-info"))
+    with open(os.path.join(folder, "pinned-1.0.dist-info", "METADATA"), "w") as file:
+        file.write("Metadata-Version: 2.1\\nName: pinned\\nVersion: 1.0\\n")
+    return "pinned-1.0.dist-info"
+def build_wheel(folder, settings=None, metadata=None):
+    raise SystemExit("compiled")
+"""
+
+
+def source(folder: Path, name: str, requires: list[str]) -> None:
+    """A source package of the release 1.0 that describes itself without being compiled."""
+    system = f'[build-system]\nrequires = {requires}\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": system, "backend.py": BACKEND}
+    files["PKG-INFO"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    with tarfile.open(folder / f"{name}-1.0.tar.gz", "w:gz") as archive:
+        for file, text in files.items():
+            row = tarfile.TarInfo(f"{name}-1.0/{file}")
+            row.size = len(text)
+            archive.addfile(row, io.BytesIO(text.encode()))
+
+
+def test_what_a_build_needs_is_not_what_was_asked_for(tmp_path: Path) -> None:
+    """opencv-python 4.5.1 is built with numpy 1.19.3, which has no wheel: the numpy that is wanted has one."""
+    source(tmp_path, "pinned", [])
+    source(tmp_path, "built", ["pinned==1.1"])
+    for name in ("pinned", "built"):
+        wheel(tmp_path, name, "2.0")
+    interpreter = next(row for row in find_interpreters() if row.minor >= (3, 10))
+    resolver = Resolver(interpreter, (tmp_path,), True)
+    for pins in (["pinned==1.0", "built==1.0"], ["pinned>=1.0", "built==1.0"]):
+        with pytest.raises(BringupError) as caught:
+            resolver.resolve(pins)
+        assert caught.value.id == "no-matching-distribution"
+        assert caught.value.parameters["requirement"] == "built==1.0"
+    assert [row.file for row in resolver.resolve(["pinned==1.0"])] == ["pinned-1.0.tar.gz"]
+    for pins in (["pinned>=1.0", "built>=1.0"], ["built", "pinned"], ["pinned"]):
+        assert all(row.file.endswith(".whl") for row in resolver.resolve(pins))
 
 
 class Drip(BaseHTTPRequestHandler):
@@ -98,3 +158,32 @@ def test_an_index_that_is_only_slow_is_waited_for_so_long(
         assert str(caught.value.parameters["subject"]).startswith("idna")
         assert "secret" not in str(caught.value.parameters)
     assert time.monotonic() - begun < 15
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM")
+def test_a_request_to_end_takes_pip_along(slow_index: str, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "requirements.txt").write_text("idna==3.7\n")
+    (tmp_path / "temporary").mkdir()
+    variables = {"BRINGUP_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temporary")}
+    variables |= {"PIP_INDEX_URL": slow_index, "PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    command = [sys.executable, "-c", "from bringup.cli.main import main; main()", "plan", "--lang", "en"]
+    command += ["--project", str(tmp_path / "project"), "-o", str(tmp_path / "plan.toml"), "--cpu"]
+    with subprocess.Popen(command, env=os.environ | variables, stderr=subprocess.PIPE, text=True) as running:
+        pip = _pip_below(running)
+        running.terminate()
+        assert "Interrupted." in running.communicate(timeout=30)[1]
+    assert running.returncode == 143
+    assert not pip.is_running() or pip.status() == psutil.STATUS_ZOMBIE
+    assert not list((tmp_path / "temporary").glob("bringup-*"))
+
+
+def _pip_below(running: subprocess.Popen[str]) -> psutil.Process:
+    """The pip that waits for the index."""
+    for _ in range(600):
+        for child in psutil.Process(running.pid).children():
+            with suppress(psutil.Error):
+                if {"--no-input", "install"} <= set(child.cmdline()) or "versions" in child.cmdline():
+                    return child
+        time.sleep(0.1)
+    raise AssertionError("no pip was started")

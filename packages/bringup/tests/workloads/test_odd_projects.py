@@ -340,6 +340,18 @@ def test_notebooks_are_read_for_what_they_import(tmp_path: Path) -> None:
     assert set(wanted.pins) == {"einops"} and [row.name for row in wanted.extensions] == ["torch-scatter"]
 
 
+def test_nesting_without_end_is_named_as_unreadable(tmp_path: Path) -> None:
+    deep = "[" * 200_000
+    files = {"minus.py": "x=" + "-" * 100_000 + "1", "pyproject.toml": f"a={deep}", "deep.ipynb": deep}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    cells = [{"cell_type": "code", "source": [source]} for source in ("x=" + "-" * 100_000, "import torch")]
+    (tmp_path / "cells.ipynb").write_text(json.dumps({"cells": cells}))
+    project = read_project(tmp_path)
+    assert {name for name, _ in project.unreadable} == files.keys()
+    assert project.imports == {"torch": "cells.ipynb:2"}
+
+
 def test_files_outside_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "secret.in").write_text("einops==0.7.0\n")
     text = DYNAMIC.replace("reqs/base.in", "../secret.in")

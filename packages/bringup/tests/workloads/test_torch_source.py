@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from packaging.specifiers import SpecifierSet
@@ -22,9 +23,10 @@ from bringup.facts.gpus import DriverFacts
 from bringup.facts.interpreters import Interpreter, find_interpreters
 from bringup.facts.machine import MachineFacts, read_machine
 from bringup.plan.model import Plan, Reason, Rejected, write_plan
+from bringup.plan.planner import Wishes, fitting_interpreters
 from bringup.plan.resolve import Resolver
 from bringup.plan.steps import BuildTorch, FetchSource, InstallPackages
-from bringup.plan.torch_choice import TorchQuestion, _has_machine_code, _nothing_works
+from bringup.plan.torch_choice import TorchQuestion, _has_machine_code, _nothing_works, choose_torch
 from bringup.plan.torch_source import RUN_REQUIREMENTS, plan_source_build, stand_in
 from bringup.report.messages import say_error
 
@@ -91,8 +93,41 @@ def test_a_chip_that_ptx_alone_serves_is_not_told_to_compile(gpu: ComputeCapabil
     assert ("2.7.1+cu128" in say_error(error)) is (wanted == "chip-by-ptx-alone")
     assert ("--torch-from-source" in say_error(error)) is (wanted != "chip-by-ptx-alone")
     builds = {row.version: row for row in load().torch_builds if row.local == "cu128"}
-    assert not _has_machine_code(builds["2.7.1"], ComputeCapability(13, 0))
+    assert not _has_machine_code(builds["2.7.1"], ComputeCapability(13, 0), "linux-x86_64")
     assert load().torch_runs_on(builds["2.7.1"], ComputeCapability(13, 0))
+
+
+@pytest.mark.parametrize(("range", "wanted"), [("==99.0", "no-such-torch"), ("==1.13.1", "chip-blocks")])
+def test_a_release_that_nobody_made_is_not_the_chip_s_fault(range: str, wanted: str) -> None:
+    asked = replace(question(), allowed=SpecifierSet(range))
+    with pytest.raises(BringupError, match=wanted) as caught:
+        choose_torch(asked, cast(Resolver, Indexless()), load())
+    assert str(SpecifierSet(range)) in say_error(caught.value)
+
+
+def test_a_chip_that_another_platform_serves_is_not_called_too_new() -> None:
+    """Jetson Thor: in the wheels for aarch64 alone."""
+    with pytest.raises(BringupError, match="chip-of-other-platform") as caught:
+        choose_torch(question(ComputeCapability(11, 0)), cast(Resolver, Indexless()), load())
+    assert "linux-aarch64" in say_error(caught.value)
+
+
+class Indexless:
+    """An index without torch."""
+
+    def versions(self, name: str, only_index: str | None = None) -> list[Version]:
+        return []
+
+
+def test_a_python_that_was_named_and_does_not_fit(machine: MachineFacts) -> None:
+    other = Interpreter("/opt/python3.8", "3.8.18", "CPython", True, "linux-x86_64")
+    with_it = replace(machine, interpreters=(*machine.interpreters, other))
+    for given in ("3.8.18", "/opt/python3.8"):
+        with pytest.raises(BringupError, match="python-out-of-range") as caught:
+            fitting_interpreters(">=3.10", with_it, Wishes(python=given))
+        assert given in say_error(caught.value) and ">=3.10" in say_error(caught.value)
+    linked = fitting_interpreters(">=3.10", replace(machine, interpreters=()), Wishes(python=sys.executable))
+    assert [row.path for row in linked] == [sys.executable]
 
 
 def test_the_stand_in_names_what_torch_requires(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bringup.cli import options
+
 if TYPE_CHECKING:
     from bringup.facts.environment import EnvironmentFacts
     from bringup.facts.machine import MachineFacts
@@ -38,6 +40,9 @@ def command(
 
     if env is not None and image is not None:
         raise BringupError("env-or-image", exit_code=2)
+    for file, option in ((html, "--html"), (share, "--share")):
+        if file is not None:
+            options.require_writable(file, option)
     gpus = _named(gpu or [])
     read = read_project(project.expanduser().absolute()) if project else None
     machine = read_machine(interpreters=env is None and image is None and project is None)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -60,10 +62,23 @@ def run(context: typer.Context, name: _Name) -> None:
     target = find(name).target
     words = context.args or ["python"]
     try:
-        code = subprocess.call(console_command(target, words), env=target.variables())
+        code = _call(console_command(target, words), target.variables())
     except (FileNotFoundError, PermissionError) as error:
         raise BringupError("no-such-command", exit_code=2, name=words[0], text=error.strerror) from error
-    raise typer.Exit(code)
+    raise typer.Exit(code if code >= 0 else 128 - code)  # A signal's number, as shells give it.
+
+
+def _call(words: Sequence[str], variables: Mapping[str, str]) -> int:
+    """The command's exit status. SIGTERM is the command's to heed: it may have something to save."""
+    process = subprocess.Popen(list(words), env=variables)
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        return process.wait()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @group.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 
@@ -12,6 +13,20 @@ from typer.exceptions import TyperException
 
 from bringup.errors import BringupError
 from bringup.report import console, messages
+
+
+class _Terminated(BaseException):
+    """SIGTERM: what ends children and removes temporary folders at Ctrl-C does so now as well."""
+
+
+def _heed_termination() -> None:
+    """Take SIGTERM (`timeout`, a batch system, a container's stop) as Ctrl-C is taken, once."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, lambda *_: None)  # What is being cleaned up is not interrupted again.
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _take_global_options(arguments: list[str]) -> tuple[list[str], str | None, bool]:
@@ -52,7 +67,7 @@ def _let_go_of_output() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code (0 done, 1 failed, 2 usage, 3 tool failure)."""
+    """Run one command line; its exit code: 0 done, 1 failed, 2 usage, 3 tool failure, 128 + a signal."""
     kept, language, debug = _take_global_options(arguments)
     as_json = "--json" in kept
     try:
@@ -70,6 +85,8 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         return _report(BringupError("interrupted", exit_code=130), as_json)
+    except _Terminated:
+        return _report(BringupError("interrupted", exit_code=143), as_json)
     except TyperException as error:
         console.remarks().print(f"{error.format_message()} (bringup --help)", style="red", markup=False)
         return 2
@@ -88,4 +105,6 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """Console script."""
+    console.write_in_any_encoding()
+    _heed_termination()
     sys.exit(run(sys.argv[1:]))

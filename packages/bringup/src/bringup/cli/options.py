@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +43,31 @@ def checked_way(given: str | None) -> str | None:
     if given not in (None, "wheel", "portable", "build"):
         raise BringupError("unknown-way", exit_code=2, given=given)
     return given
+
+
+def require_writable(file: Path, option: str) -> None:
+    """Refuse, before the work that leads to it, a file that could not be written in the end.
+
+    Raises:
+        BringupError: `output-unwritable`.
+    """
+    import tempfile
+
+    from bringup.errors import BringupError
+
+    folder = file.absolute().parent
+    while not folder.exists():  # It is made when the file is.
+        folder = folder.parent
+    try:
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if file.exists() and not file.is_file():  # A device would be replaced by the file.
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        with tempfile.TemporaryFile(dir=folder):  # Permissions alone don't tell of a read-only file system.
+            pass
+    except OSError as error:
+        named = {"path": file, "text": error.strerror, "option": option}
+        raise BringupError("output-unwritable", exit_code=2, **named) from error
 
 
 def plan_of(

@@ -47,6 +47,7 @@ def command(
     from bringup.report.messages import say
     from bringup.report.tables import choices_table, limits, plan_table
 
+    options.require_writable(output, "--output")
     wishes = Wishes(
         gpus=named_gpus(gpu or []),
         cpu=cpu,

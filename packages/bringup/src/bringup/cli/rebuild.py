@@ -107,7 +107,7 @@ def _keywords(text: str) -> dict[str, Any]:
 
     try:
         keywords = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BringupError("rebuild-keywords", exit_code=2, text=error) from error
     if not isinstance(keywords, dict):
         raise BringupError("rebuild-keywords", exit_code=2, text=type(keywords).__name__)

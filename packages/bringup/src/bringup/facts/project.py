@@ -204,7 +204,7 @@ class _Reading:
         for number, code in enumerate(_code_cells(json.loads(text)), 1):
             try:
                 tree = ast.parse(code)
-            except SyntaxError:
+            except (SyntaxError, ValueError, MemoryError, RecursionError):
                 continue  # Of another language, or half-written: the other cells still count.
             for name, _ in _imports(tree, file):
                 self.imports.setdefault(name.partition(".")[0], f"{file}:{number}")
@@ -323,8 +323,9 @@ def read_project(root: Path) -> ProjectFacts:
                 if facts.st_size > largest or not stat.S_ISREG(facts.st_mode):
                     continue  # a pipe would be waited for
                 take(decode(path.read_bytes()), file)
-            except (OSError, SyntaxError, ValueError, RecursionError) as error:
-                reading.unreadable.append((file, f"{type(error).__name__}: {error}"))
+            # Nesting without end is a MemoryError of Python's parser, and a RecursionError of the others.
+            except (OSError, SyntaxError, ValueError, MemoryError, RecursionError) as error:
+                reading.unreadable.append((file, f"{type(error).__name__}: {error}".removesuffix(": ")))
     return ProjectFacts(
         str(root),
         tuple(reading.constrained()),

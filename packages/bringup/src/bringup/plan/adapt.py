@@ -45,11 +45,13 @@ from bringup.recipes.schema import Recipe
 _NO_BUILD = (
     "no-torch",
     "no-torch-for-gpu",
+    "no-such-torch",
     "torch-index-unreachable",
     "chip-by-ptx-alone",
     "chip-blocks",
     "driver-blocks",
     "no-python",
+    "python-out-of-range",
     "no-ensurepip",
     "overlay-other-torch",
 )

@@ -266,7 +266,7 @@ def read_plan(path: Path) -> Plan:
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise BringupError("plan-unreadable", exit_code=2, path=path, text=error) from error
     except tomllib.TOMLDecodeError as error:
         raise BringupError("plan-syntax", exit_code=2, path=path, text=error) from error

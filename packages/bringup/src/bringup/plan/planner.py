@@ -98,18 +98,40 @@ def fitting_interpreters(python: str, machine: MachineFacts, wishes: Wishes) -> 
     """Interpreters in the range `python` that can make environments, in order of preference.
 
     Raises:
-        BringupError: `no-python` or `no-ensurepip`.
+        BringupError: `no-python`, `no-such-python`, `python-out-of-range` or `no-ensurepip`.
     """
     allowed = SpecifierSet(python)
-    known = [row for row in machine.interpreters if wishes.python in (None, row.path, row.version)]
+    known = machine.interpreters if wishes.python is None else _named_interpreters(wishes.python, machine)
     fitting = [row for row in known if allowed.contains(row.version, prereleases=True)]
     able = [row for row in fitting if row.makes_environments]
     if able:
         return able
     if fitting:
         raise BringupError("no-ensurepip", python=fitting[0].path, version=fitting[0].version)
-    found = ", ".join(sorted({row.version for row in known}, key=Version)) or "–"
+    found = _versions(machine)
+    if wishes.python is not None:
+        named = {"given": wishes.python, "version": known[0].version}
+        raise BringupError("python-out-of-range", exit_code=2, range=python, found=found, **named)
     raise BringupError("no-python", range=python, found=found)
+
+
+def _named_interpreters(given: str, machine: MachineFacts) -> Sequence[Interpreter]:
+    """Those of this path or exact version; a path that no search comes by is asked.
+
+    Raises:
+        BringupError: `no-such-python`.
+    """
+    known = [row for row in machine.interpreters if given in (row.path, row.version)]
+    answer = ask(given) if not known and Path(given).is_file() else None
+    if answer is not None:
+        return [answer]
+    if not known:
+        raise BringupError("no-such-python", exit_code=2, given=given, found=_versions(machine))
+    return known
+
+
+def _versions(machine: MachineFacts) -> str:
+    return ", ".join(sorted({row.version for row in machine.interpreters}, key=Version)) or "–"
 
 
 def _choose_interpreter_and_torch(

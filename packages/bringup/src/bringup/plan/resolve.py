@@ -47,6 +47,10 @@ _NETWORK = re.compile(
 _CERTIFICATE = re.compile(r"CERTIFICATE_VERIFY_FAILED|SSLError")
 _SPACE = re.compile(r"No space left on device|Errno 28|not enough space on the disk")
 _ABSENT = re.compile(r"No matching distribution found for (.+)")
+# What follows is said of a package that is needed to build another one, not to install it.
+_BUILD = re.compile(
+    r"(?:build|backend) dependencies (?:for \S+ )?did not run successfully|Cannot install build dependencies"
+)
 _CONFLICT = re.compile(r"ResolutionImpossible|conflicting dependencies")
 _HASH = re.compile(r"THESE PACKAGES DO NOT MATCH THE HASHES|Hash mismatch|hash mismatch")
 
@@ -83,6 +87,9 @@ def explain_installer_failure(log: str, subject: str) -> BringupError:
     if _CERTIFICATE.search(log):
         return BringupError("untrusted-index", subject=subject, text=tail)
     absent = _ABSENT.search(log)
+    if absent and _BUILD.search(log):
+        needed, text = absent[1].strip(), absent[0].strip()
+        return BringupError("installer-failed", subject=subject, text=text, requirement=needed)
     if absent and "(from versions: none)" in log:
         # What pip says both of a name that the index lacks and of an index that does not answer.
         return BringupError("no-versions", requirement=absent[1].strip(), subject=subject)
@@ -208,22 +215,20 @@ class Resolver:
     def _make(self) -> None:
         if self._ready and self._python.exists():
             return
-        if not self._python.exists():
+        version = self._pip_version()
+        if version is None:  # There is none, or its making was ended midway.
             command = [self.interpreter.path, "-m", "venv", "--clear", str(self._folder)]
             made = subprocess.run(command, capture_output=True, text=True, errors="replace")
             if made.returncode:
                 raise explain_environment_failure(made.stdout + made.stderr, self.interpreter)
             show_through(self._folder, self._overlay)
-        if not self._is_new_enough():
+            version = self._pip_version()
+        if version is None or version < _OLDEST_PIP:
             options = self._source_options(None)
             upgraded = self._ask("install", "--quiet", "--upgrade", *options, f"pip>={_OLDEST_PIP}")
             if upgraded.returncode and not self._offline:
                 raise explain_installer_failure(upgraded.stdout + upgraded.stderr, "pip")
         self._ready = True
-
-    def _is_new_enough(self) -> bool:
-        version = self._pip_version()
-        return version is not None and version >= _OLDEST_PIP
 
     def versions(self, name: str, index: str | None = None, only_index: str | None = None) -> list[Version]:
         """All versions (with local labels) that fit the interpreter, newest first; [] if there are none.
@@ -288,22 +293,26 @@ class Resolver:
             try:
                 rows = self._resolve(wanted, from_source, index, with_dependencies, find_links)
             except BringupError as error:  # noqa: PERF203 - one try a round is the point
-                if lacking and error.id == "installer-failed":
+                name = _lacks_a_wheel(error)
+                in_build = error.id == "installer-failed"
+                if lacking and in_build and (name is None or name in named or name in from_source):
                     self._unbuildable.add(from_source[-1])
                     self._without_wheel.discard(named.get(from_source[-1], ""))
                     raise lacking from error  # Its source package cannot be built here: as good as none.
-                name = _lacks_a_wheel(error)
-                if name in from_source or name in self._unbuildable:
+                if name in from_source or name in self._unbuildable or (in_build and name in named):
                     raise
-                self._from_source |= set(from_source)
+                self._from_source |= set(from_source) - named.keys()
                 if name is None or len(from_source) >= _MOST_SOURCE_PACKAGES:
                     raise
+                if in_build:
+                    from_source.insert(0, name)  # The last is still the one that is built, and may not be.
+                    continue
                 from_source.append(name)
                 if name in named:
                     self._without_wheel.add(named[name])
                 lacking = error
             else:
-                self._from_source |= set(from_source)
+                self._from_source |= set(from_source) - named.keys()
                 return rows
 
     @property
@@ -356,8 +365,8 @@ def _name_of(requirement: str) -> str:
 
 
 def _lacks_a_wheel(error: BringupError) -> str | None:
-    """The distribution that an index may have as a source package alone."""
-    if error.id not in ("no-matching-distribution", "no-versions"):
+    """The distribution that an index may have as a source package alone, wanted itself or for a build."""
+    if "requirement" not in error.parameters:
         return None
     match = re.match(r"[A-Za-z0-9][A-Za-z0-9._-]*", str(error.parameters["requirement"]))
     name = canonicalize_name(match[0]) if match else None

@@ -130,7 +130,7 @@ def _why_not(build: TorchBuild, question: TorchQuestion, catalog: Catalog) -> Re
     if question.platform not in build.platforms:
         return Reason(id="torch-other-platform", parameters={"platform": question.platform})
     for gpu in question.gpus:
-        if not catalog.torch_runs_on(build, gpu):
+        if not catalog.torch_runs_on(build, gpu, question.platform):
             return Reason(id="torch-no-kernel-image", parameters={"gpu": gpu.sm})
     assert build.cuda is not None
     if question.driver:
@@ -205,7 +205,7 @@ def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
             rejected.append(Rejected(what=label, why=why))
             continue
         served = ", ".join(gpu.sm for gpu in question.gpus)
-        by_ptx = any(not _has_machine_code(build, gpu) for gpu in question.gpus)
+        by_ptx = any(not _has_machine_code(build, gpu, question.platform) for gpu in question.gpus)
         named: dict[str, Value] = {"gpus": served, "cuda": build.cuda or ""}
         why = Reason(id="torch-serves-by-ptx" if by_ptx else "torch-serves-gpus", parameters=named)
         choice = Choice(subject="torch", chosen=label, why=why, rejected=tuple(rejected))
@@ -213,15 +213,20 @@ def _choose_cuda(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
     raise _nothing_works(question, blocked, rejected, catalog)
 
 
-def _has_machine_code(build: TorchBuild, gpu: ComputeCapability) -> bool:
-    return any(machine_code_runs(Architecture.parse(name), gpu) for name in build.machine_code)
+def _has_machine_code(build: TorchBuild, gpu: ComputeCapability, platform: str) -> bool:
+    code = build.machine_code_on(platform)
+    return any(machine_code_runs(Architecture.parse(name), gpu) for name in code)
 
 
 def _nothing_works(
     question: TorchQuestion, blocked: Sequence[Reason], rejected: Sequence[Rejected], catalog: Catalog
 ) -> BringupError:
-    """The one thing that blocks: the driver, if it alone does; else the chip; else the index."""
+    """The one thing that blocks: the range; the driver, if it alone does; else the chip; else the index."""
     gpus = ", ".join(gpu.sm for gpu in question.gpus)
+    releases = [Version(build.version) for build in catalog.torch_builds if build.cuda]
+    if releases and not any(map(question.allowed.contains, releases)):
+        oldest, newest = min(releases), max(releases)
+        return BringupError("no-such-torch", range=question.allowed, oldest=oldest, newest=newest)
     drivers = [reason for reason in blocked if reason.id == "torch-driver-too-old"]
     if drivers:
         easiest = min(drivers, key=lambda reason: Version(str(reason.parameters["needed"])))
@@ -230,6 +235,12 @@ def _nothing_works(
         error.parameters.update(named)
         return error
     if len(blocked) == len(rejected):
+        elsewhere = _platforms_of_chips(question, catalog)
+        if elsewhere:
+            listed = ", ".join(elsewhere)
+            return BringupError(
+                "chip-of-other-platform", gpus=gpus, platforms=listed, platform=question.platform
+            )
         return BringupError("chip-blocks", gpus=gpus, range=question.allowed)
     unreachable = {str(r.why.parameters["index"]) for r in rejected if r.why.id == "torch-index-unreachable"}
     if unreachable:
@@ -243,6 +254,18 @@ def _nothing_works(
     return BringupError("no-torch-for-gpu", gpus=gpus, range=question.allowed)
 
 
+def _platforms_of_chips(question: TorchQuestion, catalog: Catalog) -> list[str]:
+    """Where else some build of the range serves all chips."""
+    builds = [b for b in catalog.torch_builds if b.cuda and question.allowed.contains(b.version)]
+    serving = {
+        platform
+        for build in builds
+        for platform in build.platforms
+        if all(catalog.torch_runs_on(build, gpu, platform) for gpu in question.gpus)
+    }
+    return sorted(serving - {question.platform})
+
+
 def _is_compiled_for(gpu: ComputeCapability, catalog: Catalog) -> bool:
     return any(catalog.compiles_for(toolkit, gpu) for toolkit in catalog.toolkits)
 
@@ -251,7 +274,7 @@ def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
     """Choose; every build that was looked at before stands in `choice.rejected` with its reason.
 
     Raises:
-        BringupError: `no-torch`, `driver-blocks`, `chip-blocks`, `no-torch-for-gpu`,
+        BringupError: `no-torch`, `no-such-torch`, `driver-blocks`, `chip-blocks`, `no-torch-for-gpu`,
             `torch-index-unreachable`, `chip-by-ptx-alone`, or the user's index is out of reach.
     """
     if not question.gpus:

@@ -64,7 +64,7 @@ def load(name_or_path: str) -> Recipe:
     if path.is_file():
         try:
             return parse(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError) as error:
             raise BringupError("recipe-unreadable", exit_code=2, origin=path, text=error) from error
     near = difflib.get_close_matches(name_or_path, built_in(), n=1)
     raise BringupError(

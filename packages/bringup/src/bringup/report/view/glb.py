@@ -162,6 +162,6 @@ def read_glb(path: Path) -> Geometry:
         nodes = scenes[document.get("scene", 0)].get("nodes", ()) if scenes else range(len(document["nodes"]))
         for index in nodes:
             gathering.node(index, _IDENTITY)
-    except (ValueError, KeyError, IndexError, TypeError, struct.error) as error:
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError, struct.error) as error:
         raise BringupError("view-unreadable", path=path, text=error) from error
     return Geometry(gathering.positions, bytes(gathering.colours), gathering.triangles, up="y")

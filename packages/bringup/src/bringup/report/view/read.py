@@ -50,7 +50,7 @@ def _up_of_cameras(cloud: Path) -> str | None:
         text = cloud.parents[2].joinpath("cameras.json").read_text(encoding="utf-8")
         turned = [camera["rotation"] for camera in json.loads(text)]
         ups = [-sum(float(rotation[axis][1]) for rotation in turned) for axis in range(3)]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return None
     if not any(ups):
         return None

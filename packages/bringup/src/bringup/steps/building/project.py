@@ -134,7 +134,7 @@ def _document(root: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BringupError("build-pyproject", path=path, text=error) from error
 
 
@@ -142,7 +142,7 @@ def _setup_name(text: str) -> str | None:
     """`name=` of the call of `setup`, if it is written out."""
     try:
         tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "setup":
