@@ -76,7 +76,7 @@ def write_tensors(
             mode = beside.stat().st_mode  # as the umask has it; safetensors would keep others from reading
         save_file(tensors, beside, metadata=metadata)
         beside.chmod(mode)
-        with beside.open("rb") as file:
+        with beside.open("r+b") as file:
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:

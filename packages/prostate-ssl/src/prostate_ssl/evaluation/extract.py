@@ -128,9 +128,8 @@ def _write_table(path: Path, dataset: ProstateDataset, tokens: Path, made_with: 
     header_done = False
     for index, case in enumerate(dataset.case_ids):
         file = tokens / f"{case}.safetensors"
-        if not _is_current(
-            file, made_with | {"files": dataset.files_key(index)}
-        ):  # a case that cannot be used now may have a file of other weights
+        stamp = made_with | {"files": dataset.files_key(index)}
+        if not _is_current(file, stamp):  # a case that cannot be used now may have a file of other weights
             continue
         with safe_open(file, "pt") as content:
             cls = content.get_tensor("cls").mean(0)

@@ -33,7 +33,7 @@ def alone_in(folder: Path, session: Session) -> Iterator[None]:
         if any(of_all_ranks(taken)):
             raise ProstateError(
                 f"Another training is at work in {folder}. Wait for it, stop it, or name another "
-                "--output-dir."
+                f"--output-dir. If there is none (its node was lost), remove {lock.lock_file}."
             )
         yield
     finally:
