@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bringup.binaries.examine import examine
+from bringup.binaries.examine import examine, runtime_of
 from bringup.binaries.fatbin import MAGIC_BYTES, read_containers
 from bringup.binaries.source import BytesSource, Damaged
 
@@ -224,3 +224,20 @@ def test_changed_archives(target: str, tmp_path: Path) -> None:
         for _ in range(source.randint(1, 8)):
             data[source.randrange(len(data))] = source.choice([0, 1, 0x7F, 0xFF, source.randrange(256)])
         TARGETS[target](bytes(data[: source.choice([len(data), source.randrange(len(data))])]))
+
+
+@pytest.mark.parametrize(
+    ("library", "major"),
+    [
+        ("libcudart.so.13", 13),
+        ("libcudart.so.11.0", 11),
+        ("libcudart-5a077122.so.12.0.107", 12),  # as auditwheel copies it into a wheel
+        ("libcudart-1234567a.so", None),
+        ("cudart64_12.dll", 12),
+        ("cudart64_110.dll", 11),
+        ("cudart64_12-0123456789abcdef0123456789abcdef.dll", 12),  # delvewheel
+    ],
+)
+def test_names_of_the_runtime(library: str, major: int | None) -> None:
+    runtime = runtime_of(("libc.so.6", library))
+    assert runtime is not None and (runtime.library, runtime.major) == (library, major)

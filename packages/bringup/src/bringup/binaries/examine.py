@@ -23,7 +23,10 @@ _TORCH_LIBRARY = re.compile(
     r"|c10(_cuda|_hip)?|caffe2\w*)(\.so[\d.]*|\.dll|\.dylib)",
     re.IGNORECASE,
 )
-_RUNTIME = re.compile(r"(?:lib)?cudart(?:64)?(?:\.so\.|_)?(\d+)?[\d.]*(?:\.so|\.dll)?", re.IGNORECASE)
+# auditwheel puts eight digits of a hash into the name of what it copies: libcudart-5a077122.so.12.0.107.
+_RUNTIME = re.compile(
+    r"(?:lib)?cudart(?:64)?(?:-[0-9a-f]{8})?(?:\.so\.|_)?(\d+)?[\d.]*(?:\.so|\.dll)?", re.IGNORECASE
+)
 _TORCH_SYMBOL = re.compile(r"_ZNK?(?:St\w*)?(?:3c10|2at|5torch)|aoti_torch_|torch_(?:call|library|new)_")
 _COMPILER_NOTE = ".note.nv.tkinfo"
 _NOTE_ARCHITECTURE = re.compile(rb"-arch[ =](?:sm|compute)_(\d{2,3})([af]?)\b")
