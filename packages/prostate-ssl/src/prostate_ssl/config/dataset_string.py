@@ -21,7 +21,14 @@ def dataset_options(text: str) -> dict[str, str]:
 
 
 def as_trained(
-    text: str, data: str | Path, split: str, split_csv: str | None, share: float = 1.0, **options: object
+    text: str,
+    data: str | Path,
+    split: str,
+    split_csv: str | None,
+    share: float = 1.0,
+    *,
+    name: str = "",
+    **options: object,
 ) -> str:
     """Other cases, read as those that a network was trained on: its sequences, its choice of files.
 
@@ -30,9 +37,9 @@ def as_trained(
         data: folder of the cases.
         split, split_csv: as in the dataset string; no list means all cases.
         share: of the labels, that may be used.
-        options: further ones; `name` is that of the dataset.
+        name: of the dataset, where it is another one than the training's.
+        options: further ones.
     """
-    name = str(options.pop("name", dataset_name(text)))
     own = dataset_options(text) | {"random_axes": "False", "random_slices": "False"}
     chosen = {
         "root": Path(data).expanduser().absolute(),
@@ -40,7 +47,7 @@ def as_trained(
         "split_csv": split_csv or "none",
         "percentage_labels": share,
     }
-    return with_options(name, **(own | chosen | options))
+    return with_options(name or dataset_name(text), **(own | chosen | options))
 
 
 def with_options(text: str, **options: object) -> str:
