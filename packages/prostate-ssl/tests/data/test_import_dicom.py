@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -52,6 +53,20 @@ def test_b_values_of_every_vendor(tmp_path: Path, vendor: str) -> None:
     volumes = read_case(discover_cases(tmp_path / "out")[0], ("ax_t2wi", "ax_adc", "ax_dwi"))
     assert volumes.modalities.shape == (3, 8, 32, 32) and volumes.present.all()
     assert volumes.modalities[0, 3].mean() == 130 and abs(volumes.modalities[2, 3, 16, 16] - 830) < 1
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_patients_with_the_same_images_keep_their_names(tmp_path: Path, keep: bool) -> None:
+    """In some data sets a patient was copied, with all UIDs, under another ID."""
+    write_series(tmp_path / "in" / "A", study(PatientID="A"), 4, "t2_tse_tra")
+    shutil.copytree(tmp_path / "in" / "A", tmp_path / "in" / "B")
+    for path in filter(Path.is_file, (tmp_path / "in" / "B").rglob("*")):
+        image = pydicom.dcmread(path)
+        image.PatientID = "B"
+        image.save_as(path)
+    first, second = (import_dicom(tmp_path / "in", tmp_path / "out", 1, keep) for _ in range(2))
+    assert len(first.source_ids) == 2 and second.source_ids == first.source_ids
+    assert [outcome.status for outcome in second.outcomes] == ["unchanged"] * 2
 
 
 def test_one_series_a_b_value(tmp_path: Path) -> None:

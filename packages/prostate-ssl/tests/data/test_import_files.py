@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from prostate_ssl.cli.main import run
+from prostate_ssl.data.importing.outcome import hash_of
 from prostate_ssl.data.layout import discover_cases
 from prostate_ssl.data.reading import read_case
 
@@ -190,6 +192,25 @@ def test_names_of_files_do_not_reach_the_outputs(tmp_path: Path, capsys: pytest.
     assert report["counts"] == {"imported": 1, "unchanged": 0, "failed": 1}
 
 
+def test_names_of_folders_above_a_damaged_file_do_not_reach_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the source was named with a relative path or not."""
+    folder = tmp_path / "Erika Mustermann"
+    for name, content in (
+        ("kaputt.nii", b"hello"),
+        ("offen.nii.gz", b"hello"),
+        ("kurz.nii.gz", gzip.compress(b"")),
+    ):
+        _loose(folder, ["gut"])
+        (folder / name).write_bytes(content)
+        (tmp_path / "m.csv").write_text(f"patient_id,file,sequence\np,{name},ax_t2wi\nq,gut.nii.gz,ax_t2wi\n")
+        monkeypatch.chdir(tmp_path)
+        words = ["import", "nifti", folder.name, "--mapping", "m.csv", "--out", "out", "--workers", "1"]
+        assert run(words) == 1
+        assert "Erika" not in (tmp_path / "out" / "import_report.json").read_text()
+
+
 def test_picai_gland_masks_come_from_the_labels(tmp_path: Path) -> None:
     for kind in ("t2w", "adc", "hbv"):
         _mha(tmp_path / "in" / "images" / "10001" / f"10001_1000001_{kind}.mha", 5)
@@ -315,6 +336,49 @@ def test_the_record_of_who_is_who_grows_and_overwrites_nothing(tmp_path: Path) -
     record.write_text('{"schema": "somebody else\'s"}')
     assert run(["import", "nifti", str(source), "--mapping", str(mapping), *given]) == 2
     assert record.read_text() == '{"schema": "somebody else\'s"}'
+
+
+@pytest.mark.parametrize("keep", [[], ["--keep-ids"]])
+def test_patients_with_the_same_images_keep_their_names(tmp_path: Path, keep: list[str]) -> None:
+    source, out, record = _loose(tmp_path / "in", ["a"]), tmp_path / "out", tmp_path / "who.json"
+    mapping = tmp_path / "m.csv"
+    command = ["import", "nifti", str(source), "--mapping", str(mapping), "--out", str(out), "--workers", "1"]
+
+    def imported(*patients: str) -> dict[str, str]:
+        rows = "".join(f"{patient},a.nii.gz,ax_t2wi\n" for patient in patients)
+        mapping.write_text(f"patient_id,file,sequence\n{rows}")
+        assert run([*command, "--sources", str(record), *keep]) == 0
+        report = json.loads((out / "import_report.json").read_text())
+        listed = {case["case_id"] for case in report["cases"]}
+        cases = json.loads(record.read_text())["cases"]
+        assert listed == cases.keys() == {case.case_id for case in discover_cases(out)}
+        return {entry["source_id"]: case for case, entry in cases.items()}
+
+    both = imported("Bea", "Cleo")
+    assert len(both) == 2
+    assert imported("Bea", "Cleo") == imported("Cleo", "Bea") == imported("Cleo") == both
+    hashes = set(re.findall("[0-9a-f]{64}", (out / both["Bea"] / "import.json").read_text()))
+    guesses = {hash_of([f"patient {patient}", mark]) for patient in both for mark in hashes}
+    assert not guesses & hashes  # who has the outputs alone cannot try out IDs
+    three = imported("Ada", "Bea", "Cleo")  # a third with the same images takes nobody's place
+    assert len(three) == 3 and both.items() <= three.items()
+
+
+def test_cases_of_an_older_version_with_the_same_images_are_two_still(tmp_path: Path) -> None:
+    """Its manifests name the T2 image without the patient."""
+    source, out, mapping = _loose(tmp_path / "in", ["a"]), tmp_path / "out", tmp_path / "m.csv"
+    mapping.write_text("patient_id,file,sequence\nAda,a.nii.gz,ax_t2wi\nBea,a.nii.gz,ax_t2wi\n")
+    command = ["import", "nifti", str(source), "--mapping", str(mapping), "--out", str(out), "--workers", "1"]
+    assert run(command) == 0
+    for path in out.glob("*/import.json"):
+        document = json.loads(path.read_text())
+        path.write_text(json.dumps(document | {"parts": document["parts"][:1]}))
+    assert run([*command, "--sources", str(tmp_path / "who.json")]) == 0
+    cases = json.loads((tmp_path / "who.json").read_text())["cases"]
+    assert {case: entry["source_id"] for case, entry in cases.items()} == {
+        "case_0001": "Ada",
+        "case_0002": "Bea",
+    }
 
 
 def test_kept_ids_that_would_share_a_folder_are_refused(

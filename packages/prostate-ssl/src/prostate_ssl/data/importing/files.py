@@ -272,7 +272,12 @@ def _identified(patient: SourcePatient) -> SourcePatient:
         patient,
         source_key=hash_of(list(hashes.values())),
         recipe=hash_of([f"{hashed} {file.stem} {file.b_values}" for file, hashed in hashes.items()]),
-        parts=tuple(hashed for file, hashed in hashes.items() if file.stem == REFERENCE_SEQUENCE),
+        parts=tuple(
+            mark
+            for file, hashed in hashes.items()
+            if file.stem == REFERENCE_SEQUENCE
+            for mark in (hashed, hash_file(file.path, f"patient {patient.patient}\n"))
+        ),
     )
 
 

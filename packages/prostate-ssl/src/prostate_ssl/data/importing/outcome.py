@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -52,7 +53,8 @@ class CaseOutcome:
         case_id: pseudonym, the folder's name.
         source_key: hash over the source images' unique ids; tells on a second run that this is the same case.
         recipe: hash over what each source file was taken for; "" where the files themselves say it (DICOM).
-        parts: hashes of its examinations (DICOM) or of its T2 image: who shares one is the same person.
+        parts: hashes of its examinations (DICOM) or of its T2 image, with and without the patient's ID: who
+            shares one is the same person, unless somebody else shares more.
         status: imported, unchanged or failed.
         reason: of a failure; may name source files.
         public_reason: the same without them, for the manifest.
@@ -108,9 +110,9 @@ def hash_of(parts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
+def hash_file(path: Path, owner: str = "") -> str:
+    """SHA-256 of a file's bytes, after its owner's ID: without the file, nobody can try IDs on it."""
+    digest = hashlib.sha256(owner.encode())
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
@@ -203,10 +205,10 @@ def _voxel_type(array: np.ndarray) -> type:
     return np.int16 if whole and array.min() >= -32768 and array.max() <= 32767 else np.float32
 
 
-def known_cases(out: Path) -> dict[str, dict[str, Any]]:
-    """Source key → manifest of the cases that stand in the output folder already."""
+def known_cases(out: Path) -> list[dict[str, Any]]:
+    """Manifests of the cases that stand in the output folder already, by name."""
     documents = [_read_manifest(path) for path in sorted(out.glob(f"*/{CASE_REPORT_NAME}"))]
-    return {str(document["source_key"]): document for document in documents if document is not None}
+    return [document for document in documents if document is not None]
 
 
 def known_case(out: Path, case_id: str) -> dict[str, Any] | None:
@@ -238,7 +240,7 @@ def is_complete(out: Path, document: dict[str, Any]) -> bool:
 def write_manifest(out: Path, kind: str, outcomes: Sequence[CaseOutcome], unread: int) -> None:
     """Write `import_report.json`: the cases of this run and those of earlier runs in the folder."""
     here = {outcome.case_id: outcome.manifest() for outcome in outcomes}
-    before = {str(case["case_id"]): {**case, "status": "unchanged"} for case in known_cases(out).values()}
+    before = {str(case["case_id"]): {**case, "status": "unchanged"} for case in known_cases(out)}
     for case in before.values():
         case.pop("schema", None)
     cases = [(before | here)[name] for name in sorted(before | here)]
@@ -291,22 +293,35 @@ def name_cases(
 ) -> list[str]:
     """For each source its old case, if it or a part of it was imported before, else a new one.
 
+    Two patients may have the same images: the case that most speaks for goes first, and to one source only.
+
     Raises:
         ProstateError: two kept IDs would be one folder.
     """
     if keep_ids:
         refuse_shared_folders(source_ids)
     known = known_cases(out)
-    old = {key: str(document["case_id"]) for key, document in known.items()}
-    old |= {
-        part: str(document["case_id"]) for document in known.values() for part in document.get("parts", ())
-    }
-    fresh = iter(next_pseudonyms(out, len(source_ids), {str(case["case_id"]) for case in known.values()}))
-    names = []
-    for source_id, key, own in zip(source_ids, keys, parts, strict=True):
-        before = next((old[one] for one in (key, *own) if one in old), None)
-        names.append(before or (folder_name(source_id) if keep_ids else next(fresh)))
-    return names
+    by_mark: dict[str, list[str]] = {}
+    for document in known:
+        for mark in {str(document["source_key"]), *document.get("parts", ())}:
+            by_mark.setdefault(mark, []).append(str(document["case_id"]))
+    shared = Counter(
+        (row, case)
+        for row, (key, own) in enumerate(zip(keys, parts, strict=True))
+        for mark in {key, *own}
+        for case in by_mark.get(mark, ())
+    )
+    old: dict[int, str] = {}
+    given: set[str] = set()
+    for (row, case), _ in sorted(shared.items(), key=lambda pair: (-pair[1], pair[0])):
+        if row not in old and case not in given:
+            old[row] = case
+            given.add(case)
+    fresh = iter(next_pseudonyms(out, len(source_ids), {str(case["case_id"]) for case in known}))
+    return [
+        old.get(row) or (folder_name(source_id) if keep_ids else next(fresh))
+        for row, source_id in enumerate(source_ids)
+    ]
 
 
 def next_pseudonyms(out: Path, count: int, taken: set[str]) -> list[str]:
