@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import mmap
 import sys
 from pathlib import Path
 
@@ -43,10 +43,12 @@ def test_the_most_memory_is_read_where_the_system_tells_it(meminfo, limits, want
     assert host_memory(*_machine(tmp_path, meminfo, **limits)) == wanted
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell it")
-def test_this_machine_tells_it():
-    assert GIB // 4 < host_memory() < 2**50
-    assert 0 < available_memory() < 2**50
+def test_this_machine_tells_it_if_it_runs_linux():
+    if sys.platform == "linux":
+        assert GIB // 4 < host_memory() < 2**50
+        assert 0 < available_memory() < 2**50
+    else:
+        assert (host_memory(), available_memory()) == (None, UNKNOWN)
 
 
 def group(
@@ -95,6 +97,20 @@ CACHE_1 = {"inactive_file": 1, "total_inactive_file": 8, "total_active_file": 4}
         pytest.param("0::/a/b", {"a": group(2, 60, 30), "a/b": group(2, 20, 1)}, 19, id="2-inner"),
         pytest.param("0::/a/b", {"a/c": group(2, 20, 1)}, 64, id="2-of-others"),
         pytest.param("0::/../a", {"": group(2, 40, 30), "a": group(2, 20)}, 10, id="2-above-the-root"),
+        pytest.param("0::/", {"": group(2, 40, 30) | {"memory.high": f"{35 * KIB}\n"}}, 5, id="2-high"),
+        pytest.param(
+            "0::/", {"": group(2, 40, 30) | {"memory.high": f"{50 * KIB}\n"}}, 10, id="2-high-above"
+        ),
+        pytest.param("0::/", {"": group(2, 40, 30) | {"memory.high": "max\n"}}, 10, id="2-high-no-limit"),
+        pytest.param(
+            "0::/a",
+            {
+                "": {"memory.high": f"{40 * KIB}\n", "memory.current": f"{30 * KIB}\n"},
+                "a": group(2, "max", 1),
+            },
+            10,
+            id="2-high-alone",
+        ),
         pytest.param("4:memory:/", {"memory": group(1, 40, 30)}, 10, id="1"),
         pytest.param("4:memory:/", {"memory": group(1, NO_LIMIT, 30)}, 64, id="1-no-limit"),
         pytest.param("4:memory:/", {"memory": group(1, 40, 30, CACHE_1)}, 22, id="1-freeable"),
@@ -119,9 +135,39 @@ def test_memory_is_what_every_control_group_leaves(
     assert host_memory(*where) == (available + 8) * KIB  # the same and the swap: this process holds nothing
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such pages")
+def group_1_with_swap(
+    limit: str | int, limit_of_both: str | int, used: int, used_of_both: int
+) -> dict[str, str]:
+    both = {
+        f"memory.memsw.{name.removeprefix('memory.')}": text
+        for name, text in group(1, limit_of_both, used_of_both).items()
+    }
+    return group(1, limit, used) | both
+
+
+@pytest.mark.parametrize(
+    ("groups", "memory", "swap"),
+    [
+        pytest.param({"": {"memory.swap.max": "0\n"}}, 64, 0, id="2-none"),
+        pytest.param({"": {"memory.swap.max": "max\n"}}, 64, 8, id="2-no-limit"),
+        pytest.param(
+            {"": group(2, 40, 30) | {"memory.swap.max": f"{9 * KIB}\n", "memory.swap.current": f"{4 * KIB}\n"}},
+            10, 5, id="2-partly-used",
+        ),
+        pytest.param({"memory": group_1_with_swap(40, 40, 30, 30)}, 10, 0, id="1-none"),
+        pytest.param({"memory": group_1_with_swap(40, 46, 30, 32)}, 10, 4, id="1-partly-used"),
+        pytest.param({"memory": group_1_with_swap(40, NO_LIMIT, 30, 32)}, 10, 8, id="1-no-limit"),
+        pytest.param({"memory": group_1_with_swap(NO_LIMIT, NO_LIMIT, 30, 32)}, 64, 8, id="1-neither"),
+    ],
+)  # fmt: skip
+def test_swap_is_what_every_control_group_leaves(
+    tmp_path: Path, groups: dict[str, dict[str, str]], memory: int, swap: int
+) -> None:
+    assert host_memory(*machine(tmp_path, "0::/", groups)) == (memory + swap) * KIB
+
+
 def test_what_the_process_holds_itself_counts_to_the_most_up_to_the_limit(tmp_path: Path) -> None:
-    page = os.sysconf("SC_PAGE_SIZE") // KIB
+    page = mmap.PAGESIZE // KIB
     proc, cgroups = machine(tmp_path, "0::/a", {"a": group(2, 40 * page, 30 * page)})
     (proc / "meminfo").write_text(f"MemAvailable: {90 * page} kB\n")
     for held, most in ((0, 10), (20, 30), (35, 40)):

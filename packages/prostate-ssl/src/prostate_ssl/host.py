@@ -6,7 +6,8 @@ Linux's `/proc/meminfo` (proc(5)) and control groups of both versions (cgroup-v2
 from __future__ import annotations
 
 import contextlib
-import os
+import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,56 +15,70 @@ from pathlib import Path, PurePosixPath
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 UNKNOWN = 4 << 30
 """So many bytes are taken to be free where no system says it (macOS, Windows)."""
+_NO_LIMIT = 1 << 62  # and more: how version 1 says that there is none
 
 
 @dataclass(frozen=True)
 class _Group:
-    """What a control group allows: bytes in all, and bytes that are left or can be freed."""
+    """What a control group allows, in bytes: in all, left or to be freed, and left of the swap."""
 
-    limit: int
-    room: int
+    limit: float
+    room: float
+    swap: float
 
 
-# Names of limit and use, and what the kernel takes back before it ends a process.
+# Names of limits (above `memory.high` the kernel slows a process down to a standstill) and of use; what the
+# kernel takes back before it ends a process.
 _FILES = (
-    ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable")),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+    (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file", "slab_reclaimable")),
+    (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
 )
 
 
 def available_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
     """Bytes that are free or can be freed now, without swap; `UNKNOWN` where no system says it."""
     free = _sizes(proc / "meminfo", scale=1024).get("MemAvailable", UNKNOWN)
-    return max(0, min([free, *(group.room for group in _limiting_groups(proc, cgroups))]))
+    return int(max(0, min([free, *(group.room for group in _limiting_groups(proc, cgroups))])))
 
 
 def host_memory(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
     """The most that this process may come to hold, bytes; None where no system says it (macOS, Windows).
 
     What is free or can be freed, free swap, and what the process holds already; within control groups, the
-    lowest of their limits, and what others in them leave.
+    lowest of their limits, and what others in them leave of memory and swap.
     """
     try:
         sizes = _sizes(proc / "meminfo", scale=1024)
-        held = int((proc / "self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        most = sizes["MemAvailable"] + held
-    except (OSError, ValueError, LookupError, AttributeError):
+        held = int((proc / "self/statm").read_text().split()[1]) * mmap.PAGESIZE
+        most: float = sizes["MemAvailable"] + held
+    except (OSError, ValueError, LookupError):
         return None
+    swap: float = sizes.get("SwapFree", 0)
     for group in _limiting_groups(proc, cgroups):
         most = min(most, group.limit, group.room + held)
-    return max(0, most) + sizes.get("SwapFree", 0)
+        swap = min(swap, group.swap)
+    return int(max(0, most) + max(0, swap))
 
 
 def _limiting_groups(proc: Path, cgroups: Path) -> Iterator[_Group]:
-    """The process's own groups and all above them, as far as they have limits: each of these binds."""
+    """The process's own groups and all above them: each of their limits binds."""
     for folder in _folders(proc, cgroups):
-        for limit_name, used_name, freeable in _FILES:
-            limit = _number(folder / limit_name)
-            if limit is None:  # another version, no limit («max»), or a group that is not seen from here
-                continue
+        for limit_names, used_name, freeable in _FILES:
+            # Infinite: another version, no limit («max»), or a group that is not seen from here.
+            limit = min(_number(folder / name, math.inf) for name in limit_names)
             sizes = _sizes(folder / "memory.stat")
-            used = (_number(folder / used_name) or 0) - sum(sizes.get(name, 0) for name in freeable)
-            yield _Group(limit, limit - max(0, used))
+            used = _number(folder / used_name, 0)
+            room = limit - max(0, used - sum(sizes.get(name, 0) for name in freeable))
+            yield _Group(limit, room, _swap_left(folder, limit, used))
+
+
+def _swap_left(folder: Path, limit: float, used: float) -> float:
+    """What a group leaves of the swap. Version 1 limits and counts memory and swap together."""
+    left = _number(folder / "memory.swap.max", math.inf) - _number(folder / "memory.swap.current", 0)
+    both = _number(folder / "memory.memsw.limit_in_bytes", math.inf)
+    if limit == math.inf or both == math.inf:
+        return left
+    return min(left, both - limit - (_number(folder / "memory.memsw.usage_in_bytes", used) - used))
 
 
 def _folders(proc: Path, cgroups: Path) -> list[Path]:
@@ -83,10 +98,11 @@ def _folders(proc: Path, cgroups: Path) -> list[Path]:
     return list(found)
 
 
-def _number(path: Path) -> int | None:
+def _number(path: Path, otherwise: float) -> float:
     with contextlib.suppress(OSError, ValueError):
-        return int(path.read_text())
-    return None
+        number = int(path.read_text())
+        return number if number < _NO_LIMIT else otherwise
+    return otherwise
 
 
 def _sizes(path: Path, scale: int = 1) -> dict[str, int]:
