@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from prostate_ssl.config import load_config
-from prostate_ssl.objectives import RunningCenter, koleo_loss, sinkhorn_knopp
+from prostate_ssl.objectives import RunningCenter, koleo_loss, semi_supervised_loss, sinkhorn_knopp
 from prostate_ssl.training.checkpoint import checkpoint_name, read_checkpoint
 from prostate_ssl.training.metrics import read_metrics
 from prostate_ssl.training.trainer import train
@@ -26,6 +26,16 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def labelled_loss(rows: slice) -> list[torch.Tensor]:
+    """Semi-supervised loss of some cases and its gradient; every rank of two has other classes."""
+    scores = torch.randn(3, 12, 5, generator=torch.Generator().manual_seed(2))[:, rows].requires_grad_()
+    labels = torch.tensor([0, 0, 1, -1, 0, 1, 2, 2, 2, -1, -1, 1])[rows]
+    loss = semi_supervised_loss(scores, labels, classes=4, temperature=0.5, label_smoothing=0.1)
+    loss.backward()
+    assert scores.grad is not None
+    return [loss.detach(), scores.grad]
 
 
 def _objectives_rank(rank: int, port: int, folder: str) -> None:
@@ -47,11 +57,12 @@ def _objectives_rank(rank: int, port: int, folder: str) -> None:
     loss = koleo_loss(x, over_ranks=True)
     loss.backward()
     results["koleo"] = [loss.detach(), x.grad]
+    results["labelled"] = labelled_loss(rows)
     torch.save(results, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_centers_sinkhorn_and_global_koleo_see_the_joined_batch(tmp_path):
+def test_objectives_over_several_ranks_see_the_joined_batch(tmp_path):
     mp.spawn(_objectives_rank, (free_port(), str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"rank{r}.pt") for r in range(2)]
     whole = torch.randn(12, 7, generator=torch.Generator().manual_seed(1))
@@ -70,6 +81,9 @@ def test_centers_sinkhorn_and_global_koleo_see_the_joined_batch(tmp_path):
     assert torch.allclose(sum(r["koleo"][0] for r in ranks) / 2, loss, atol=1e-6)
     # Data parallelism averages gradients over the ranks.
     assert torch.allclose(torch.cat([r["koleo"][1] for r in ranks]) / 2, x.grad, atol=1e-5)
+    loss, gradient = labelled_loss(slice(0, 12))
+    assert torch.allclose(sum(r["labelled"][0] for r in ranks) / 2, loss, atol=1e-6)
+    assert torch.allclose(torch.cat([r["labelled"][1] for r in ranks], 1) / 2, gradient, atol=1e-6)
 
 
 def torchrun_command(
@@ -120,6 +134,7 @@ def test_two_ranks_train_as_one_and_resume_as_one(strategy, centering, small_ove
         "dino.koleo_global=true",
         f"train.centering={centering}",
         "student.layerscale=1e-5",
+        "semi_supervised.loss_weight=0.5",
     ]
     one = trained_here(common, tmp_path / "one")
 

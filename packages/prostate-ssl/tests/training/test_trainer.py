@@ -164,6 +164,16 @@ def test_changed_optimiser_settings_are_honoured_on_resuming(small_config, small
     assert record["lr"] > 0.001
 
 
+def test_another_seed_on_resuming_is_said(small_config, small_overrides, tmp_path):
+    train(small_config)
+    longer = [*small_overrides, f"train.output_dir={tmp_path / 'run'}"]
+    train(load_config("demo", [*longer, "optim.epochs=7"]))
+    assert "train.seed" not in (tmp_path / "run" / "log.txt").read_text()
+    train(load_config("demo", [*longer, "optim.epochs=8", f"train.seed={small_config.train.seed + 5}"]))
+    said = f"train.seed is {small_config.train.seed + 5} and was {small_config.train.seed}: "
+    assert (tmp_path / "run" / "log.txt").read_text().count(said) == 1
+
+
 def test_model_weights_start_a_new_run(small_config, small_overrides, tmp_path):
     train(small_config)
     source = tmp_path / "run" / "model_0000012.rank_0.pth"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from prostate_ssl.objectives.collective import sum_over_ranks
+
 
 def semi_supervised_loss(
     scores: torch.Tensor, labels: torch.Tensor, *, classes: int, temperature: float, label_smoothing: float
@@ -12,7 +14,8 @@ def semi_supervised_loss(
     """Weighted cross-entropy of all crops of the labelled cases, times the labelled share of the batch.
 
     A class weighs log(labelled cases / cases of the class), as published: rare classes count more, and a
-    batch of one class alone weighs nothing.
+    batch of one class alone weighs nothing. The cases of all ranks are counted, so that the mean over the
+    ranks is the loss of the joined batch.
 
     Args:
         scores: (S, B, K) student scores of S crops, K ≥ classes.
@@ -26,10 +29,9 @@ def semi_supervised_loss(
     """
     labelled = labels >= 0
     onehot = F.one_hot(labels.clamp(min=0), classes).float() * labelled.unsqueeze(-1)
-    count = labelled.sum()
-    weight = (count.clamp(min=1) / onehot.sum(0).clamp(min=1e-6)).log() * (onehot.sum(0) > 0)
+    of_class = sum_over_ranks(onehot.sum(0))
+    weight = (of_class.sum().clamp(min=1) / of_class.clamp(min=1e-6)).log() * (of_class > 0)
     target = onehot * (1 - label_smoothing) + labelled.unsqueeze(-1) * (label_smoothing / classes)
     log_probability = (scores[..., :classes].float() / temperature).log_softmax(-1)
     per_case = -(target * weight * log_probability).sum(-1)
-    mean = per_case.sum(-1).mean() / count.clamp(min=1)
-    return mean * count / len(labels)
+    return per_case.sum(-1).mean() / len(labels)

@@ -165,6 +165,12 @@ def restore(run: Run, resume: bool) -> int:
     if state is not None:
         first = int(state["iteration"]) + 1
         log.info("Resuming after iteration %d.", first)
+        if (trained := state.get("seed", run.cfg.train.seed)) != run.cfg.train.seed:
+            log.info(
+                "train.seed is %d and was %d: order, crops and masks are others from here on, so this is not "
+                "the run that would have gone on with %d.",
+                run.cfg.train.seed, trained, trained,
+            )  # fmt: skip
         return first
     if run.cfg.MODEL.WEIGHTS:
         path = Path(run.cfg.MODEL.WEIGHTS)
