@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     import torch
 
 
+def absolute(path: str | Path) -> Path:
+    """Where a path of the command line leads: what has this very name, else with `~` for the home folder."""
+    found = Path(path)
+    if not os.path.lexists(found):
+        with contextlib.suppress(RuntimeError):  # nobody of that name has a home folder
+            found = found.expanduser()
+    return found.absolute()
+
+
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
     """Write beside `path`, flush to the disk, then rename over it; on any failure the old file stays.
 

@@ -9,7 +9,7 @@ from prostate_ssl.cli.main import run
 from prostate_ssl.config import complete_config, load_config, preset_names
 from prostate_ssl.config.dataset_string import dataset_name, dataset_options, with_options
 from prostate_ssl.config.explain import advised_epochs, advised_rate, explain_key, suggest
-from prostate_ssl.config.loading import epoch_length, known_keys
+from prostate_ssl.config.loading import epoch_length, known_keys, literal, save_config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.models import build_model_from_cfg
 from prostate_ssl.training.memory import check_memory, predicted_peak
@@ -196,6 +196,23 @@ def test_epoch_length_is_ceil_of_cases_by_total_batch():
 def test_a_path_that_a_dataset_string_cannot_hold_is_refused():
     with pytest.raises(ProstateError, match=r"looks like another option \(:name=\)"):
         with_options("ProstateSSL:split=TRAIN", root="/data/D x:y=1")
+
+
+@pytest.mark.parametrize("folder", ["D${y}", r"C:\D${y}", r"a\\${b", "${train.seed}", r"\${y}", "$y${", "x"])
+def test_a_folder_may_have_any_name_that_omegaconf_would_resolve(folder, tmp_path):
+    cfg = load_config("demo", [f"train.output_dir={tmp_path}"])
+    cfg.train.output_dir = literal(folder)
+    save_config(cfg, tmp_path / "config.yaml")
+    for again in (cfg, load_config(tmp_path / "config.yaml"), OmegaConf.create(OmegaConf.to_container(cfg))):
+        assert again.train.output_dir == folder
+
+
+@pytest.mark.parametrize("value", ["D${y}", "D${y", "${train.sead}"])
+def test_what_cannot_be_resolved_is_refused_with_how_to_write_it_as_text(value):
+    with pytest.raises(ProstateError, match=r"train.cache_dir: .*\\\$\{ is the text \$\{\.$"):
+        load_config("demo", [f"train.cache_dir={value}"])
+    assert load_config("demo", [r"train.cache_dir=D\${y}"]).train.cache_dir == "D${y}"
+    assert load_config("demo", ["train.cache_dir=c${train.seed}"]).train.cache_dir == "c0"
 
 
 def test_dataset_strings_keep_windows_drives():

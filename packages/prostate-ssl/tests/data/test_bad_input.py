@@ -205,6 +205,9 @@ OUTCOMES: dict[str, tuple[Damage, str, str, list[bool] | None]] = {
     "adc-in-two-spellings": (
         _twice_in_capitals("ax_adc"), "warning", "missing-sequence", [True, False, True]
     ),
+    "nan-mask": (
+        _change("roi_Prostate.nii.gz", lambda d: np.where(d > 0, d, np.nan)), "warning", "mask", [True, True, True]
+    ),
     "cut-mask": (_cut("roi_Prostate.nii.gz"), "error", "unreadable", [True, True, True]),
 }  # fmt: skip
 
@@ -229,6 +232,26 @@ def test_outcome_in_check_and_reading(copied: Callable[[int], Path], name: str) 
     assert (prepared.array[:-1][~prepared.present] == 0).all()
     if severity != "info":
         assert prepared.notes
+
+
+def test_a_case_without_its_t2_is_not_said_to_be_used(copied: Callable[[int], Path]) -> None:
+    root = copied(2)
+    for name in ("ax_adc.nii.gz", "ax_t2wi.nii.gz"):
+        (root / "phantom_0001" / name).unlink()
+    (root / "phantom_0002" / "ax_adc.nii.gz").unlink()
+    texts = {remark.subject: remark.text for remark in check_folder(root).remarks if "ax_adc" in remark.text}
+    assert texts == {
+        "phantom_0001": "no ax_adc",
+        "phantom_0002": "no ax_adc: the case is used, that modality is masked out",
+    }
+
+
+def test_constant_images_of_two_patients_are_no_duplicates(copied: Callable[[int], Path]) -> None:
+    root = copied(2)
+    data, affine = _load(root / "phantom_0001" / "ax_adc.nii.gz")
+    for folder in ("phantom_0001", "phantom_0002"):
+        _save(root / folder / "ax_adc.nii.gz", data * 0 + 5, affine)
+    assert not [remark for remark in check_folder(root).remarks if remark.kind == "duplicate"]
 
 
 @pytest.mark.parametrize("name", OUTCOMES)

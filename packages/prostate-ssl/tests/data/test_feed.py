@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -195,6 +197,22 @@ def test_cached_planes_are_those_of_the_whole(phantoms: Path, tmp_path: Path) ->
     for axis in range(3):
         for index in (0, 3, prepared.array.shape[axis + 1] - 1):
             assert np.array_equal(cached.plane(axis, index), prepared.plane(axis, index))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_holds_a_cache(
+    number: int, copied: Callable[[int], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    root = copied(2)
+    command = ["cache", str(root), "--out", str(tmp_path / "cache"), "--workers", "1"]
+    assert run(command) == 0
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").glob("*.npy")}
+    assert len(kept) == 2 and run(command) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
 def test_cache_rebuilds_just_what_changed(copied: Callable[[int], Path], tmp_path: Path) -> None:

@@ -342,6 +342,15 @@ def test_a_column_that_was_asked_for_must_be_there(
     assert run(words) == 2 and not out.exists()
     assert "has no column 'grade' (it has: patient_id, label)" in capsys.readouterr().err
     assert run([*words, "--if-labelled"]) == 0 and not out.exists()
+    (root / "labels.csv").write_text("patient_id,label,Grade_Group\nphantom_0001,1,\n")
+    assert run([*words[:-1], "grade_gruop"]) == 2 and not out.exists()
+    told = capsys.readouterr().err
+    assert (
+        "(it has: patient_id, label, Grade_Group); name another with --label-column, as 'Grade_Group'."
+        in told
+    )
+    assert run([*words[:-1], "Grade_Group"]) == 0
+    assert "no patient has a label, so the lists are not stratified" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("beside", [True, False], ids=["found", "named"])

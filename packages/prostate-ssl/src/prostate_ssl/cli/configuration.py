@@ -13,8 +13,9 @@ from omegaconf import DictConfig
 
 from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
+from prostate_ssl.config.loading import literal
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.files import write_json
+from prostate_ssl.files import absolute, write_json
 
 
 def configured(
@@ -26,19 +27,16 @@ def configured(
         ProstateError: see `load_config`; `--data` that is no folder.
     """
     cfg = load_config(config_file, overrides)
-    if output_dir:
-        cfg.train.output_dir = output_dir
-    cfg.train.output_dir = str(Path(cfg.train.output_dir).expanduser().absolute())
+    cfg.train.output_dir = literal(str(absolute(output_dir or cfg.train.output_dir)))
     if data:
-        root = Path(data).expanduser().absolute()
+        root = absolute(data)
         if not root.is_dir():
             raise ProstateError(f"--data {data}: there is no such folder.", 2)
         # The preset's list of patients belongs to the preset's root: without it, every folder counts.
-        cfg.train.dataset_path = with_options(
-            cfg.train.dataset_path, root=root, split_csv=split_csv or "none"
-        )
+        chosen = with_options(cfg.train.dataset_path, root=root, split_csv=split_csv or "none")
+        cfg.train.dataset_path = literal(chosen)
     elif split_csv:
-        cfg.train.dataset_path = with_options(cfg.train.dataset_path, split_csv=split_csv)
+        cfg.train.dataset_path = literal(with_options(cfg.train.dataset_path, split_csv=split_csv))
     return cfg
 
 

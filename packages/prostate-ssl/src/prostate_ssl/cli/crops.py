@@ -18,15 +18,15 @@ def command(
     """Draw the two global and eight local crops of a case: masked patches red, the gland's outline yellow."""
     import time
 
+    from prostate_ssl.config.dataset_string import with_options
     from prostate_ssl.data import AugmentationSettings, build_feed, make_dataset
     from prostate_ssl.data.contact_sheet import draw_contact_sheet
     from prostate_ssl.errors import ProstateError
 
-    named = (
-        data
-        if data.startswith("Prostate")
-        else f"ProstateSSL:root={data}:random_axes=True:random_slices=True"
-    )
+    named = data
+    if Path(data).is_dir() or not data.startswith("Prostate"):
+        options = {"root": data, "random_axes": True, "random_slices": True}
+        named = with_options("ProstateSSL", **options)
     dataset = make_dataset(dataset_str=named)
     if case is not None and case not in dataset.case_ids:
         raise ProstateError(f"There is no case {case}; the first is {dataset.case_ids[0]}.", exit_code=2)

@@ -28,6 +28,7 @@ def command(
 ) -> int:
     """Logistic regression and k-NN, beside the untrained network and intensity histograms."""
     from prostate_ssl.config.dataset_string import as_trained
+    from prostate_ssl.config.loading import literal
     from prostate_ssl.errors import ProstateError
     from prostate_ssl.evaluation.backbone import load_backbone
     from prostate_ssl.evaluation.run import (
@@ -38,7 +39,7 @@ def command(
     )
 
     cfg = run_config(run)
-    cfg.train.output_dir = str(run)
+    cfg.train.output_dir = literal(str(run))
     if loo:
         if not data:
             raise ProstateError("--leave-one-out needs --data FOLDER.", 2)
@@ -58,7 +59,7 @@ def command(
             )
         for key, name, split in (("train", train_csv, "TRAIN"), ("val", val_csv, "VAL")):
             text = as_trained(cfg.train.dataset_path, data, split, name, name="ProstateSupervised")
-            cfg.evaluation[f"{key}_dataset_path"] = text
+            cfg.evaluation[f"{key}_dataset_path"] = literal(text)
         cfg.evaluation.metric_types = ["auc", "mcc", "accuracy", "f1"]
     with stage(run, "missing modalities" if missing else "probe"):
         return evaluate_run(cfg, missing_sequences=missing, weights=weights, test=test)

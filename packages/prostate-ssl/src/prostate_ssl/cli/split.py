@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from collections.abc import Sequence
@@ -90,9 +91,10 @@ def _patients(
         _say([f"{error.message.rstrip('.')}. Nobody named this list: no labels are taken from it"])
         return names, {}
     known = {name: given[name] for name in names if given.get(name)}
-    if labels is not None and not known:
+    named = labels is not None or column is not None
+    if named and not known:
         notes.append(f"{path.name}: no patient has a label, so the lists are not stratified")
-    known, said = _usable(path, known, named=labels is not None or column is not None)
+    known, said = _usable(path, known, named)
     _say([*notes, *said])
     return names, known
 
@@ -109,9 +111,13 @@ def _labels_in(path: Path, column: str, cases: Sequence[Case]) -> tuple[dict[str
 
     table = read_patient_table(path, column)
     if table.labels is None and table.column not in {case.case_id for case in cases}:
-        there = ", ".join(filter(None, read_rows(path)[0]))
+        there = [name for name in read_rows(path)[0] if name]
+        by_letters = {name.lower(): name for name in there}
+        near = difflib.get_close_matches(column.lower(), by_letters, n=1)
+        meant = f", as '{by_letters[near[0]]}'" if near else ""
         raise ProstateError(
-            f"{path} has no column '{column}' (it has: {there}); name another with --label-column.",
+            f"{path} has no column '{column}' (it has: {', '.join(there)}); name another with "
+            f"--label-column{meant}.",
             exit_code=2,
         )
     _, said = listed_cases(table, cases)  # tells a list without a header that it has none

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import absolute
 
 _OPTION = re.compile(r":(?=[A-Za-z_]\w*=)")
 
@@ -42,7 +43,7 @@ def as_trained(
     """
     own = dataset_options(text) | {"random_axes": "False", "random_slices": "False"}
     chosen = {
-        "root": Path(data).expanduser().absolute(),
+        "root": absolute(data),
         "split": split,
         "split_csv": split_csv or "none",
         "percentage_labels": share,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import resources
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, InterpolationResolutionError, OmegaConfBaseException
 
 from prostate_ssl.config.choices import ARCHITECTURES, check_choices, refuse_unknown_architecture
 from prostate_ssl.config.schema import Config
@@ -192,7 +193,10 @@ def load_config(config_file: str | Path = "", overrides: Sequence[str] = ()) -> 
         raise ProstateError(
             f"{bad[0]!r} is no override: write section.key=value, such as optim.epochs=50.", 2
         )
-    written = OmegaConf.merge(layer, OmegaConf.from_dotlist(list(overrides)))
+    try:
+        written = OmegaConf.merge(layer, OmegaConf.from_dotlist(list(overrides)))
+    except OmegaConfBaseException as error:
+        raise _refusal(error) from error
     cfg = complete_config(written)
     try:
         refuse_unknown_architecture(cfg.student.arch)
@@ -231,12 +235,32 @@ def _resolved(layer: DictConfig) -> DictConfig:
     """The layer over plain defaults, each `${section.key}` replaced by that key's value."""
     try:
         merged = OmegaConf.merge(OmegaConf.to_container(defaults()), layer)
-        whole = OmegaConf.create(OmegaConf.to_container(merged, resolve=True))
+        whole = OmegaConf.create(_literally(OmegaConf.to_container(merged, resolve=True)))
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise ProstateError(f"{error.full_key or 'configuration'}: {reason}.", 2) from error
+        raise _refusal(error) from error
     assert isinstance(whole, DictConfig)
     return whole
+
+
+def _refusal(error: OmegaConfBaseException) -> ProstateError:
+    reason = str(error).splitlines()[0].rstrip(".")
+    if isinstance(error, (InterpolationResolutionError, GrammarParseError)):
+        reason += r"; ${section.key} means another key's value, and \${ is the text ${"
+    return ProstateError(f"{error.full_key or 'configuration'}: {reason}.", 2)
+
+
+def literal(text: str) -> str:
+    """A text as a configuration holds it so that reading gives it back: a folder may be called `D${y}`."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def _literally(value: Any) -> Any:
+    """What was resolved, so that nothing in it is resolved again."""
+    if isinstance(value, dict):
+        return {name: _literally(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_literally(part) for part in value]
+    return literal(value) if isinstance(value, str) else value
 
 
 def _refuse_unknown_keys(layer: DictConfig) -> None:

@@ -11,7 +11,8 @@ import glob
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,18 +123,32 @@ class CaseCache:
         found = self.open(case)
         if found is not None:
             return found, False
-        # One writer a case; the lock is the system's and falls with its process, so that a kill leaves none.
-        with FileLock(self.folder / ".locks" / f"{self._stem(case)}.lock"):
+        with self._one_writer(case) as alone:
             found = self.open(case)
             if found is not None:
                 return found, False
-            self._build(case)
+            self._build(case, sweep=alone)
             found = self.open(case)
         if found is None:
             raise ProstateError(
                 f"{case.folder} changed while it was being cached. Wait until it is complete, then run again."
             )
         return found, True
+
+    @contextmanager
+    def _one_writer(self, case: Case) -> Iterator[bool]:
+        """Hold the case's lock: the system's, which falls with its process, so that a kill leaves none.
+
+        Whether it is held: some file systems have no locks. There two writers may do the same work; whole
+        files are renamed all the same.
+        """
+        lock = FileLock(self.folder / ".locks" / f"{self._stem(case)}.lock")
+        with suppress(OSError):
+            lock.acquire()
+        try:
+            yield lock.is_locked
+        finally:
+            lock.release()
 
     def open(self, case: Case) -> CachedCase | None:
         """The case as it stands in the cache; None if it is missing, stale or damaged."""
@@ -211,7 +226,7 @@ class CaseCache:
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def _build(self, case: Case) -> None:
+    def _build(self, case: Case, *, sweep: bool) -> None:
         sources = self._sources(case, None)
         key = self._key(sources)
         prepared = prepare_case(read_case(case, self._sequences, self._prefer_computed), self._settings)
@@ -221,7 +236,8 @@ class CaseCache:
             write_atomically(self.folder / name, lambda file: np.save(file, blocks))
             meta = _meta(prepared, blocks, name, key, sources)
             write_json(self.folder / f"{self._stem(case)}.json", {**meta, "digest": _digest(meta)})
-            self._sweep(case, name)
+            if sweep:
+                self._sweep(case, name)
         except OSError as error:
             raise ProstateError(
                 f"The cache {self.folder} cannot be written: {error}. "

@@ -133,19 +133,19 @@ def check_case(case: Case, sequences: Sequence[str]) -> CaseReport:
 
 
 def _check_files(case: Case, sequences: Sequence[str], report: CaseReport) -> None:
-    reference: Volume | None = None
-    for name in dict.fromkeys((REFERENCE_SEQUENCE, *sequences)):
-        volume = _check_sequence(case, name, report)
+    reference = _check_sequence(case, REFERENCE_SEQUENCE, report)
+    for name in dict.fromkeys(sequences):
         if name == REFERENCE_SEQUENCE:
-            reference = volume
-        elif volume is not None and reference is not None:
+            continue
+        volume = _check_sequence(case, name, report, usable=reference is not None)
+        if volume is not None and reference is not None:
             _check_overlap(volume, reference, name, report)
     if reference is not None:
         _check_mask(case, reference, report)
     _check_b_values(case, report)
 
 
-def _check_sequence(case: Case, name: str, report: CaseReport) -> Volume | None:
+def _check_sequence(case: Case, name: str, report: CaseReport, usable: bool = True) -> Volume | None:
     choice = choose_sequence(case.folder, name)
     if choice.path is None:
         between = "".join(f"; {note}" for note in choice.notes)
@@ -153,8 +153,8 @@ def _check_sequence(case: Case, name: str, report: CaseReport) -> Volume | None:
             text = f"no {name}: a case cannot be used without its T2 image{between}"
             report.say(ERROR, "missing-sequence", text)
         else:
-            text = f"no {name}: the case is used, that modality is masked out{between}"
-            report.say(WARNING, "missing-sequence", text)
+            outcome = ": the case is used, that modality is masked out" if usable else ""
+            report.say(WARNING, "missing-sequence", f"no {name}{outcome}{between}")
         return None
     for note in choice.notes:
         report.say(INFO, "files", note)
@@ -169,7 +169,8 @@ def _check_sequence(case: Case, name: str, report: CaseReport) -> Volume | None:
         return None
     for note in volume.notes:
         report.say(WARNING, "intensities", note, choice.path.name)
-    report.digests[name] = hashlib.sha256(volume.array.tobytes()).hexdigest()
+    if volume.array.min() < volume.array.max():  # constant ones are alike, whosever they are
+        report.digests[name] = hashlib.sha256(volume.array.tobytes()).hexdigest()
     _check_geometry(volume, choice.path.name, report)
     report.files[name] = {"file": choice.path.name, **_check_intensities(volume, choice.path.name, report)}
     return volume
@@ -237,6 +238,8 @@ def _check_mask(case: Case, reference: Volume, report: CaseReport) -> None:
     except UnreadableVolumeError as error:
         report.say(ERROR, "unreadable", error.message, choice.path.name)
         return
+    for note in volume.notes:
+        report.say(WARNING, "mask", note, choice.path.name)
     values = np.unique(volume.array)
     if values.size > 2:
         report.say(

@@ -279,7 +279,7 @@ def _shape_bound(dataset: ProstateDataset, index: int) -> tuple[int, int, int]:
         path = choose_sequence(dataset.cases[index].folder, REFERENCE_SEQUENCE).path
         if path is None:
             return (0, 0, 0)
-        image: Any = nibabel.load(path)
+        image: Any = nibabel.load(path.absolute())  # nibabel expands a leading ~
         # A header that lies must not make room for its lie; gzip shrinks a thousandfold at most.
         if math.prod(image.shape) > (1032 if path.suffix.lower() == ".gz" else 1) * path.stat().st_size:
             return (0, 0, 0)

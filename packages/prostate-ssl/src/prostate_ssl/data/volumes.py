@@ -150,16 +150,22 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         if path.stat().st_size == 0:
             raise UnreadableVolumeError(f"{path}: the file is empty (0 bytes).")
-        image: Any = nibabel.load(path)
+        image: Any = nibabel.load(path.absolute())  # nibabel expands a leading ~
         check_voxels(image.shape, np.dtype(image.get_data_dtype()), path)
         with np.errstate(over="ignore", invalid="ignore"):
             return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
     except UnreadableVolumeError:
         raise
     except (ImageFileError, HeaderDataError) as error:
-        raise UnreadableVolumeError(f"{path}: not a readable NIfTI file ({error}).") from error
+        raise UnreadableVolumeError(f"{path}: not a readable NIfTI file ({_said(error, path)}).") from error
     except Exception as error:  # damaged headers and streams raise many kinds
-        raise UnreadableVolumeError(f"{path}: truncated or damaged ({error}).") from error
+        raise UnreadableVolumeError(f"{path}: truncated or damaged ({_said(error, path)}).") from error
+
+
+def _said(error: Exception, path: Path) -> str:
+    """The error without the folders above the file, which can be names of people."""
+    whole = path.absolute()
+    return str(error).replace(str(whole), path.name).replace(whole.as_posix(), path.name)
 
 
 def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, dtype: type = np.float32) -> None:
@@ -176,7 +182,7 @@ def write_volume(path: Path, array: np.ndarray, affine: np.ndarray, dtype: type 
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     beside = path.with_name(f".tmp-{path.name}")
-    nibabel.save(image, beside)
+    nibabel.save(image, beside.absolute())
     beside.replace(path)
 
 

@@ -145,7 +145,7 @@ def submit(cfg: DictConfig, resources: Resources, *, resume: bool = True, local:
             )
         executor = submitit.SlurmExecutor(folder)
         executor.update_parameters(**resources.parameters())
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain = OmegaConf.to_container(cfg)
     assert isinstance(plain, dict)
     return executor.submit(TrainJob({str(k): v for k, v in plain.items()}, resume))
 

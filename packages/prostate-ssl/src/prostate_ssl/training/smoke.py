@@ -12,10 +12,11 @@ from omegaconf import DictConfig
 
 from prostate_ssl.config import load_config
 from prostate_ssl.config.dataset_string import with_options
-from prostate_ssl.config.loading import epoch_length
+from prostate_ssl.config.loading import epoch_length, literal
 from prostate_ssl.data import discover_cases
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
 from prostate_ssl.errors import ProstateError
+from prostate_ssl.files import absolute
 from prostate_ssl.training.gradients import step_stream
 from prostate_ssl.training.memory import GIB, predicted_peak
 from prostate_ssl.training.session import open_session
@@ -73,10 +74,10 @@ def smoke_test(config_file: str = "", data: str = "", overrides: tuple[str, ...]
 
 def _shortened(full: DictConfig, data: str, folder: str) -> DictConfig:
     cfg = full.copy()
-    cfg.train.dataset_path = with_options(
-        full.train.dataset_path, root=Path(data).expanduser().absolute(), split_csv="none"
+    cfg.train.dataset_path = literal(
+        with_options(full.train.dataset_path, root=absolute(data), split_csv="none")
     )
-    cfg.train.output_dir = f"{folder}/run"
+    cfg.train.output_dir = literal(f"{folder}/run")
     cfg.train.batch_size_per_gpu = min(full.train.batch_size_per_gpu, 2)
     cfg.train.num_workers = 0
     cfg.train.OFFICIAL_EPOCH_LENGTH = STEPS
