@@ -1,4 +1,4 @@
-"""Containers among the data of the large code model, as cuFFT 12 has them."""
+"""Containers among other data, as cuFFT 12 has them."""
 
 from __future__ import annotations
 
@@ -56,3 +56,36 @@ def test_megabytes_of_other_data_are_not_searched(
     assert isinstance(alone, BinaryReport)
     assert report.machine_code == alone.machine_code
     assert read < 4 << 20
+
+
+def _without_cuda(folder: Path) -> Path:
+    (folder / "plain.c").write_text("int plain = 1;\n")
+    library = folder / "plain.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(folder / "plain.c")], check=True)
+    return library
+
+
+@pytest.mark.parametrize("section", [".ldata", ".data"])
+def test_containers_in_data_alone(fixtures: Path, tmp_path: Path, section: str) -> None:
+    """As in cuFFT 12.5, which has no section of fat binaries."""
+    container = (fixtures / "both.fatbin").read_bytes()
+    (tmp_path / "data").write_bytes(b"\1" * 64 + container + b"\2" * 4096 + container)
+    library = tmp_path / "library.so"
+    source = str(_without_cuda(tmp_path))
+    change = ["--remove-section", section, "--add-section", f"{section}={tmp_path / 'data'}"]
+    kind = ["--set-section-flags", f"{section}=alloc,data", "--set-section-alignment", f"{section}=32"]
+    subprocess.run(["objcopy", *change, *kind, source, str(library)], check=True)
+    report = scan_file(library)
+    assert isinstance(report, BinaryReport)
+    assert len(report.containers) == 2
+    assert "compute_90" in report.ptx
+
+
+def test_a_number_that_looks_like_a_container_is_data(tmp_path: Path) -> None:
+    (tmp_path / "plain.c").write_text("unsigned plain[64] = {0xba55ed50, 0x00100001, 0xffffff, 0};\n")
+    library = tmp_path / "plain.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(tmp_path / "plain.c")], check=True)
+    report = scan_file(library)
+    assert isinstance(report, BinaryReport)
+    assert not report.containers
+    assert report.damage is None

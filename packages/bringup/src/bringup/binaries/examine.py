@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from bringup.binaries import ar, elf, fatbin, pe
 from bringup.binaries.architectures import Architecture
 from bringup.binaries.elf_symbols import undefined_symbols
-from bringup.binaries.fatbin import EntryKind, FatbinContainer, FatbinEntry, read_containers, read_sections
+from bringup.binaries.fatbin import (
+    EntryKind,
+    FatbinContainer,
+    FatbinEntry,
+    damaged_sections,
+    read_containers,
+    read_sections,
+)
 from bringup.binaries.model import BinaryReport, CudaRuntime
 from bringup.binaries.source import Damaged, Source
 
 # nvcc's linked code stands in the first; the second holds code that is still to be linked.
 _LINKED, _TO_LINK = ".nv_fatbin", "__nv_relfatbin"
-# Very large libraries keep containers among the data of the large code model: cuFFT 12 has 24,000 there
-# and an empty one in `.nv_fatbin`. Others have 96 MB of tables there and no container (cuBLASLt 13): a
-# section without one near its beginning is left alone.
-_LARGE_DATA, _BEGINNING = ".ldata", 1 << 20
+# Very large libraries keep containers among other data. Beside an empty one in `.nv_fatbin` cuFFT 12.0 has
+# 24,000 in `.ldata`, the data of the large code model; cuBLASLt 13 has 96 MB of tables there and no
+# container: a section without one near its beginning is left alone. cuFFT 12.5 has no `.nv_fatbin`, but
+# 18,000 in `.data`, and 12 behind 11 MB of tables in `.ldata`.
+_LARGE_DATA, _DATA, _BEGINNING = ".ldata", ".data", 1 << 20
 _TORCH_LIBRARY = re.compile(
     r"(lib)?(torch(_cpu|_cuda|_hip|_xpu|_python|_cuda_cu|_cuda_cpp|_cuda_linalg|_nvshmem|_global_deps)?"
     r"|c10(_cuda|_hip)?|caffe2\w*)(\.so[\d.]*|\.dll|\.dylib)",
@@ -67,9 +75,14 @@ def examine(source: Source, path: str) -> BinaryReport:
 
 
 def _report(
-    path: str, kind: str, source: Source, containers: tuple[FatbinContainer, ...], **more: object
+    path: str,
+    kind: str,
+    source: Source,
+    containers: tuple[FatbinContainer, ...],
+    damage: str | None = None,
+    **more: object,
 ) -> BinaryReport:
-    damage = next((container.damage for container in containers if container.damage), None)
+    damage = damage or next((container.damage for container in containers if container.damage), None)
     build: Callable[..., BinaryReport] = BinaryReport
     return build(path=path, kind=kind, containers=containers, size=source.size, damage=damage, **more)
 
@@ -88,6 +101,7 @@ def _elf(source: Source, path: str) -> BinaryReport:
         "object" if facts.relocatable else "elf",
         source,
         containers,
+        _elf_damage(source, facts),
         relocatable=to_link,
         machine=facts.machine,
         needed=facts.needed,
@@ -101,12 +115,9 @@ def _elf(source: Source, path: str) -> BinaryReport:
 
 
 def _elf_containers(source: Source, facts: elf.ElfFacts) -> tuple[tuple[FatbinContainer, ...], bool]:
-    """The linked fat binaries; where there are none, those still to be linked."""
+    """The linked fat binaries; where there are none, those still to be linked; where none, those in data."""
     linked = [(part.offset, part.size) for part in facts.named(_LINKED)]
-    for part in facts.named(_LARGE_DATA) if linked else ():
-        # Containers are aligned in memory, and the file's pages are those of the memory.
-        padding = -part.offset % 8
-        start, size = part.offset + padding, max(0, part.size - padding)
+    for start, size in _aligned(facts, _LARGE_DATA) if linked else ():
         if fatbin.MAGIC_BYTES in source.read(start, min(size, _BEGINNING)):
             linked.append((start, size))
     to_link = [(part.offset, part.size) for part in facts.named(_TO_LINK)]
@@ -114,7 +125,32 @@ def _elf_containers(source: Source, facts: elf.ElfFacts) -> tuple[tuple[FatbinCo
         found = read_sections(source, parts)
         if found:
             return found, relocatable
-    return (), False
+    if any(size for _, size in (*linked, *to_link)) or facts.relocatable:
+        return (), False
+    data = (*_aligned(facts, _LARGE_DATA), *_aligned(facts, _DATA))
+    return read_sections(source, [part for part in data if _begins_whole(source, *part)]), False
+
+
+def _aligned(facts: elf.ElfFacts, name: str) -> Iterator[tuple[int, int]]:
+    """Offset and size of these sections from where a container may stand.
+
+    Containers are aligned in memory, and the file's pages are those of the memory.
+    """
+    for part in facts.named(name):
+        padding = -part.offset % 8
+        yield part.offset + padding, max(0, part.size - padding)
+
+
+def _begins_whole(source: Source, start: int, size: int) -> bool:
+    """Whether the first thing with a container's magic is one: among data the four bytes may be a number."""
+    first = next(read_containers(source, start, size), None)
+    return first is not None and bool(first.entries) and first.damage is None
+
+
+def _elf_damage(source: Source, facts: elf.ElfFacts) -> str | None:
+    """Both kinds of section are asked: where one is destroyed, the other's containers tell only a part."""
+    parts = ((name, part) for name in (_LINKED, _TO_LINK) for part in facts.named(name))
+    return damaged_sections(source, ((name, part.offset, part.size) for name, part in parts))
 
 
 def runtime_of(needed: tuple[str, ...]) -> CudaRuntime | None:
@@ -199,6 +235,15 @@ def _pe(source: Source, path: str) -> BinaryReport:
         "pe",
         source,
         containers,
+        # `.nvFatBinSegment`, cut to eight letters, holds only pointers.
+        damaged_sections(
+            source,
+            (
+                (part.name, part.offset, part.size)
+                for part in facts.fatbin_sections()
+                if part.name != ".nvFatBi"
+            ),
+        ),
         machine=facts.machine,
         needed=facts.needed,
         cuda_runtime=runtime,
@@ -208,16 +253,19 @@ def _pe(source: Source, path: str) -> BinaryReport:
 
 def _static_library(source: Source, path: str) -> BinaryReport:
     containers: list[FatbinContainer] = []
-    machine = None
+    machine = damage = None
     room = fatbin.MOST_ENTRIES
     for member in ar.members(source):
         if member.read(0, 4) != elf.MAGIC:
             continue
         facts = elf.read_elf(member)
         machine = machine or facts.machine
+        damage = damage or _elf_damage(member, facts)
         found = _elf_containers(member, facts)[0]
         containers += found
         room -= sum(1 + len(container.entries) for container in found)
         if room < 0:
             raise Damaged(f"more than {fatbin.MOST_ENTRIES} containers in its fat binaries")
-    return _report(path, "static-library", source, tuple(containers), relocatable=True, machine=machine)
+    return _report(
+        path, "static-library", source, tuple(containers), damage, relocatable=True, machine=machine
+    )

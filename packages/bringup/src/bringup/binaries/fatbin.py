@@ -205,6 +205,22 @@ def read_sections(source: Source, sections: Iterable[tuple[int, int]]) -> tuple[
     return tuple(found)
 
 
+def damaged_sections(source: Source, sections: Iterable[tuple[str, int, int]]) -> str | None:
+    """What to say of sections (name, offset, size in bytes) that do not begin with a container; None: all do.
+
+    Linkers put the first container at the very beginning: it is missing where a section was zeroed,
+    overwritten or reaches beyond the file, also if containers further on are left.
+    """
+    broken: dict[str, int] = {}
+    for name, offset, size in sections:
+        if size and source.read(offset, min(size, len(MAGIC_BYTES))) != MAGIC_BYTES:
+            broken.setdefault(name, size)
+    if not broken:
+        return None
+    told = ", ".join(f"{name} ({size} bytes)" for name, size in broken.items())
+    return f"no fat binary at the beginning of {told}: zeroed or overwritten"
+
+
 def _next_magic(source: Source, here: int, start: int, end: int) -> int | None:
     """The next 8-byte boundary after `here`, counted from `start`, that bears the magic; within 64 MB."""
     at = here + 8
