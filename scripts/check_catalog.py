@@ -1,7 +1,8 @@
 """Check the catalog's torch rows against the published wheels.
 
 By default only METADATA is read, through `pip install --dry-run --report`: Python range, CUDA, companion.
-With --download the wheel itself is fetched, one at a time, scanned container by container and deleted.
+With --download the wheels themselves are fetched (x86_64's, and aarch64's where there is one), one at a time,
+scanned container by container and deleted.
 Exit status 1 on a difference, 2 where a wheel could not be had.
 
 Usage: python scripts/check_catalog.py [--download] [--index-builds] [VERSION ...]
@@ -31,7 +32,7 @@ from bringup.binaries.zip_archive import open_member, open_zip
 from bringup.catalog import Catalog, load
 from bringup.catalog.schema import TorchBuild
 
-PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
+PLATFORMS = ("manylinux_2_28", "manylinux_2_17", "manylinux2014", "manylinux1")
 CUDA_PINS = (
     re.compile(r"nvidia-cuda-runtime(?:-cu\d+)?\s*\(?==\s*(\d+\.\d+)"),
     re.compile(r"cuda-toolkit(?:\[[^\]]*\])?\s*\(?==\s*(\d+\.\d+)"),
@@ -57,8 +58,8 @@ def _python_of(build: TorchBuild) -> str:
     return next(python for python in PYTHONS if SpecifierSet(build.python).contains(python))
 
 
-def _target(python: str) -> list[str]:
-    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+def _target(python: str, machine: str = "x86_64") -> list[str]:
+    platforms = [word for platform in PLATFORMS for word in ("--platform", f"{platform}_{machine}")]
     return ["--no-deps", "--only-binary=:all:", "--python-version", python, *platforms]
 
 
@@ -120,22 +121,36 @@ def _code(report: BinaryReport) -> int:
     return len(report.containers)
 
 
-def check_binary(build: TorchBuild) -> Iterator[Difference]:
-    """Differences between a row's architectures and the wheel's CUDA library, container by container."""
+def check_binaries(build: TorchBuild) -> Iterator[Difference]:
+    """Differences between a row's architectures and the CUDA libraries of its wheels for Linux."""
     label = build.version if build.index is None else f"{build.version}+{build.local}"
-    with tempfile.TemporaryDirectory() as folder:
-        _pip(["download", "--dest", folder, *_target(_python_of(build)), f"torch==={label}"], build.index)
-        with open_zip(next(Path(folder).glob("*.whl"))) as (archive, source):
-            # Up to 1.13 the library was split, and the code stood in its second part.
-            names = [name for name in archive.namelist() if CUDA_LIBRARY.fullmatch(name)]
-            library = max((_examined(archive, source, name) for name in names), key=_code)
+    machines = [name.removeprefix("linux-") for name in build.platforms if name.startswith("linux-")]
+    for machine in machines:
+        with tempfile.TemporaryDirectory() as folder:
+            target = _target(_python_of(build), machine)
+            _pip(["download", "--dest", folder, *target, f"torch==={label}"], build.index)
+            yield from compare(build, f"linux-{machine}", next(Path(folder).glob("*.whl")))
+
+
+def compare(build: TorchBuild, platform: str, wheel: Path) -> Iterator[Difference]:
+    """Differences between a row's architectures on a platform and those in a wheel's CUDA library."""
+    with open_zip(wheel) as (archive, source):
+        # Up to 1.13 the library was split, and the code stood in its second part.
+        names = [name for name in archive.namelist() if CUDA_LIBRARY.fullmatch(name)]
+        library = max((_examined(archive, source, name) for name in names), key=_code, default=None)
+    if library is None or not library.images:
+        yield Difference(f"cuda on {platform}", str(build.cuda), "no CUDA library with code")
+        return
     # Where some containers are for one chip alone, most of them tell what the build was made for.
     commonest, _ = Counter(library.images).most_common(1)[0]
     code = library.machine_code_in_all or tuple(row.sm for row in commonest.machine_code)
-    for field, theirs in (("machine_code", code), ("ptx", library.ptx)):
-        ours = getattr(build, field)
+    told = (
+        ("machine code", build.machine_code_on(platform), code),
+        ("PTX", build.ptx_on(platform), library.ptx),
+    )
+    for field, ours, theirs in told:
         if ours != theirs:
-            yield Difference(field, " ".join(ours), " ".join(theirs))
+            yield Difference(f"{field} on {platform}", " ".join(ours) or "none", " ".join(theirs) or "none")
 
 
 def check(catalog: Catalog, versions: Sequence[str], download: bool, index_builds: bool) -> int:
@@ -147,7 +162,7 @@ def check(catalog: Catalog, versions: Sequence[str], download: bool, index_build
         try:
             differences = list(check_metadata(build))
             if download and build.cuda:
-                differences += check_binary(build)
+                differences += check_binaries(build)
         except NotPublishedError as reason:
             print(f"{build.version:8} {build.local:6} not to be had: {reason}", flush=True)
             status = max(status, 2) if status != 1 else 1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from bringup.errors import BringupError
 
 CATALOG = load()
 ROOT = Path(__file__).parents[4]
+FIXTURES = Path(__file__).parents[1] / "binaries" / "fixtures"
 RELEASES = [
     "1.13.0",
     "1.13.1",
@@ -180,6 +183,39 @@ def test_rows_agree_with_the_published_metadata() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("agrees") == 3
+
+
+def _published(folder: Path, name: str, tag: str, library: str | None, *lines: str) -> None:
+    """A wheel as an index has it, with one of the tests' kernels in the place of torch's."""
+    distribution, version = name.split("-")
+    metadata = "\n".join(
+        ["Metadata-Version: 2.1", f"Name: {distribution}", f"Version: {version}", *lines, ""]
+    )
+    with zipfile.ZipFile(folder / f"{name}-{tag}.whl", "w") as wheel:
+        wheel.writestr(f"{name}.dist-info/METADATA", metadata)
+        wheel.writestr(f"{name}.dist-info/WHEEL", f"Wheel-Version: 1.0\nTag: {tag}\n")
+        wheel.writestr(f"{name}.dist-info/RECORD", "")
+        if library:
+            wheel.write(FIXTURES / library, "torch/lib/libtorch_cuda.so")
+
+
+@pytest.mark.parametrize("aarch64", ["two-units.so", None])
+def test_wheels_of_both_machines_are_read(aarch64: str | None, tmp_path: Path) -> None:
+    requires = ("Requires-Python: >=3.11", "Requires-Dist: nvidia-cuda-runtime==13.2.1")
+    for machine, library in (("x86_64", "many.so"), ("aarch64", aarch64)):
+        _published(tmp_path, "torch-2.15.0", f"cp311-cp311-manylinux_2_28_{machine}", library, *requires)
+    _published(tmp_path, "torchvision-0.29.2", "py3-none-any", None, "Requires-Dist: torch==2.15.0")
+    alone = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    command = [sys.executable, str(ROOT / "scripts" / "check_catalog.py"), "--download", "2.15.0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | alone, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    row = next(row for row in CATALOG.torch_builds if row.version == "2.15.0" and row.index is None)
+    both = [(row.machine_code, "sm_75 sm_86 sm_90a sm_120", "x86_64")]
+    both += [(row.machine_code_aarch64, "sm_80", "aarch64")] if aarch64 else []
+    for ours, theirs, machine in both:
+        assert f"machine code on linux-{machine}: catalog {' '.join(ours)}, wheel {theirs}" in done.stdout
+    assert ("cuda on linux-aarch64: catalog 13.2, wheel no CUDA library" in done.stdout) is (aarch64 is None)
+    assert "PTX on linux-aarch64" not in done.stdout  # neither has any
 
 
 @pytest.mark.parametrize(
