@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from bringup.cli.main import run
 
 
 def bringup(
@@ -180,3 +183,21 @@ def test_output_that_finds_the_disk_full(arguments: list[str], tmp_path: Path) -
     assert ran.returncode == 1
     assert ran.stderr.startswith("The disk is full.")
     assert "Exception ignored" not in ran.stderr
+
+
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """NFS without its lock daemon."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(descriptor: int, operation: int) -> None:
+        if not operation & fcntl.LOCK_UN:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setenv("BRINGUP_HOME", str(tmp_path))
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "requirements.txt").write_text("torch\n")
+    assert run(["plan", "--project", str(tmp_path), "--gpu", "sm_90", "-o", str(tmp_path / "plan.toml")]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "has no locks" in told and "BRINGUP_HOME=" in told

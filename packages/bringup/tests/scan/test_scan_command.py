@@ -15,6 +15,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from bringup.binaries.elf import read_elf
+from bringup.binaries.source import BytesSource
+
 from .archives import docker_archive, files_below, layer
 
 FIXTURES = Path(__file__).parents[1] / "binaries" / "fixtures"
@@ -168,10 +171,45 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
     assert not any(letter < " " or "\x7f" <= letter < "\xa0" for letter in shown.replace("\n", ""))
 
 
-def test_unreadable_files_are_in_the_document(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.so"
+def _destroyed(path: Path) -> Path:
+    """A library whose fat binaries are zeroed, and that is whole otherwise."""
+    data = bytearray((FIXTURES / "many.so").read_bytes())
+    (section,) = read_elf(BytesSource(bytes(data))).named(".nv_fatbin")
+    data[section.offset : section.offset + section.size] = bytes(section.size)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_named_path_that_cannot_be_read_fails(tmp_path: Path) -> None:
+    """Scripts look at the exit code: what was asked for was not looked at."""
+    broken, whole, text = tmp_path / "broken.so", FIXTURES / "many.so", tmp_path / "notes.txt"
     broken.write_bytes(b"\x7fELF but not for long")
-    ran = scan(broken, "--json")
-    assert ran.returncode == 0
-    assert json.loads(ran.stdout)["unreadable"][0]["path"] == str(broken)
-    assert "Traceback" not in ran.stderr
+    text.write_text("no binary")
+    for paths, failed in (
+        ([broken], [broken]),
+        ([whole, broken], [broken]),
+        ([broken, text], [broken, text]),
+        ([_destroyed(tmp_path / "zeroed.so"), whole], [tmp_path / "zeroed.so"]),
+    ):
+        ran = scan(*paths, "--json")
+        assert ran.returncode == 3
+        assert [row["path"] for row in json.loads(ran.stdout)["unreadable"]] == list(map(str, failed))
+        remark = " ".join(ran.stderr.split())
+        assert f"{len(failed)} of {len(paths)}" in remark and "Traceback" not in remark
+
+
+@pytest.mark.parametrize("kind", ["folder", "wheel", "empty folder"])
+def test_what_is_found_below_a_named_path_is_only_noted(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    if kind != "empty folder":
+        broken = _destroyed(folder / "broken.so")
+        (folder / "cut.so").write_bytes(b"\x7fELF but not for long")
+    if kind == "wheel":
+        wheel = tmp_path / "kernels-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.write(broken, "broken.so")
+            archive.writestr("cut.so", b"\x7fELF but not for long")
+    read = document(wheel if kind == "wheel" else folder)
+    expected = [] if kind == "empty folder" else ["broken.so", "cut.so"]
+    assert sorted(Path(row["path"]).name for row in read["unreadable"]) == expected

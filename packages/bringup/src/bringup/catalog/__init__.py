@@ -15,7 +15,7 @@ from packaging.version import Version
 
 from bringup.binaries.architectures import Architecture, ComputeCapability
 from bringup.binaries.compatibility import carries, machine_code_runs
-from bringup.catalog.gpu_names import find_gpu
+from bringup.catalog.gpu_names import find_gpu, known_capabilities
 from bringup.catalog.schema import (
     Companion,
     DriverMinimum,
@@ -33,7 +33,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Catalog", "gpus", "load"]
+__all__ = ["Catalog", "load"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,14 @@ class Catalog:
         """Name and compute capability of what a person calls a GPU: «RTX 5090», «5070 Ti», sm_120, 12.0.
 
         Raises:
-            BringupError: `unknown-gpu`, with the nearest name.
+            BringupError: `unknown-gpu`, with the nearest name; `unknown-capability`: no chip has it, nor
+                will the next ones; `gpu-of-another-vendor`.
         """
-        return find_gpu(text, self.gpus)
+        return find_gpu(text, self.gpus, self.toolkits)
+
+    def knows(self, capability: ComputeCapability) -> bool:
+        """Whether there is such a chip; a later one may come with a capability beyond those known."""
+        return capability in known_capabilities(self.gpus, self.toolkits)
 
     def torch_runs_on(
         self, build: TorchBuild, capability: ComputeCapability, platform: str | None = None
@@ -156,18 +161,12 @@ def _table(file: str, name: str) -> list[dict[str, Any]]:
 
 
 @cache
-def gpus() -> tuple[Gpu, ...]:
-    """The table of GPUs alone: to name one, nothing else needs to be read."""
-    return tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus"))
-
-
-@cache
 def load() -> Catalog:
     """Read and check the packaged data."""
     return Catalog(
         torch_builds=tuple(TorchBuild.model_validate(row) for row in _table("torch.toml", "torch_builds")),
         drivers=tuple(DriverMinimum.model_validate(row) for row in _table("drivers.toml", "drivers")),
-        gpus=gpus(),
+        gpus=tuple(Gpu.model_validate(row) for row in _table("gpus.toml", "gpus")),
         extensions=tuple(Extension.model_validate(row) for row in _table("extensions.toml", "extensions")),
         toolkits=tuple(Toolkit.model_validate(row) for row in _table("toolkits.toml", "toolkits")),
         libraries=tuple(Library.model_validate(row) for row in _table("libraries.toml", "libraries")),

@@ -69,11 +69,10 @@ def _active_environment(project: Path | None) -> Path | None:
 
 def _named(names: list[str]) -> tuple[NamedGpu, ...]:
     """The GPUs that the user names, each once however it is spelled."""
-    from bringup.catalog import load
+    from bringup.cli.gpu_names import find_gpus
     from bringup.findings.model import NamedGpu
 
-    rows = (load().find_gpu(name) for name in names)
-    return tuple(dict.fromkeys(NamedGpu(name, capability) for name, capability in rows))
+    return tuple(NamedGpu(name, capability) for name, capability in find_gpus(names))
 
 
 def _diagnose(

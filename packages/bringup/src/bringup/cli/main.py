@@ -11,6 +11,7 @@ import traceback
 import typer
 from typer.exceptions import TyperException
 
+from bringup import state
 from bringup.errors import BringupError
 from bringup.report import console, messages
 
@@ -99,6 +100,8 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             _let_go_of_output()
             return _report(BringupError("disk-full"), as_json)
+        if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.EOPNOTSUPP):
+            return _report(BringupError("no-locks", path=state.home()), as_json)
         kind = type(error).__name__
         return _report(BringupError("internal", exit_code=3, kind=kind, text=error), as_json)
 

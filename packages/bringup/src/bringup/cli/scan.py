@@ -26,12 +26,18 @@ def command(
     all_files: Annotated[bool, typer.Option("--all", help="List files without CUDA code, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
-    """Read machine code and PTX by architecture, without running or unpacking anything."""
+    """Read machine code and PTX by architecture, without running or unpacking anything.
+
+    Exit 0: every path that is named was read; what was found below it and could not be read is listed.
+    2: wrong usage. 3: a path that is named could not be read, or not whole.
+    """
     from bringup.binaries.report import BinaryReport, Unreadable, scan_path
     from bringup.errors import BringupError
     from bringup.report import console
     from bringup.report import scan as report
+    from bringup.report.messages import say
 
+    paths = [path.expanduser() for path in paths]
     for path in paths:
         if not path.exists():
             raise BringupError("nothing-to-scan", exit_code=2, path=path)
@@ -40,7 +46,7 @@ def command(
     files: list[BinaryReport] = []
     unreadable: list[Unreadable] = []
     with report.ScanProgress() as progress:
-        for path in dict.fromkeys(path.expanduser() for path in paths):
+        for path in dict.fromkeys(paths):
             for row in scan_path(path, progress.on_file):
                 if isinstance(row, Unreadable):
                     unreadable.append(row)
@@ -51,6 +57,12 @@ def command(
         console.print_json(report.scan_document(files, unreadable, chips))
     else:
         report.print_scan(console.output(), paths, files, unreadable, chips, seconds, all_files)
+    damaged = {row.path for row in report.not_read(files, unreadable)}
+    failed = [path for path in dict.fromkeys(map(str, paths)) if path in damaged]
+    if failed:
+        shown = {"count": len(failed), "named": len(set(paths)), "paths": ", ".join(failed)}
+        console.remarks().print(say("scan.named-unreadable", **shown), style="red", markup=False)
+        raise typer.Exit(3)
 
 
 def _chips(names: list[str]) -> tuple[Chip, ...]:
@@ -58,11 +70,9 @@ def _chips(names: list[str]) -> tuple[Chip, ...]:
     from bringup.report.scan import Chip
 
     if names:
-        from bringup.catalog import gpus
-        from bringup.catalog.gpu_names import find_gpu
+        from bringup.cli.gpu_names import find_gpus
 
-        found = (find_gpu(name, gpus()) for name in names)
-        return tuple(dict.fromkeys(Chip(name, capability) for name, capability in found))
+        return tuple(Chip(name, capability) for name, capability in find_gpus(names))
     from bringup.facts.gpus import read_gpus, usable_gpus
 
     survey = read_gpus()

@@ -73,16 +73,20 @@ class ScanProgress:
             self._bar.update(self._task, description=text)
 
 
+def not_read(files: Sequence[BinaryReport], unreadable: Sequence[Unreadable]) -> list[Unreadable]:
+    """What could not be read at all, and what could not be read of the rest."""
+    return [*unreadable, *(Unreadable(row.path, row.damage) for row in files if row.damage)]
+
+
 def scan_document(
     files: Sequence[BinaryReport], unreadable: Sequence[Unreadable], chips: Sequence[Chip]
 ) -> dict[str, Any]:
     """`bringup/scan/1`. A file without CUDA code has empty lists and an empty `runs_on`."""
-    damaged = [Unreadable(row.path, row.damage) for row in files if row.damage]
     return {
         "schema": "bringup/scan/1",
         "gpus": [{"name": chip.name, "architecture": chip.capability.sm} for chip in chips],
         "files": [_file(row, chips) for row in files],
-        "unreadable": [{"path": row.path, "reason": row.reason} for row in [*unreadable, *damaged]],
+        "unreadable": [{"path": row.path, "reason": row.reason} for row in not_read(files, unreadable)],
     }
 
 
@@ -138,7 +142,7 @@ def print_scan(
         terminal.print(say("scan.legend"), markup=False)
         for row in device:
             _print_partial(terminal, row, chips)
-    troubles = [*unreadable, *(Unreadable(row.path, row.damage) for row in files if row.damage)]
+    troubles = not_read(files, unreadable)
     if troubles:
         terminal.print(say("scan.unreadable"), markup=False)
     for trouble in troubles if all_files else troubles[:_MOST_UNREADABLE]:

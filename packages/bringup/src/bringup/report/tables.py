@@ -131,7 +131,8 @@ def describe_step(step: Step, plan: Plan) -> str:
     if isinstance(step, ConvertCheckpoints):
         return f"{step.folder} · {step.class_path} → {step.layout}"
     gpus = ", ".join(step.gpus) or "CPU"
-    return say("plan.proof", imports=len(step.imports), gpus=gpus)
+    computes = "matrix_product" in step.probes
+    return say("plan.proof" if computes else "plan.proof-unrun", imports=len(step.imports), gpus=gpus)
 
 
 def plan_table(plan: Plan) -> Table:
