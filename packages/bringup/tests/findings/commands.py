@@ -11,7 +11,18 @@ from typer.main import get_command
 
 from bringup.cli.app import application
 
-_PROGRAMS = ("apt-file", "apt-get", "conda", "explorer.exe", "export", "git", "nvidia-smi", "set", "start")
+_PROGRAMS = (
+    "apt-file",
+    "apt-get",
+    "conda",
+    "explorer.exe",
+    "export",
+    "git",
+    "nvidia-smi",
+    "sed",
+    "set",
+    "start",
+)
 _PLACEHOLDER = re.compile(r"\b(?:RECIPE|SRC|DIR|CHECKPOINT|NAME|PATH)\b|…|<")
 
 

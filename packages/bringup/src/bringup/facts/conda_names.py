@@ -16,6 +16,10 @@ _ELSEWHERE_CALLED = {
     "pytables": "tables",
     "matplotlib-base": "matplotlib",
     "pyg": "torch-geometric",
+    "pytorch-cluster": "torch-cluster",
+    "pytorch-scatter": "torch-scatter",
+    "pytorch-sparse": "torch-sparse",
+    "pytorch-spline-conv": "torch-spline-conv",
     "tensorflow-gpu": "tensorflow",
     "msgpack-python": "msgpack",
 }
@@ -25,7 +29,8 @@ _NO_PYTHON = re.compile(
     r"make|cmake|ninja|gcc.*|gxx.*|clang.*|cxx-compiler|c-compiler|compilers|binutils.*|ld_impl.*|sysroot.*|"
     r"openssl|ca-certificates|zlib|bzip2|xz|zstd|lz4-c|readline|sqlite|tk|ncurses|icu|openmp|llvm-openmp|"
     r"intel-openmp|tbb|eigen|boost|boost-cpp|glew|glfw|mesa-.*|xorg-.*|wget|curl|unzip|rsync|vim|htop|tmux|nodejs|jpeg|"
-    r"freetype|fontconfig|qt|qt-main|openjpeg|lcms2|lame|gmp|gnutls|nettle|openh264|colmap|imagemagick"
+    r"freetype|fontconfig|qt|qt-main|openjpeg|lcms2|lame|gmp|gnutls|nettle|openh264|colmap|imagemagick|"
+    r"sparsehash|google-sparsehash|suitesparse|metis|ceres-solver|hdf5|fftw|gsl|cgal|pcl|vtk-base"
 )
 
 

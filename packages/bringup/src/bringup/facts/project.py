@@ -9,7 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,12 +17,16 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from bringup.errors import BringupError
+from bringup.facts.cuda_choices import ArchitectureChoice, TorchOrigin, architecture_choice, torch_origins
+from bringup.facts.needed_imports import is_of_the_work, modules_of_cmake, modules_of_setup, needed_imports
 from bringup.facts.project_requirements import (
     Link,
     Pin,
     included,
     is_beside_the_project,
+    is_recorded,
     is_requirements_file,
+    links_of_environment,
     links_of_lines,
     pins_of_dockerfile,
     pins_of_environment,
@@ -48,6 +52,7 @@ _SKIPPED = {
     "site-packages",
 }
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".model", ".bin", ".pkl")
+_COMPILED = (".so", ".pyd", ".pyx")
 _MOST_FILES = 50_000
 _LARGEST_SOURCE = 4 << 20
 _LARGEST_NOTEBOOK = 64 << 20  # its pictures lie in it
@@ -72,11 +77,15 @@ class ProjectFacts:
     Attributes:
         imports: top-level module → first place that imports it ("file:line").
         imported_names: dotted, as they are imported: "pytorch3d.ops.knn_points".
+        needed_imports: of them those that a run cannot do without → first such place.
         own_modules: names of its Python files and of the folders that hold them, at any depth.
+        built_modules: names of what its files compile, or hold compiled.
         cuda_sources: .cu files below the folder; `extension_builds`: build files that compile CUDA.
         checkpoints: files that look like saved models.
         links: requirements that no index has. `requires_python`: ranges as the project's files say them.
         unreadable: (file, why). `groups_left_out`: (extra or group of developers, place).
+        recorded: files that list what stood on one machine, not what is needed (`is_recorded`).
+        origins, architectures: what the files choose of CUDA.
     """
 
     root: str
@@ -93,6 +102,11 @@ class ProjectFacts:
     imported_names: frozenset[str] = frozenset()
     own_modules: frozenset[str] = frozenset()
     groups_left_out: tuple[tuple[str, str], ...] = ()
+    recorded: tuple[str, ...] = ()
+    origins: tuple[TorchOrigin, ...] = ()
+    architectures: tuple[ArchitectureChoice, ...] = ()
+    needed_imports: dict[str, str] = field(default_factory=dict)
+    built_modules: frozenset[str] = frozenset()
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -172,6 +186,8 @@ class _Reading:
         self.pins: list[Pin] = []
         self.imports: dict[str, str] = {}
         self.imported_names: set[str] = set()
+        self.needed: dict[str, str] = {}
+        self.built: set[str] = set()
         self.own: set[str] = set()
         self.loads: list[TorchLoad] = []
         self.cuda: list[str] = []
@@ -182,7 +198,10 @@ class _Reading:
         self.links: list[Link] = []
         self.pythons: list[str] = []
         self.groups: list[tuple[str, str]] = []
+        self.recorded: list[str] = []
         self.constraints: dict[str, SpecifierSet] = {}
+        self.origins: list[TorchOrigin] = []
+        self.architectures: list[ArchitectureChoice] = []
 
     def python(self, text: str, file: str) -> None:
         self.own.update(Path(file).with_suffix("").parts)
@@ -190,14 +209,21 @@ class _Reading:
         for name, place in _imports(tree, file):
             self.imports.setdefault(name.partition(".")[0], place)
             self.imported_names.add(name)
+        self._needed(tree, file)
         if "torch" in text and "load" in text:
             self.loads += _torch_loads(tree, text, file)
         if Path(file).name == "setup.py":
             self._take(read_setup(tree, file))
+            self.built.update(modules_of_setup(tree))
+            self._choices(text, file)
             if "CUDAExtension" in text:
                 self.builds.append(file)
         if _RUNS.search(text) and Path(file).name != "setup.py" and not is_beside_the_project(file):
             self.entries.append(file)
+
+    def _needed(self, tree: ast.AST, file: str, cell: int | None = None) -> None:
+        for module, line in needed_imports(tree) if is_of_the_work(file) else ():
+            self.needed.setdefault(module, f"{file}:{cell or line}")
 
     def notebook(self, text: str, file: str) -> None:
         """What its code cells import, the cell's number as the place; magics and shell lines left out."""
@@ -209,13 +235,17 @@ class _Reading:
             for name, _ in _imports(tree, file):
                 self.imports.setdefault(name.partition(".")[0], f"{file}:{number}")
                 self.imported_names.add(name)
+            if "pip install" not in text:  # One that installs for itself says so in lines for the shell.
+                self._needed(tree, file, number)
 
     def text(self, text: str, file: str) -> None:
         name = Path(file).name.lower()
         if is_requirements_file(file):
             if serves_the_project(file):
                 self.requirements(text, file)
-        elif name == "pyproject.toml":
+            return
+        self._choices(text, file)
+        if name == "pyproject.toml":
             self._take(read_pyproject(text, file, self._read))
             self.groups += groups_left_out(text, file)
         elif name == "pixi.toml":
@@ -226,12 +256,20 @@ class _Reading:
             self.pythons += pythons
         elif re.fullmatch(r"(?:environment.*|conda)\.ya?ml", name):
             self.pins += pins_of_environment(text, file)
-            self.links += links_of_lines(text, file)
+            self.links += links_of_environment(text, file)
+            self.recorded += [file] if is_recorded(text) else []
             self._included(re.sub(r"(?m)^\s*-\s+(?=-r|--req)", "", text), file)
         elif name.startswith("dockerfile") or name.endswith(".dockerfile"):
             self.pins += pins_of_dockerfile(text, file)
-        elif name == "cmakelists.txt" and re.search(r"\bCUDA\b", text):
-            self.builds.append(file)
+        elif name == "cmakelists.txt":
+            self.built |= modules_of_cmake(text)
+            self.builds += [file] if re.search(r"\bCUDA\b", text) else []
+
+    def _choices(self, text: str, file: str) -> None:
+        if not is_beside_the_project(file):
+            self.origins += torch_origins(text, file)
+            choice = architecture_choice(text, file)
+            self.architectures += [choice] if choice else []
 
     def _take(self, found: Found) -> None:
         pins, links, pythons = found
@@ -252,6 +290,7 @@ class _Reading:
         self.required.add(file)
         self.pins += pins_of_lines(text, file)
         self.links += links_of_lines(text, file)
+        self._choices(text, file)
         self._included(text, file)
 
     def _included(self, text: str, file: str) -> None:
@@ -282,6 +321,7 @@ def _wanted(file: str) -> bool:
     return (
         is_requirements_file(file)
         or lowered.startswith(("dockerfile", "environment"))
+        or lowered.endswith(".dockerfile")
         or lowered
         in (
             "pyproject.toml",
@@ -314,6 +354,8 @@ def read_project(root: Path) -> ProjectFacts:
         suffix = path.suffix.lower()
         if suffix in (".cu", ".cuh"):
             reading.cuda.append(file)
+        elif suffix in _COMPILED:
+            reading.built.add(path.name.partition(".")[0])
         elif suffix in _CHECKPOINTS:
             reading.checkpoints.append(file)
         elif (take := _reader(reading, file)) is not None:
@@ -341,4 +383,9 @@ def read_project(root: Path) -> ProjectFacts:
         frozenset(reading.imported_names),
         frozenset(reading.own),
         tuple(reading.groups),
+        tuple(reading.recorded),
+        tuple(reading.origins),
+        tuple(reading.architectures),
+        reading.needed,
+        frozenset(reading.built),
     )

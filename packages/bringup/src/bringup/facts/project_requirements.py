@@ -40,6 +40,9 @@ _TO_RUN = {"base", "main", "runtime", "core", "common", "default", "install", "p
 _CONDA = re.compile(
     r"\s*-\s*['\"]?(?:[\w./-]+::)?([A-Za-z0-9_.-]+)\s*([=<>!~][^'\"#\s]*|(?<=\s)\d[\w.*]*)?['\"]?\s*(?:#.*)?"
 )
+_KEY = re.compile(r"([A-Za-z]\w*)\s*:")
+_EXACT = re.compile(r"^\s*-\s*[\w.:/-]+={1,2}\d[^=\s]*(=\S+)?\s*$", re.MULTILINE)
+_LEAST_BUILDS, _LEAST_EXACT = 10, 40
 _CONDA_INSTALL = re.compile(r"(?:conda|mamba)\s+install\s+(.+)")
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}|\$(\w+)")
 _ASSIGNED = re.compile(r"(\w+)=[\"']?([^\s\"']*)")
@@ -145,7 +148,7 @@ def pins_of_lines(text: str, file: str) -> Iterator[Pin]:
 
 
 def links_of_lines(text: str, file: str) -> Iterator[Link]:
-    """What `requirements.txt` and the pip list of an `environment.yml` install from elsewhere."""
+    """What a requirements file installs from elsewhere."""
     for number, line in enumerate(text.splitlines(), 1):
         row = line.split(" #")[0].split(" ;")[0].strip().removeprefix("- ").strip().strip("'\"")
         row = re.sub(r"^(-e|--editable)[ =]+", "", row)
@@ -155,16 +158,43 @@ def links_of_lines(text: str, file: str) -> Iterator[Link]:
             yield Link(row, file, number)
 
 
+def is_recorded(text: str) -> bool:
+    """Whether an environment.yml is what `conda env export` wrote: all that stood on one machine, each exact.
+
+    Written by hand are builds (`numpy=1.26=py39h474f0d3_0`) of few; `--no-builds` leaves the `prefix`.
+    """
+    exact = [match[1] for match in _EXACT.finditer(text)]
+    builds = sum(build is not None for build in exact)
+    return builds >= _LEAST_BUILDS or (len(exact) >= _LEAST_EXACT and "\nprefix:" in text)
+
+
+def links_of_environment(text: str, file: str) -> Iterator[Link]:
+    """What an environment.yml's pip list installs from elsewhere; `nvidia/label/cuda-12.4` is a channel."""
+    key, rows = "", []
+    for line in text.splitlines():
+        if match := _KEY.match(line):
+            key = match[1]
+        rows.append(line if key == "dependencies" else "")
+    return links_of_lines("\n".join(rows), file)
+
+
 def pins_of_environment(text: str, file: str) -> Iterator[Pin]:
     """conda's environment.yml, line by line: `- pytorch=2.0.1`, `- pip:` lists; channels are none.
 
     An exported line names its build: `numpy=1.26=py311h64a7726_0` is a Python package, `icu=70.1=h27087fc_0`
     a library that comes in the wheels.
+
+    Raises:
+        ValueError: it is a list, as no tool of conda's reads it.
     """
+    told = (line.strip() for line in text.splitlines())
+    first = next((line for line in told if line and not line.startswith(("#", "%", "---"))), "")
+    if first.startswith(("- ", "[")):
+        raise ValueError("a list, where conda reads a table: write «dependencies:» above, the list below it")
     inside, by_pip = False, -1
     for number, line in enumerate(text.splitlines(), 1):
-        if re.match(r"[A-Za-z]\w*\s*:", line):
-            inside = line.startswith("dependencies")
+        if match := _KEY.match(line):
+            inside = match[1] == "dependencies"
         depth = len(line) - len(line.lstrip())
         if re.match(r"\s*-\s*pip\s*:", line):
             by_pip = depth
@@ -173,8 +203,8 @@ def pins_of_environment(text: str, file: str) -> Iterator[Pin]:
             by_pip = -1
         item = _CONDA.fullmatch(line) if inside else None
         requirement = _of_conda(item[1], item[2] or "", by_pip >= 0) if item else None
-        if item is None and by_pip >= 0:
-            requirement = _wheel_of_torch(line.strip(" -'\""))
+        if item is None and by_pip >= 0:  # `jax[cuda12]==0.4.35`, `tomli; python_version < "3.11"`
+            requirement = read_requirement(line.partition(" #")[0].strip().removeprefix("-").strip(" '\""))
         if requirement:
             yield Pin(requirement, file, number)
 
@@ -216,7 +246,7 @@ def pins_of_dockerfile(text: str, file: str) -> Iterator[Pin]:
                 item = _CONDA.fullmatch(f"- {word}") if by_conda and not by_pip else None
                 text_of = word.strip("'\"")
                 found = _of_conda(item[1], item[2] or "", False) if item else read_requirement(text_of)
-                if found and found.specifier:
+                if found and (found.specifier or found.extras):
                     yield Pin(found, file, number)
 
 

@@ -41,15 +41,18 @@ def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lam
 
     Args:
         read: the text of another file of the project, where setuptools is told to take them from there.
+
+    Raises:
+        ValueError: it is no TOML, or its lists of requirements are none.
     """
     document = tomllib.loads(text)
     project = _table(document, "project")
     poetry = _table(document, "tool", "poetry")
     own = {canonicalize_name(str(table["name"])) for table in (project, poetry) if "name" in table}
-    listed = _texts(project.get("dependencies"))
+    listed = _texts(project.get("dependencies"), "[project] dependencies")
     for group, items in _table(project, "optional-dependencies").items():
         if _is_for_users(group):
-            listed += _texts(items)
+            listed += _texts(items, f"[project.optional-dependencies] {group}")
     for group in _table(document, "dependency-groups"):
         if _is_for_users(group):
             listed += _group(document, group)
@@ -126,9 +129,17 @@ def _uv_sources(document: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def _texts(value: object) -> list[str]:
-    """The texts of a list; [] of what is none: the letters of a word are no names of packages."""
-    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+def _texts(value: object, where: str) -> list[str]:
+    """The texts of a list, [] of None.
+
+    Raises:
+        ValueError: it is none: the letters of a word are no names of packages.
+    """
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"{where} is no list of texts, but {value!r:.80}")
+    return [str(item) for item in value]
 
 
 def _is_for_users(group: str) -> bool:
@@ -181,9 +192,11 @@ def _poetry(dependencies: dict[str, Any], found: Found, rows: list[str], file: s
 def _poetry_requirement(name: str, value: object) -> Requirement | None:
     """Poetry's `^1.2` and `~1.2` in the terms of PEP 440; optional ones are extras and left out."""
     markers: list[str] = []
+    extras: list[str] = []
     if isinstance(value, dict):
         if value.get("optional"):
             return None
+        extras = _texts(value.get("extras"), f"extras of {name}")
         markers = [f"({value['markers']})"] if "markers" in value else []
         if "python" in value:
             bounds = (_poetry_bound(part.strip()) for part in str(value["python"]).split(","))
@@ -200,6 +213,7 @@ def _poetry_requirement(name: str, value: object) -> Requirement | None:
     parts_of_it = (_poetry_bound(part.strip()) for part in chosen.split(","))
     condition = f" ; {' and '.join(markers)}" if markers else ""
     try:
+        name += f"[{','.join(extras)}]" if extras else ""
         return Requirement(f"{name}{','.join(part for part in parts_of_it if part)}{condition}")
     except InvalidRequirement:
         return None

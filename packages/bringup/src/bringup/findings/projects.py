@@ -48,7 +48,7 @@ def torch_load_calls(examined: Examined) -> Iterator[Finding]:
             )
 
 
-def _allows(specifier: SpecifierSet, build: TorchBuild) -> bool:
+def allows(specifier: SpecifierSet, build: TorchBuild) -> bool:
     """Whether a pin takes this build: «==2.7.0» takes every one of the release, «==2.7.0+cu118» that one."""
     return specifier.contains(f"{build.version}+{build.local}", prereleases=True)
 
@@ -59,7 +59,7 @@ def _as_written(specifier: SpecifierSet) -> list[Version]:
     return [Version(Version(text).public) for text in named]
 
 
-def _nearest(builds: Iterable[TorchBuild], wanted: Version) -> TorchBuild:
+def nearest_build(builds: Iterable[TorchBuild], wanted: Version) -> TorchBuild:
     """Of the wanted release, else of the next newer one, else of the next older: its default build first."""
     by_release: dict[Version, list[TorchBuild]] = {}
     for build in builds:
@@ -93,7 +93,7 @@ def _pin_beside_the_builds(
     examined: Examined, pin: Pin, gpu: NamedGpu, serving: list[TorchBuild]
 ) -> Iterator[Finding]:
     every = examined.catalog.torch_builds
-    allowed = [build for build in every if _allows(pin.requirement.specifier, build)]
+    allowed = [build for build in every if allows(pin.requirement.specifier, build)]
     written = _as_written(pin.requirement.specifier)
     if any(build in serving for build in allowed):
         return
@@ -102,7 +102,7 @@ def _pin_beside_the_builds(
     if not allowed and not any(version < first and oldest < first for version in written):
         return
     wanted = max((Version(build.version) for build in allowed), default=None) or max(written)
-    nearest = _nearest(serving, wanted)
+    nearest = nearest_build(serving, wanted)
     name, sm = f"{nearest.version}+{nearest.local}", gpu.capability.sm
     evidence = (
         Evidence(pin.file, f"line {pin.line}", str(pin.requirement)),
@@ -116,7 +116,7 @@ def _pin_beside_the_builds(
 
 def _chip_without_torch(examined: Examined, pin: Pin, gpu: NamedGpu) -> Iterator[Finding]:
     every = [build for build in examined.catalog.torch_builds if build.cuda]
-    if not any(_allows(pin.requirement.specifier, build) for build in every):
+    if not any(allows(pin.requirement.specifier, build) for build in every):
         return  # A build for the CPU, or a release that the catalog does not know.
     oldest = min(every, key=lambda build: Version(build.version)).version
     sm = gpu.capability.sm
