@@ -107,9 +107,25 @@ def test_torch_gives_way_before_python_does(project: Path) -> None:
 )
 def test_why_a_pin_moves(pin: str, why: str) -> None:
     requirement = Requirement(pin)
-    plan = Plan.model_construct(gpus=("sm_120",))
+    plan = Plan.model_construct(gpus=("sm_120",), platform="linux-x86_64")
     wanted = Wanted("some", unfit={"index-ops": "sm_80"})
     assert _why_moved(requirement.name, requirement, wanted, plan, load()) == why
+
+
+@pytest.mark.parametrize(
+    ("platform", "gpu", "why"),
+    [
+        ("linux-x86_64", "sm_75", "pin-loosened"),
+        ("linux-aarch64", "sm_75", "pin-moved-for-gpu"),  # its wheels for aarch64 begin with sm_80
+        ("linux-aarch64", "sm_110", "pin-loosened"),
+        ("linux-x86_64", "sm_110", "pin-moved-for-gpu"),
+        ("macosx-arm64", "sm_75", "pin-moved-for-gpu"),
+    ],
+)
+def test_code_is_that_of_the_platform(platform: str, gpu: str, why: str) -> None:
+    requirement = Requirement("torch==2.11.0")
+    plan = Plan.model_construct(gpus=(gpu,), platform=platform)
+    assert _why_moved("torch", requirement, Wanted("some"), plan, load()) == why
 
 
 @pytest.mark.parametrize(

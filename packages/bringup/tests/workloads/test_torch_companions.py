@@ -12,12 +12,13 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from bringup.binaries.architectures import ComputeCapability
-from bringup.catalog import load
+from bringup.catalog import Catalog, load
 from bringup.errors import BringupError
 from bringup.facts.interpreters import find_interpreters
 from bringup.plan.companions import BuiltFor, choose_companions, newest_for, torch_companions
 from bringup.plan.resolve import Resolver
 from bringup.plan.torch_choice import TorchQuestion, choose_torch
+from bringup.recipes.schema import ExtensionRow
 
 
 def wheel(folder: Path, name: str, version: str, torch: str = "") -> None:
@@ -116,6 +117,50 @@ def test_torch_is_chosen_for_what_stands_beside_it(folder_of_wheels: Resolver) -
     assert choice.choice.rejected[0].why.id == "torch-without-companion"
     held = replace(question, allowed=SpecifierSet("==2.15.0"))
     assert str(choose_torch(held, folder_of_wheels, load()).version) == "2.15.0"
+
+
+@pytest.fixture
+def pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Catalog, Path]:
+    """A catalog whose wheels of torch-cluster stand on pages in a folder; the folder."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    known = load()
+    address = f"{tmp_path.as_uri()}/torch-{{torch}}+{{cuda}}.html"
+    rows = (
+        row.model_copy(update={"wheels": address}) if row.name == "torch-cluster" else row
+        for row in known.extensions
+    )
+    return replace(known, extensions=tuple(rows)), tmp_path
+
+
+def _publish(folder: Path, torch: str, cuda: str) -> None:
+    """torch-cluster's page for this torch, as PyG writes it."""
+    label = f"pt{torch.replace('.', '')}{cuda}"
+    wheel(folder, "torch_cluster", f"1.6.3+{label}")
+    file = f"torch_cluster-1.6.3%2B{label}-py3-none-any.whl"
+    (folder / f"torch-{torch}+{cuda}.html").write_text(f'<a href="{file}">{file}</a>')
+
+
+@pytest.mark.parametrize(
+    ("published", "chosen"),
+    [
+        ([("2.10.0", "cu128"), ("2.9.0", "cu128")], "2.10.0"),
+        ([("2.9.0", "cu128")], "2.9.1"),
+        ([("2.10.0", "cu126")], "2.15.0"),  # of another CUDA: no torch has it
+        ([], "2.15.0"),
+    ],
+)
+def test_torch_is_chosen_for_wheels_of_a_page(
+    published: list[tuple[str, str]], chosen: str, pages: tuple[Catalog, Path], folder_of_wheels: Resolver
+) -> None:
+    catalog, folder = pages
+    for torch, cuda in published:
+        _publish(folder, torch, cuda)
+    resolver = Resolver(folder_of_wheels.interpreter, (folder_of_wheels._find_links[0],))
+    cluster = ExtensionRow(distribution="torch-cluster", ways=("wheel",))
+    question = TorchQuestion(
+        (ComputeCapability(12, 0),), None, "linux-x86_64", SpecifierSet(">=2.6"), False, extensions=(cluster,)
+    )
+    assert choose_torch(question, resolver, catalog).version == Version(chosen)
 
 
 def test_cuda_code_of_a_companion_moves_no_cpu_torch(folder_of_wheels: Resolver) -> None:

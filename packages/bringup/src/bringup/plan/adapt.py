@@ -31,6 +31,7 @@ from bringup.plan.model import Choice, Plan, Reason, Rejected
 from bringup.plan.planner import Resolvers, Wishes, fitting_interpreters, make_plan
 from bringup.plan.sequence import Given
 from bringup.plan.steps import CreateEnvironment, Value
+from bringup.plan.unplaced import is_brought
 from bringup.plan.wanted import (
     NO_COMMIT,
     TORCH_FAMILY,
@@ -168,7 +169,7 @@ def make_recipe(wanted: Wanted, attempt: _Attempt) -> Recipe:
     Raises:
         BringupError: `requirements-conflict`: a pin that nothing can fulfil.
     """
-    extensions = [_extension(row, wanted) for row in wanted.extensions]
+    extensions = [_extension(row, wanted) for row in wanted.extensions if row.name not in attempt.left_out]
     extensions += _own_extensions(wanted)
     imports = [*wanted.imports, *(name for row in extensions for name in row.get("imports", []))]
     probes: list[dict[str, Any]] = [{"name": "imports", "imports": list(dict.fromkeys(imports))}]
@@ -232,6 +233,14 @@ def _had_nowhere(error: BringupError, named: frozenset[str], attempt: _Attempt) 
     return named if error.id == "no-versions" or named <= attempt.free else frozenset()
 
 
+def _no_way_at_all(error: BringupError, recipe: Recipe) -> str | None:
+    """The extension that cannot be had here; None where it could be compiled: the error says what lacks."""
+    if error.id != "no-way-for-extension":
+        return None
+    row = next(row for row in recipe.extensions if row.distribution == error.parameters["extension"])
+    return None if "build" in row.ways else row.distribution
+
+
 def _siblings(
     nowhere: frozenset[str], wanted: Wanted, attempt: _Attempt, resolvers: Resolvers
 ) -> frozenset[str]:
@@ -262,7 +271,13 @@ def plan_wanted(
                 raise
             last = error
             continue
-        choices = (*_with_unfit(wanted, plan), *_said(wanted, final, plan, catalog), *wanted.choices)
+        choices = (
+            *_without_torch(wanted, plan, resolvers),
+            *_with_unfit(wanted, plan),
+            *_said(wanted, final, plan, catalog),
+            *wanted.choices,
+            *_unplaced(wanted, plan, wishes),
+        )
         return plan.model_copy(update={"choices": choices}), recipe
     assert last is not None
     raise last
@@ -324,6 +339,9 @@ def _loosen_until_it_fits(
         except BringupError as error:
             if resolvers.is_late:
                 raise
+            if (name := _no_way_at_all(error, recipe)) is not None:
+                attempt = replace(attempt, left_out=attempt.left_out | {name})
+                continue
             more = _named_in(error, wanted) if error.id in _NO_FIT else frozenset()
             nowhere = frozenset() if wishes.offline else _had_nowhere(error, more, attempt)
             files = (more & wanted.files.keys()) - attempt.left_out
@@ -340,6 +358,29 @@ def _loosen_until_it_fits(
             else:
                 raise
     raise BringupError("requirements-conflict", subject=wanted.name, text=", ".join(sorted(attempt.free)))
+
+
+def _without_torch(wanted: Wanted, plan: Plan, resolvers: Resolvers) -> Iterator[Choice]:
+    """What a plan can and cannot do where nothing asks for torch: it is there because the proof needs it."""
+    torch = next((row.version for row in plan.packages if row.name == "torch"), None)
+    if torch is None or wanted.asks_for_torch or resolvers.needs_torch:
+        return
+    titles, places = ", ".join(wanted.frameworks), ", ".join(dict.fromkeys(wanted.frameworks.values()))
+    named: dict[str, Value] = {"torch": torch, "frameworks": titles, "places": places}
+    why = Reason(id="other-framework" if titles else "torch-for-proof", parameters=named)
+    yield Choice(subject=titles or "PyTorch", chosen="!", why=why)
+
+
+def _unplaced(wanted: Wanted, plan: Plan, wishes: Wishes) -> Iterator[Choice]:
+    """Imports of which nothing that is locked or given has the name."""
+    brought = {canonicalize_name(row.name) for row in plan.packages}
+    if wishes.overlay:
+        given = read_environment(wishes.overlay, scan=False).distributions
+        brought |= {canonicalize_name(name) for row in given for name in (row.name, *row.import_names)}
+    for module, place in wanted.unplaced.items():
+        if not is_brought(module, brought):
+            why = Reason(id="import-unplaced", parameters={"place": place})
+            yield Choice(subject=module, chosen="–", why=why)
 
 
 def _with_unfit(wanted: Wanted, plan: Plan) -> Iterator[Choice]:
@@ -365,7 +406,8 @@ def _why_moved(key: str, requirement: Requirement, wanted: Wanted, plan: Plan, c
     for build in catalog.torch_builds:
         version = build.version if key == "torch" else getattr(build, key)
         pinned = version is not None and requirement.specifier.contains(version, prereleases=True)
-        if pinned and build.cuda and all(catalog.torch_runs_on(build, chip) for chip in chips):
+        offered = pinned and build.cuda and plan.platform in build.platforms
+        if offered and all(catalog.torch_runs_on(build, chip, plan.platform) for chip in chips):
             return "pin-loosened" if key == "torch" else "pin-follows-torch"
     return "pin-moved-for-gpu"
 
@@ -377,16 +419,25 @@ def _said(wanted: Wanted, attempt: _Attempt, plan: Plan, catalog: Catalog) -> It
     given = [row.chosen for row in plan.choices if row.subject == "torch" and "torch" not in locked]
     locked |= {canonicalize_name("torch"): text for text in given if _VERSION.fullmatch(text)}
     rows: Mapping[str, tuple[Requirement, str]] = {**wanted.pins, **wanted.torch}
+    needed_files = attempt.left_out & wanted.files.keys()
     for key, (requirement, place) in sorted(rows.items()):
         version = locked.get(canonicalize_name(key))
         if version is None or requirement.specifier.contains(version, prereleases=True):
+            continue
+        if key in needed_files:
             continue
         is_given = key == "torch" and bool(given)
         why = "pin-beside-given" if is_given else _why_moved(key, requirement, wanted, plan, catalog)
         named = {"pin": str(requirement), "file": place, "gpus": ", ".join(plan.gpus)}
         reason = Reason(id=why, parameters=dict(named))
         yield Choice(subject=key, chosen=version, why=reason)
-    for key in sorted(attempt.left_out):
+    for row in wanted.extensions:
+        if row.name in attempt.left_out:
+            reason = Reason(id="extension-by-hand", parameters={"text": row.build or row.repository})
+            yield Choice(subject=row.name, chosen="–", why=reason)
+    for key in sorted(attempt.left_out & wanted.pins.keys()):
+        if key in locked and key not in needed_files:
+            continue  # Something else brings another release of it, which is said above.
         requirement, place = wanted.pins[key]
         came_from = wanted.files.get(key)
         why = "file-needed" if came_from else "pin-nowhere"

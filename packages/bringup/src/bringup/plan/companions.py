@@ -50,7 +50,7 @@ class BuiltFor:
         return f"torch{self.torch}" + (f" (CUDA {self.cuda})" if self.cuda else "")
 
 
-def _torch_of(requires: Sequence[str], interpreter: Interpreter) -> SpecifierSet | None:
+def torch_of(requires: Sequence[str], interpreter: Interpreter) -> SpecifierSet | None:
     """What METADATA say of torch itself for this Python, extras aside; None where they do not name it."""
     for text in requires:
         row = Requirement(text)
@@ -76,7 +76,7 @@ def torch_companions(
     except BringupError:
         newest = []  # What cannot be had is said where all of it is resolved.
     for row in newest:
-        torch = _torch_of(row.requires, resolver.interpreter)
+        torch = torch_of(row.requires, resolver.interpreter)
         if torch and any(part.operator in ("==", "===", "~=") for part in torch):
             known.add(row.name)
     return tuple(row for row in asked if canonicalize_name(row.name) in known)
@@ -91,7 +91,7 @@ def _built_for(name: str, version: Version, resolver: Resolver, catalog: Catalog
         found = resolver.resolve([f"{name}=={version}"], with_dependencies=False)
     except BringupError:
         return None
-    torch = _torch_of(found[0].requires, resolver.interpreter) or SpecifierSet()
+    torch = torch_of(found[0].requires, resolver.interpreter) or SpecifierSet()
     exact = next((part.version for part in torch if part.operator == "=="), None)
     # Compiled against the build of that release which the index has, unless its label says otherwise.
     cuda = catalog.default_cuda(exact) if exact and not version.local else None

@@ -10,11 +10,11 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.errors import BringupError
+from bringup.plan.extension_wheels import find_wheels
 from bringup.plan.folders import content_of
 from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolved, Resolver
@@ -53,27 +53,14 @@ class ExtensionQuestion:
     prefer: str | None = None
 
 
-def _cuda_label(torch: TorchChoice) -> str:
-    return f"cu{torch.cuda.replace('.', '')}" if torch.cuda else "cpu"
-
-
 def _wheel(row: ExtensionRow, question: ExtensionQuestion, plan: ExtensionPlan) -> Reason | None:
     """Take a wheel from the extension's own page for this torch; the reason if there is none."""
-    known = question.catalog.extension(row.distribution)
-    spec = f"{row.distribution}=={row.pin}" if row.pin else row.distribution
-    release = Version(question.torch.version.public)
-    # PyG publishes for each minor release, under its first patch.
-    if known is None or known.wheels is None:
-        return Reason(id="extension-no-wheels")
-    named = {"torch": f"{release.major}.{release.minor}.0", "cuda": _cuda_label(question.torch)}
-    page = known.wheels.format(**named)
-    try:
-        found = question.resolver.resolve([spec], index=page, with_dependencies=False)
-    except BringupError:
-        return Reason(id="extension-wheel-out-of-reach", parameters={"page": page})
-    if not any("+" in file.version for file in found):
-        return Reason(id="extension-wheel-not-for-torch", parameters={"page": page})
-    plan.wheels += found
+    torch = question.torch
+    found = find_wheels(row, torch.version, torch.cuda, question.resolver, question.catalog)
+    if isinstance(found, Reason):
+        return found
+    page, files = found
+    plan.wheels += files
     plan.pages[canonicalize_name(row.distribution)] = page
     return None
 

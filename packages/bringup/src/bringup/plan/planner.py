@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -21,16 +21,17 @@ from bringup.facts.gpus import usable_gpus
 from bringup.facts.host import read_disk
 from bringup.facts.interpreters import Interpreter, ask
 from bringup.facts.machine import MachineFacts
-from bringup.plan.companions import choose_companions, torch_companions
+from bringup.plan.companions import choose_companions, torch_companions, torch_of
 from bringup.plan.extensions import ExtensionPlan, ExtensionQuestion, choose_extensions
 from bringup.plan.model import SCHEMA, Choice, Estimate, LockedPackage, Plan, Reason, Rejected
 from bringup.plan.own_packages import OwnPackage, find_own_package
 from bringup.plan.resolve import Resolved, Resolver
 from bringup.plan.sequence import Given, Parts, sequence
 from bringup.plan.sizes import file_sizes
+from bringup.plan.steps import Value
 from bringup.plan.torch_choice import TorchChoice, TorchQuestion, choose_torch
 from bringup.plan.torch_source import BUILD_REQUIREMENTS, plan_source_build, stand_in
-from bringup.recipes.schema import Recipe, RequirementRow, TorchRange
+from bringup.recipes.schema import ExtensionRow, Recipe, RequirementRow, TorchRange
 
 _UNPACKED = 3.5  # Wheels of this kind unpack to about this many times their size.
 _BYTES_PER_SECOND = 8e6  # A modest line; printed as «about», and only for planning an afternoon.
@@ -66,9 +67,11 @@ class Resolvers:
     """pip for each interpreter of one planning, whose rounds share what they were told.
 
     `latest`: the one that was asked for last.
+    `needs_torch`: whether anything in the last lock requires torch.
     """
 
     latest: Resolver
+    needs_torch: bool
 
     def __init__(self, wishes: Wishes) -> None:
         self._wishes = wishes
@@ -142,6 +145,7 @@ def _choose_interpreter_and_torch(
     catalog: Catalog,
     resolvers: Resolvers,
     named: Sequence[str],
+    extensions: Sequence[ExtensionRow],
 ) -> tuple[Resolver, TorchChoice, Choice]:
     """The first interpreter for which a torch build can be had; `named`: what is wanted beside torch."""
     gpus = wishes.gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
@@ -158,6 +162,7 @@ def _choose_interpreter_and_torch(
         on_windows=host.system == "windows" or host.wsl is not None,
         cuda=needs.cuda,
         companions=needs.companions,
+        extensions=tuple(row for row in extensions if set(row.ways) == {"wheel"}),
     )
     rejected: list[Rejected] = []
     failure: BringupError | None = None
@@ -333,13 +338,13 @@ def make_plan(
     gpus = wishes.gpus or tuple(gpu.capability for gpu in usable_gpus(machine.gpus))
     gpus = () if wishes.cpu else tuple(sorted(set(gpus)))
     named = _texts(recipe, profile)
+    wanted = [row for row in recipe.extensions if not row.profiles or profile in row.profiles]
     if wishes.overlay:
         resolver, torch, python = _given_torch(needs, wishes, resolvers)
     else:
         resolver, torch, python = _choose_interpreter_and_torch(
-            recipe, needs, machine, wishes, catalog, resolvers, named
+            recipe, needs, machine, wishes, catalog, resolvers, named, wanted
         )
-    wanted = [row for row in recipe.extensions if not row.profiles or profile in row.profiles]
     question = ExtensionQuestion(torch, gpus, resolver, catalog, wishes.prefer)
     extensions = choose_extensions(wanted, question)
     extra = _portable_extra(torch) if extensions.shims else None
@@ -350,6 +355,7 @@ def make_plan(
     pinned = f"torch=={torch.version.public}" if torch.overlay else f"torch==={torch.version}"
     companions = [] if torch.build else _companions(needs, torch, catalog)
     rows = _resolve([pinned, *companions, *texts], resolver, torch)
+    resolvers.needs_torch = any(torch_of(row.requires, resolver.interpreter) is not None for row in rows)
     packages, indexes = _lock(rows, torch, extensions)
     estimate = _estimate(
         packages, extensions, torch, sum(row.size or 0 for row in wishes.given.weights_of(recipe))
@@ -365,10 +371,25 @@ def make_plan(
         gpus=tuple(gpu.sm for gpu in gpus),
         indexes=indexes,
         estimate=estimate,
-        choices=(python, torch.choice, *extensions.choices, *built_for_torch),
+        choices=(python, torch.choice, *extensions.choices, *built_for_torch, *_extras_unknown(texts, rows)),
         packages=packages,
         steps=sequence(parts, wishes.given),
     )
+
+
+def _extras_unknown(texts: Sequence[str], rows: Sequence[Resolved]) -> Iterator[Choice]:
+    """Extras that a release does not have: an installer passes over them with a mere warning."""
+    found = {row.name: row for row in rows}
+    for requirement in map(Requirement, texts):
+        row = found.get(canonicalize_name(requirement.name))
+        if row is None:
+            continue
+        offered = {canonicalize_name(extra) for extra in row.extras}
+        for extra in sorted(requirement.extras):
+            if canonicalize_name(extra) not in offered:
+                named: dict[str, Value] = {"extra": extra, "offered": ", ".join(sorted(offered)) or "–"}
+                why = Reason(id="extra-unknown", parameters=named)
+                yield Choice(subject=str(requirement), chosen=row.version, why=why)
 
 
 def _resolve(texts: Sequence[str], resolver: Resolver, torch: TorchChoice) -> list[Resolved]:

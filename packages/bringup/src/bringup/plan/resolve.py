@@ -60,13 +60,17 @@ _Row = TypeVar("_Row", "Resolved", Version)
 
 @dataclass(frozen=True)
 class Resolved:
-    """One distribution as the index offers it. `url` may hold credentials: never written down."""
+    """One distribution as the index offers it. `url` may hold credentials: never written down.
+
+    `requires`: requirements of its METADATA; `extras`: those that it offers.
+    """
 
     name: str
     version: str
     sha256: str | None
     url: str
     requires: tuple[str, ...]
+    extras: tuple[str, ...] = ()
 
     @property
     def file(self) -> str:
@@ -387,6 +391,7 @@ def _resolved(row: dict[str, object]) -> Resolved:
         sha256=hashes.get("sha256"),
         url=information["url"],
         requires=tuple(described.get("requires_dist", ())),
+        extras=tuple(described.get("provides_extra", ())),
     )
 
 

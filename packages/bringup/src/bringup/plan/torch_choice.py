@@ -20,9 +20,11 @@ from bringup.catalog.schema import TorchBuild
 from bringup.errors import BringupError
 from bringup.facts.gpus import DriverFacts
 from bringup.plan.companions import may_stand_beside, newest_for
+from bringup.plan.extension_wheels import OUT_OF_REACH, find_wheels
 from bringup.plan.model import Choice, Reason, Rejected
 from bringup.plan.resolve import Resolver
 from bringup.plan.steps import BuildTorch, Value
+from bringup.recipes.schema import ExtensionRow
 
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
@@ -39,6 +41,7 @@ class TorchQuestion:
         on_windows: whether Windows' driver minimums apply (Windows itself and WSL2).
         companions: torchvision or torchaudio, where they are wanted beside it.
         beside: distributions whose wheels were built for one torch each (`torch_companions`).
+        extensions: those that come as wheels from a page for each torch, and in no other way.
     """
 
     gpus: tuple[ComputeCapability, ...]
@@ -49,6 +52,7 @@ class TorchQuestion:
     cuda: tuple[str, ...] = ()
     companions: tuple[str, ...] = ()
     beside: tuple[Requirement, ...] = ()
+    extensions: tuple[ExtensionRow, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,10 +172,15 @@ def _in_reach(
 def _lacking_beside(
     torch: Version, cuda: str | None, question: TorchQuestion, resolver: Resolver, catalog: Catalog
 ) -> str | None:
-    """The first distribution of which no release was built for this torch."""
+    """The first distribution or extension of which nothing was built for this torch."""
     for row in question.beside:
         if newest_for(row, torch, cuda, resolver, catalog)[0] is None:
             return row.name
+    for extension in question.extensions:
+        found = find_wheels(extension, torch, cuda, resolver, catalog)
+        # A page out of reach says nothing of this torch: those of other releases are so as well.
+        if isinstance(found, Reason) and found.id != OUT_OF_REACH:
+            return extension.distribution
     return None
 
 
@@ -282,8 +291,11 @@ def choose_torch(question: TorchQuestion, resolver: Resolver, catalog: Catalog) 
     try:
         return _choose_cuda(question, resolver, catalog)
     except BringupError:
-        if not question.beside:
+        if not (question.extensions or question.beside):
             raise
+    # What was compiled for no torch that serves the chips gives way, the last named extension first.
+    if question.extensions:
+        return choose_torch(replace(question, extensions=question.extensions[:-1]), resolver, catalog)
     return _choose_cuda(replace(question, beside=()), resolver, catalog)
 
 

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from bringup.facts.project import ProjectFacts
 
 # Only names that are surely what is meant: a guessed name on an index may be anybody's.
-_DISTRIBUTIONS = {
+DISTRIBUTIONS = {
     "PIL": "Pillow",
     "SimpleITK": "SimpleITK",
     "cv2": "opencv-python-headless",
@@ -46,7 +46,7 @@ def undeclared(project: ProjectFacts, declared: Set[str]) -> Iterator[tuple[str,
     """
     root = Path(project.root)
     for module, place in sorted(project.imports.items()):
-        name = _DISTRIBUTIONS.get(module)
+        name = DISTRIBUTIONS.get(module)
         if name is None or canonicalize_name(name) in declared:
             continue
         if module == "cv2" and any(key.startswith("opencv-") for key in declared):

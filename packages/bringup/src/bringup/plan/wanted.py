@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
+from packaging.utils import NormalizedName, canonicalize_name
 
 from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
@@ -22,10 +22,12 @@ from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_distributions import Distribution
-from bringup.facts.project import Link, ProjectFacts, read_project
+from bringup.facts.project import Link, Pin, ProjectFacts, read_project
 from bringup.findings.kernel_images import chosen_libraries, importance, is_loadable
+from bringup.plan.frameworks import other_frameworks
 from bringup.plan.model import Choice, Reason
 from bringup.plan.undeclared import undeclared
+from bringup.plan.unplaced import imports_from_elsewhere, is_brought
 from bringup.recipes.fields import contradicts
 
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
@@ -33,6 +35,7 @@ TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 _COMES_WITH_TORCH = frozenset(
     ("triton", "pytorch", "pytorch-cuda", "pytorch-mutex", "cudatoolkit", "cuda-toolkit", "cudnn", "nccl")
 )
+_HEADLESS = "opencv-python-headless"
 _PROJECT_NAME = re.compile(r"^\[project\][^\[]*?^name\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]", re.MULTILINE)
 _LOCAL_LABEL = re.compile(r"\+[A-Za-z0-9._-]+")
 _SETUP_NAME = re.compile(r"\bname\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]")
@@ -79,6 +82,8 @@ class Wanted:
         files: of what was installed from a wheel or an archive, where that lay.
         unfit: what is installed without code for the GPUs, and the machine code that it carries.
         choices: what was left out, and why.
+        frameworks: others than PyTorch that compute on GPUs → the first place that names them.
+        unplaced: modules that are imported and of nothing that is asked for → the first place.
         imports: modules that must import in the end.
         loads: whether `torch.load` calls need rewriting.
         entry_points: scripts that may be what the user wants to run.
@@ -98,6 +103,8 @@ class Wanted:
     files: dict[str, str] = field(default_factory=dict)
     unfit: dict[str, str] = field(default_factory=dict)
     choices: list[Choice] = field(default_factory=list)
+    frameworks: dict[str, str] = field(default_factory=dict)
+    unplaced: dict[str, str] = field(default_factory=dict)
     imports: list[str] = field(default_factory=list)
     loads: bool = False
     entry_points: tuple[str, ...] = ()
@@ -106,6 +113,12 @@ class Wanted:
     def holds(self, requirement: Requirement) -> bool:
         """Whether it is asked for at all, by its marker."""
         return requirement.marker is None or requirement.marker.evaluate(dict(self.markers))
+
+    @property
+    def asks_for_torch(self) -> bool:
+        """Whether torch itself, what comes with it, or something compiled against it is asked for."""
+        named = (self.torch, self.imports, self.extensions, self.local_builds, self.origins)
+        return any(named) or any("torch" in row.extras for row, _ in self.pins.values())
 
     def leave_out(self, what: str, why: str, **parameters: str) -> None:
         """Say that something is not installed."""
@@ -150,6 +163,12 @@ def _add(wanted: Wanted, requirement: Requirement, place: str, catalog: Catalog)
     elif key not in wanted.pins or not wanted.holds(wanted.pins[key][0]):
         # Of several with markers the first whose marker holds; one that does not hold pip leaves out itself.
         wanted.pins[key] = (requirement, place)
+    elif wanted.holds(requirement) and not wanted.pins[key][0].extras:
+        # `jax` in one file and `jax[cuda12]` in another: both are asked for.
+        first, place = wanted.pins[key]
+        both = Requirement(str(first))
+        both.extras = set(requirement.extras)
+        wanted.pins[key] = (both, place)
 
 
 def _settle_extensions(wanted: Wanted, places: Mapping[str, str]) -> None:
@@ -212,9 +231,21 @@ def _distribution_name(folder: Path) -> str:
     return _environment_name(folder)
 
 
+def _installs(folder: Path) -> bool:
+    """Whether pip can install a folder."""
+    return any((folder / name).is_file() for name in ("setup.py", "pyproject.toml"))
+
+
 def _add_builds(wanted: Wanted, project: ProjectFacts, catalog: Catalog) -> None:
     """The project's own CUDA extensions, where no replacement or wheel is known for them."""
+    of_python = [build for build in project.extension_builds if _installs(Path(project.root, build).parent)]
     for build in project.extension_builds:
+        if build not in of_python:
+            # CMake alone: part of what a setup.py above it compiles, or a program that pip does not install.
+            parents = PurePosixPath(build).parents
+            if not any(PurePosixPath(other).parent in parents for other in of_python):
+                wanted.leave_out(build, "cmake-by-hand", folder=str(Path(project.root, build).parent))
+            continue
         folder = str(PurePosixPath(build).parent)
         name = canonicalize_name(_distribution_name(Path(project.root) / folder))
         row = catalog.extension(name)
@@ -230,8 +261,12 @@ def from_project(project: ProjectFacts, catalog: Catalog, markers: Mapping[str, 
     """What a project's files ask for, for the Python of these `markers`."""
     root = Path(project.root)
     wanted = Wanted(_environment_name(root), root, list(project.requires_python), markers=markers or {})
-    for pin in project.pins:
+    for pin in _needed(project):
         _add(wanted, pin.requirement, f"{pin.file}:{pin.line}", catalog)
+    for file in project.recorded:
+        wanted.leave_out(file, "environment-recorded")
+    if any(key.startswith("opencv-") and key != _HEADLESS for key in wanted.pins):
+        wanted.pins.pop(_HEADLESS, None)  # conda's `opencv` beside a pip name: both write the module cv2
     for link in project.links:
         _add_link(wanted, link, project, catalog)
     _add_builds(wanted, project, catalog)
@@ -264,9 +299,59 @@ def from_project(project: ProjectFacts, catalog: Catalog, markers: Mapping[str, 
         wanted.leave_out(f"[{group}]", "group-for-developers", place=place)
     for file, text in project.unreadable[:5]:
         wanted.leave_out(file, "file-unread", text=text)
+    wanted.frameworks = _frameworks(wanted, project.needed_imports)
+    wanted.unplaced = _unplaced(project, catalog)
     wanted.loads = any(load.weights_only == "missing" for load in project.torch_loads)
     wanted.entry_points = project.entry_points
     return wanted
+
+
+def _frameworks(wanted: Wanted, imports: Mapping[str, str]) -> dict[str, str]:
+    return other_frameworks(((key, place) for key, (_, place) in wanted.pins.items()), imports)
+
+
+def _unplaced(project: ProjectFacts, catalog: Catalog) -> dict[str, str]:
+    """Modules from elsewhere, but those that are asked for by name, and known compiled extensions."""
+    named = [pin.requirement.name for pin in project.pins] + [link.name for link in project.links]
+    own = _distribution_name(Path(project.root))
+    asked = {canonicalize_name(name) for name in (*named, own, *TORCH_FAMILY)}
+    return {
+        module: place
+        for module, place in imports_from_elsewhere(project)
+        if not is_brought(module, asked) and _by_import(module, catalog) is None
+    }
+
+
+def _needed(project: ProjectFacts) -> Iterator[Pin]:
+    """What was written by hand, at the releases that a record of one machine's environment has of it, where
+    that is allowed; then what else of the record the project imports.
+
+    The rest of such a record was needed by others, in versions that fit its own torch alone.
+    """
+    imported = project.imports.keys() - project.own_modules
+    by_hand: list[tuple[NormalizedName, Pin]] = []
+    recorded: dict[NormalizedName, Pin] = {}
+    for pin in project.pins:
+        key = canonicalize_name(pin.requirement.name)
+        if pin.file not in project.recorded:
+            by_hand.append((key, pin))
+        elif key in (*TORCH_FAMILY, "python") or any(is_brought(module, (key,)) for module in imported):
+            recorded.setdefault(key, pin)
+    named = {key for key, _ in by_hand}
+    for key, pin in by_hand:
+        exact = recorded.get(key)
+        yield exact if exact is not None and _allows(pin.requirement, exact.requirement) else pin
+    for key, pin in recorded.items():
+        # Written by hand, torch goes with any Python; the recorded one had none for today's chips.
+        if key not in named and not (key == "python" and "torch" in named):
+            yield pin
+
+
+def _allows(written: Requirement, exact: Requirement) -> bool:
+    """Whether a requirement holds at another's release, `==1.26.0`; markers and extras stay as written."""
+    versions = [row.version for row in exact.specifier if row.operator == "==" and row.version[-1] != "*"]
+    plain = written.marker is None and not written.extras
+    return plain and len(versions) == 1 and written.specifier.contains(versions[0], prereleases=True)
 
 
 def _beyond_portable(row: Extension, project: ProjectFacts) -> str:
@@ -323,6 +408,7 @@ def from_environment(
         requirement = Requirement(f"{row.name}=={version}" if version else row.name)
         _add(wanted, requirement, str(root), catalog)
     _settle_extensions(wanted, {})
+    wanted.frameworks = _frameworks(wanted, {})
     wanted.imports += [name for name in TORCH_FAMILY if name in wanted.torch]
     return wanted
 
