@@ -65,9 +65,13 @@ def install_command(
     except ShimError as error:
         raise _fail(error) from None
     for state in before:
-        instead = (
-            f" in place of {state.version}, which uninstall brings back" if state.state == "original" else ""
-        )
+        instead = ""
+        if state.state == "original":
+            instead = (
+                f" in place of {state.version}, which uninstall brings back"
+                if state.replaced
+                else f" over {state.version} of the environment below, which stays there"
+            )
         _out.print(f"Installed {state.shim.distribution} {state.shim.shim_version}{instead}.", soft_wrap=True)
 
 

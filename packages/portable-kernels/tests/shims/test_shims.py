@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -161,6 +162,7 @@ def test_an_original_in_the_environment_below_is_covered_and_left_alone(clean: P
     done = _cli("install", "--shim", "torch_scatter", "--env", str(overlay))
     assert done.returncode == 0, done.stderr
     assert _run(overlay, "-c", "import torch_scatter").returncode == 0
+    assert "2.1.2 of the environment below, which stays there" in done.stdout
     assert not (tmp_path / "overlay" / "share" / "portable-kernels").exists()
     assert _cli("uninstall", "--shim", "torch_scatter", "--env", str(overlay)).returncode == 0
     assert "no kernel image" in _run(overlay, "-c", "import torch_scatter").stderr
@@ -185,6 +187,137 @@ def test_a_working_original_stays_unless_told(clean: Path, tmp_path: Path) -> No
     )
     assert _cli("uninstall", "--shim", "torch_scatter", "--env", str(clean)).returncode == 0
     assert _site_files(clean) == before
+
+
+def _site(python: Path) -> Path:
+    return Path(_run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip())
+
+
+@pytest.mark.slow
+def test_an_original_of_links_comes_back_as_links(clean: Path, tmp_path: Path) -> None:
+    """As `uv pip install --link-mode symlink` leaves it: real folders, and links into a cache."""
+    _pip_install(clean, _wheel(tmp_path, BROKEN))
+    site = _site(clean)
+    links = {}
+    for number, path in enumerate(sorted(site.glob("torch_scatter*/**/*"))):
+        if path.is_file() and "__pycache__" not in path.parts:
+            links[path] = path.rename(tmp_path / f"cached-{number}")
+            path.symlink_to(links[path])
+    done = _cli("install", "--shim", "torch_scatter", "--env", str(clean))
+    assert "uninstall brings back" in done.stdout, done.stderr
+    assert _run(clean, "-c", "import torch_scatter").returncode == 0
+    gone = _cli("uninstall", "--shim", "torch_scatter", "--env", str(clean))
+    assert "2.1.2 is back" in gone.stdout, gone.stderr
+    assert {path: path.readlink() for path in links if path.is_symlink()} == links
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["develop", "egg"])
+def test_an_original_of_setup_py_comes_back(clean: Path, tmp_path: Path, how: str) -> None:
+    """`setup.py develop` leaves an .egg-link and a line in easy-install.pth, `setup.py install` an egg."""
+    site = _site(clean)
+    place = tmp_path / "source" if how == "develop" else site / "torch_scatter-2.1.2-py3-none-any.egg"
+    info = place / ("torch_scatter.egg-info" if how == "develop" else "EGG-INFO")
+    package = place / "torch_scatter"
+    package.mkdir(parents=True)
+    info.mkdir()
+    (package / "__init__.py").write_text(BROKEN)
+    (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: torch-scatter\nVersion: 2.1.2\n")
+    (info / "top_level.txt").write_text("torch_scatter\n")
+    (info / "SOURCES.txt").write_text("torch_scatter/__init__.py\n")
+    pth, link = site / "easy-install.pth", site / "torch-scatter.egg-link"
+    pth.write_text(f"/another/one\n{place if how == 'develop' else './' + place.name}\n")
+    before = pth.read_text()
+    if how == "develop":
+        link.write_text(f"{place}\n.")
+    try:
+        done = _cli("install", "--shim", "torch_scatter", "--env", str(clean))
+        assert "uninstall brings back" in done.stdout, done.stderr
+        assert _run(clean, "-c", "import torch_scatter").returncode == 0
+        gone = _cli("uninstall", "--shim", "torch_scatter", "--env", str(clean))
+        assert "2.1.2 is back" in gone.stdout, gone.stderr
+        assert pth.read_text() == before
+        assert link.exists() == (how == "develop")
+        assert (package / "__init__.py").read_text() == BROKEN
+        assert "no kernel image" in _run(clean, "-c", "import torch_scatter").stderr
+    finally:
+        pth.unlink()
+        link.unlink(missing_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_an_editable_original_comes_back(clean: Path, tmp_path: Path) -> None:
+    """PEP 660: the wheel holds a .pth file that names the sources."""
+    sources = tmp_path / "sources" / "torch_scatter"
+    sources.mkdir(parents=True)
+    (sources / "__init__.py").write_text(BROKEN)
+    wheel = tmp_path / "torch_scatter-2.1.2-0.editable-py3-none-any.whl"
+    with zipfile.ZipFile(_wheel(tmp_path, BROKEN)) as plain, zipfile.ZipFile(wheel, "w") as editable:
+        names = [name for name in plain.namelist() if ".dist-info/" in name and "RECORD" not in name]
+        for name in names:
+            editable.writestr(name, plain.read(name))
+        editable.writestr("__editable__.torch_scatter-2.1.2.pth", f"{sources.parent}\n")
+        record = [*names, "__editable__.torch_scatter-2.1.2.pth", "torch_scatter-2.1.2.dist-info/RECORD"]
+        editable.writestr(record[-1], "".join(f"{name},,\n" for name in record))
+    _pip_install(clean, wheel)
+    assert "no kernel image" in _run(clean, "-c", "import torch_scatter").stderr
+    done = _cli("install", "--shim", "torch_scatter", "--env", str(clean))
+    assert "uninstall brings back" in done.stdout, done.stderr
+    assert _run(clean, "-c", "import torch_scatter").returncode == 0
+    gone = _cli("uninstall", "--shim", "torch_scatter", "--env", str(clean))
+    assert "2.1.2 is back" in gone.stdout, gone.stderr
+    assert "no kernel image" in _run(clean, "-c", "import torch_scatter").stderr
+
+
+@pytest.mark.slow
+def test_a_folder_that_cannot_be_made_changes_nothing(clean: Path, tmp_path: Path) -> None:
+    _pip_install(clean, _wheel(tmp_path, BROKEN))
+    before = _site_files(clean)
+    share = clean.parents[1] / "share"
+    shutil.rmtree(share, ignore_errors=True)
+    share.write_text("a file where a folder should be")
+    try:
+        refused = _cli("install", "--shim", "torch_scatter", "--env", str(clean))
+    finally:
+        share.unlink()
+    assert refused.returncode == 1
+    assert "could not be kept" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert _site_files(clean) == before
+
+
+@pytest.mark.slow
+def test_what_cannot_be_put_back_stays_kept_until_it_can(clean: Path, tmp_path: Path) -> None:
+    _pip_install(clean, _wheel(tmp_path, BROKEN))
+    before = _site_files(clean)
+    assert _cli("install", "--shim", "torch_scatter", "--env", str(clean)).returncode == 0
+    blocking = _site(clean) / "torch_scatter" / "extra"  # a folder of the original
+    blocking.write_text("a file where a folder should be")
+    failed = _cli("uninstall", "--shim", "torch_scatter", "--env", str(clean))
+    assert failed.returncode == 1
+    assert "could not be put back" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert [name for name in _site_files(clean) if name != "torch_scatter/extra"] == []
+    blocking.unlink()
+    again = _cli("uninstall", "--shim", "torch_scatter", "--env", str(clean))
+    assert "2.1.2 is back" in again.stdout, again.stderr
+    assert _site_files(clean) == before
+
+
+@pytest.mark.slow
+def test_an_original_without_a_list_of_its_files_stays(clean: Path) -> None:
+    site = _site(clean)
+    info = site / "torch_scatter-2.1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: torch_scatter\nVersion: 2.1.2\n")
+    try:
+        refused = _cli("install", "--shim", "torch_scatter", "--env", str(clean))
+        assert refused.returncode == 1
+        assert "no list of its files" in refused.stderr
+        assert (info / "METADATA").exists()
+    finally:
+        shutil.rmtree(info)
 
 
 @pytest.mark.slow

@@ -17,14 +17,45 @@ from portable_kernels.errors import ShimError
 
 # Runs in the environment: standard library only. Metadata is read, nothing is imported.
 _LOOK = """
-import importlib.metadata, importlib.util, json, sys, sysconfig
+import glob, importlib.metadata, importlib.util, json, os, sys
+def located(path):  # as pip does: a file that is a link is the link, wherever its folder's own path leads
+    folder, name = os.path.split(os.path.normpath(str(path)))
+    return os.path.join(os.path.realpath(folder), name)
+def on_path(pattern):
+    folders = [folder for folder in sys.path if folder]
+    return [file for folder in folders for file in sorted(glob.glob(os.path.join(folder, pattern)))]
+def lines_for(place, pattern):  # of files that name folders: [file, line]
+    found = []
+    for file in on_path(pattern):
+        with open(file, encoding="utf-8", errors="surrogateescape") as text:
+            for line in text.read().splitlines():
+                named = os.path.join(os.path.dirname(file), line.strip())
+                if line.strip() and os.path.realpath(named) == place:
+                    found.append([located(file), line])
+    return found
+def files_and_lines(found, place):  # what an installer removes: files, and lines of .pth files
+    if found.read_text("RECORD"):
+        return [located(found.locate_file(file)) for file in found.files or []], []
+    listed = found.read_text("installed-files.txt")
+    if listed:
+        return [located(os.path.join(str(found._path), file)) for file in listed.splitlines()], []
+    links = [file for file, _ in lines_for(place, "*.egg-link")]
+    if links:  # setup.py develop
+        return links[:1], lines_for(place, "*.pth")
+    if place.endswith(".egg"):  # setup.py install
+        inside = [os.path.join(top, name) for top, _, names in os.walk(place) for name in names]
+        return inside or [place], lines_for(place, "*.pth")
+    return [], []
 def installed(name):
     try:
         found = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-    files = [str(found.locate_file(file).resolve()) for file in found.files or []]
-    return {"version": found.version, "files": files}
+    if not (found.read_text("METADATA") or found.read_text("PKG-INFO") or found.read_text("")):
+        return None  # a folder that an uninstallation has left
+    place = os.path.realpath(str(found.locate_file("")))
+    files, lines = files_and_lines(found, place)
+    return {"version": found.version, "place": place, "files": files, "lines": lines}
 def origin(name):
     try:
         spec = importlib.util.find_spec(name)
@@ -46,10 +77,17 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Installed:
-    """A distribution that an environment holds; `files` absolute, from its RECORD."""
+    """A distribution that an environment holds, and what an installer would remove of it.
+
+    `place`: the folder of its metadata. `files`: absolute; a link stands for itself. Of an egg all files, of
+    a development install (`setup.py develop`) the `.egg-link` alone; empty where nothing lists them. `lines`:
+    those that it has in `.pth` files.
+    """
 
     version: str
+    place: Path
     files: tuple[Path, ...]
+    lines: tuple[tuple[Path, str], ...]
 
 
 @dataclass(frozen=True)
@@ -66,8 +104,8 @@ class Look:
 
         A virtual environment only covers what lies in the environment below it.
         """
-        prefix = self.prefix.resolve()
-        return not self.virtual or all(path.is_relative_to(prefix) for path in installed.files[:1])
+        first = installed.files[0].parent if installed.files else installed.place
+        return not self.virtual or first.is_relative_to(self.prefix.resolve())
 
 
 class Environment:
@@ -97,16 +135,22 @@ class Environment:
         raise ShimError(f"'{path}' is neither a Python interpreter nor an environment's folder.")
 
     def run(self, arguments: Sequence[str], timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        """Run the interpreter in an empty folder, so that nothing lying around is imported."""
-        with tempfile.TemporaryDirectory() as empty:
-            return subprocess.run(
-                [str(self.python), *arguments],
-                cwd=empty,
-                capture_output=True,
-                text=True,
-                timeout=timeout,
-                check=False,
-            )
+        """Run the interpreter in an empty folder, so that nothing lying around is imported.
+
+        ShimError when it cannot be started.
+        """
+        try:
+            with tempfile.TemporaryDirectory() as empty:
+                return subprocess.run(
+                    [str(self.python), *arguments],
+                    cwd=empty,
+                    capture_output=True,
+                    text=True,
+                    timeout=timeout,
+                    check=False,
+                )
+        except OSError as error:
+            raise ShimError(f"'{self.python}' could not be started: {error}.") from error
 
     def look(self, distributions: Sequence[str], imports: Sequence[str]) -> Look:
         """Return what is installed under these names. ShimError when the interpreter does not answer."""
@@ -119,8 +163,7 @@ class Environment:
             version = ".".join(map(str, said["version"]))
             raise ShimError(f"portable-kernels needs Python 3.10 or newer; '{self.python}' is {version}.")
         found = {
-            name: None if row is None else Installed(row["version"], tuple(map(Path, row["files"])))
-            for name, row in said["distributions"].items()
+            name: None if row is None else _installed(row) for name, row in said["distributions"].items()
         }
         return Look(Path(said["prefix"]), said["virtual"], found, said["origins"])
 
@@ -168,6 +211,11 @@ class Environment:
     def remove(self, distributions: Sequence[str]) -> None:
         """Uninstall distributions. ShimError in the installer's words."""
         self._call(["uninstall", "--yes", *distributions])
+
+
+def _installed(row: dict[str, Any]) -> Installed:
+    lines = tuple((Path(file), line) for file, line in row["lines"])
+    return Installed(row["version"], Path(row["place"]), tuple(map(Path, row["files"])), lines)
 
 
 def _last_lines(text: str, count: int = 4) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from portable_kernels.errors import ShimError
 from portable_kernels.shims import backup
-from portable_kernels.shims.environment import Environment, Look, wheel_folder
+from portable_kernels.shims.environment import Environment, Installed, Look, wheel_folder
 from portable_kernels.shims.manifest import LOCAL_LABEL, Shim
 from portable_kernels.shims.wheel import build_wheel
 
@@ -71,7 +71,8 @@ def install(environment: Environment, shims: Sequence[Shim], force: bool = False
     """Install shims, all or none → what stood under their names before.
 
     An original that does not work is replaced, one that works only with `force`; either is kept inside the
-    environment for `uninstall`. ShimError: refused, no portable-kernels there, or the installer failed.
+    environment for `uninstall`, and named as `replaced`; one in the environment below is covered and stays.
+    ShimError: refused, no portable-kernels there, what stands there cannot be kept, or the installer failed.
     """
     look = _look(environment, shims)
     if look.distributions["portable-kernels"] is None:
@@ -83,33 +84,59 @@ def install(environment: Environment, shims: Sequence[Shim], force: bool = False
     before = [_state(look, shim) for shim in shims]
     for state in before:
         _refuse(environment, look, state, force)
-    kept = []
-    for state in before:
-        installed = look.distributions[state.shim.distribution]
-        if state.state == "original" and installed is not None and look.owns(installed):
-            backup.keep(look.prefix, state.shim.distribution, installed)
-            kept.append(state.shim.distribution)
+    kept: dict[str, Installed] = {}
     try:
         with wheel_folder() as folder:
-            environment.install_wheels([build_wheel(shim, folder) for shim in shims])
+            wheels = [build_wheel(shim, folder) for shim in shims]
+            for state in before:
+                name = state.shim.distribution
+                installed = look.distributions[name]
+                if state.state == "original" and installed is not None and look.owns(installed):
+                    backup.keep(look.prefix, name, installed)
+                    kept[name] = installed
+            environment.install_wheels(wheels)
     except ShimError:
-        for name in kept:
-            backup.forget(look.prefix, name)
+        _undo(environment, shims, kept)
         raise
-    return before
+    except OSError as error:
+        _undo(environment, shims, kept)
+        raise ShimError(f"The shims' wheels could not be written: {error}.") from error
+    return [
+        replace(state, replaced=state.version if state.shim.distribution in kept else None)
+        if state.state == "original"
+        else state
+        for state in before
+    ]
+
+
+def _undo(environment: Environment, shims: Sequence[Shim], kept: Mapping[str, Installed]) -> None:
+    """Put back the originals that a failed installation has removed, and forget those that still stand."""
+    if not kept:
+        return
+    look = _look(environment, shims)
+    for name, original in kept.items():
+        now = look.distributions[name]
+        if now is None:
+            backup.restore(look.prefix, name)
+        elif now.version == original.version:
+            backup.forget(look.prefix, name)
 
 
 def uninstall(environment: Environment, shims: Sequence[Shim]) -> list[ShimState]:
     """Remove shims and put back what they replaced → what stands under their names now.
 
-    ShimError when one of them is not installed as a shim: originals are never removed.
+    ShimError when one of them is not installed as a shim (originals are never removed), or what was replaced
+    cannot be put back: it stays kept, and the same call tries again.
     """
     look = _look(environment, shims)
-    others = [state for state in (_state(look, shim) for shim in shims) if state.state != "shim"]
+    there = [_state(look, shim) for shim in shims]
+    unfinished = [state for state in there if state.state in ("absent", "unmanaged") and state.replaced]
+    others = [state for state in there if state.state != "shim" and state not in unfinished]
     if others:
         names = ", ".join(state.shim.distribution for state in others)
         raise ShimError(f"There is no shim of {names} in the environment of '{environment.python}'.")
-    environment.remove([shim.distribution for shim in shims])
+    if installed := [state.shim.distribution for state in there if state.state == "shim"]:
+        environment.remove(installed)
     for shim in shims:
         backup.restore(look.prefix, shim.distribution)
     return states(environment, shims)
