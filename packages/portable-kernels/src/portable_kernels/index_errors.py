@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from functools import cache
 
 import torch
@@ -24,10 +25,22 @@ _MEANING = {
 }
 
 
-@cache
+_flags: dict[int, torch.Tensor] = {}
+_making_a_flag = threading.Lock()
+
+
 def flag(device: int) -> torch.Tensor:
-    """Return the (4,) int64 of page-locked host memory that a device's kernels write a bad index into."""
-    return torch.zeros(4, dtype=torch.int64, pin_memory=True)
+    """Return the (4,) int64 of page-locked host memory that a device's kernels write a bad index into.
+
+    One a device, whichever thread is first, and whatever modes it is in.
+    """
+    made = _flags.get(device)
+    if made is not None:
+        return made
+    with _making_a_flag, torch.inference_mode(False):
+        if device not in _flags:
+            _flags[device] = torch.zeros(4, dtype=torch.int64, device="cpu", pin_memory=True)
+    return _flags[device]
 
 
 @cache
@@ -48,12 +61,13 @@ def raise_reported(device: int) -> None:
     if words[0] == 0:
         return
     code, value, position, size = words
-    flag(device).zero_()
     what = _MEANING[code].format(value=value, position=position, size=size)
-    raise BadIndexError(
+    message = (
         f"portable_kernels: {what}. The operation may be an earlier one on cuda:{device}; "
         "PORTABLE_KERNELS_DEBUG=1 checks each at once."
     )
+    words[0] = 0
+    raise BadIndexError(message)
 
 
 def check_indices(device: torch.device | int | None = None) -> None:

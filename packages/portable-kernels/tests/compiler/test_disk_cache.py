@@ -52,6 +52,14 @@ def test_the_second_use_reads_the_file(folder: Path) -> None:
     assert path.stat().st_mtime_ns == written
 
 
+def test_a_home_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME" if os.name != "nt" else "USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("PORTABLE_KERNELS_CACHE", "~/kernels")
+    assert cache.folder() == tmp_path / "kernels"
+    monkeypatch.setenv("PORTABLE_KERNELS_CACHE", "~a user who does not exist/kernels")
+    assert cache.folder() is None
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "foreign", "folder"])
 def test_a_damaged_file_is_made_anew(folder: Path, damage: str) -> None:
     first = _compiled()

@@ -78,3 +78,21 @@ def test_attributes_say_so_too_and_other_imports_are_left_alone() -> None:
     assert SAYS in first
     assert SAYS in second
     assert third == "No module named 'surely_not_there'"
+
+
+def test_code_that_only_asks_is_told_that_nothing_is_there() -> None:
+    run = _run(
+        "import importlib, importlib.util as util\n"
+        "import pytorch3d.ops\n"
+        "print([util.find_spec(f'pytorch3d.{name}') for name in ('structures', 'io', 'ops.utils')])\n"
+        "assert util.find_spec('pytorch3d.ops.knn') is not None\n"
+        "try: util.find_spec('pytorch3d.renderer.mesh')  # imports the parent, as for any other package\n"
+        "except ModuleNotFoundError as error: print(error)\n"
+        "try: importlib.import_module('pytorch3d.structures')\n"
+        "except ModuleNotFoundError as error: print(error)\n"
+    )
+    assert run.returncode == 0, run.stderr
+    found, parent, imported = run.stdout.splitlines()
+    assert found == "[None, None, None]"
+    assert SAYS in parent
+    assert SAYS in imported

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from portable_kernels.rasterizer import GaussianRasterizer, mark_visible
+from portable_kernels.rasterizer import GaussianRasterizer, mark_visible, rasterize_gaussians
 
 from .scenes import Scene, random_scene, settings
 
@@ -52,6 +52,48 @@ def test_names_the_tensor(changes: dict[str, torch.Tensor], words: str) -> None:
         Scene({**random_scene(6).arguments, **changes}).render(settings())
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shs": torch.zeros(6, 0, 3)}, r"exactly one of shs and colors_precomp, not shs \(6, 0, 3\)"),
+        ({"shs": torch.zeros(0)}, "exactly one of shs and colors_precomp"),
+        ({"scales": torch.zeros(0), "rotations": torch.zeros(0)}, "exactly one of scales with rotations"),
+        ({"rotations": torch.zeros(0, 4)}, r"scales \(6, 3\), rotations \(0, 4\)"),
+        ({"scales": torch.zeros(6, 0)}, "exactly one of scales with rotations"),
+        ({"rotations": torch.zeros(0), "cov3D_precomp": torch.zeros(6, 6)}, "exactly one of scales with"),
+    ],
+)
+def test_what_is_empty_is_not_given(changes: dict[str, torch.Tensor], words: str, device: str) -> None:
+    """A kernel would read through a null pointer."""
+    scene = random_scene(6).to(device, torch.float32).arguments
+    scene = {"colors_precomp": torch.zeros(0), "cov3D_precomp": torch.zeros(0), **scene, **changes}
+    names = (
+        "means3D",
+        "means2D",
+        "shs",
+        "colors_precomp",
+        "opacities",
+        "scales",
+        "rotations",
+        "cov3D_precomp",
+    )
+    with pytest.raises(RuntimeError, match=words):
+        rasterize_gaussians(
+            *(scene[name].to(device) for name in names), settings(dtype=torch.float32, device=device)
+        )
+
+
+def test_a_pair_given_twice() -> None:
+    scene = random_scene(6).arguments
+    with pytest.raises(RuntimeError, match="exactly one of shs and colors_precomp"):
+        rasterize_gaussians(
+            *(scene["means3D"], scene["means2D"], scene["shs"], _double(6, 3), scene["opacities"]),
+            *(scene["scales"], scene["rotations"], _double(0)),
+            settings(),
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -85,3 +127,10 @@ def test_debug_keeps_what_failed(tmp_path, monkeypatch) -> None:
 def test_positions_have_three_columns() -> None:
     with pytest.raises(RuntimeError, match="num_points, 3"):
         mark_visible(_double(4, 2), torch.eye(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("shape", [(0,), (3, 4), (16,)])
+def test_the_view_has_four_rows(shape: tuple[int, ...], device: str) -> None:
+    with pytest.raises(RuntimeError, match=r"viewmatrix must have dimensions \(4, 4\)"):
+        mark_visible(torch.zeros(4, 3, device=device), torch.zeros(shape, device=device))

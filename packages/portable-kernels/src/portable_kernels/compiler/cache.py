@@ -23,20 +23,19 @@ _DIGEST_BYTES = 32
 def folder() -> Path | None:
     """Return the cache's folder: `$PORTABLE_KERNELS_CACHE`, else the user's cache folder.
 
-    None for a user without a home, such as a number given to a container.
+    None where it lies in the home of a user without one, such as a number given to a container.
     """
-    chosen = os.environ.get("PORTABLE_KERNELS_CACHE")
-    if chosen:
-        return Path(chosen)
     windows = sys.platform == "win32"
+    chosen = os.environ.get("PORTABLE_KERNELS_CACHE")
     base = os.environ.get("LOCALAPPDATA" if windows else "XDG_CACHE_HOME")
-    if base:
-        return Path(base) / "portable-kernels"
     try:
-        home = Path.home()
+        if chosen:
+            return Path(chosen).expanduser()
+        if base:
+            return Path(base) / "portable-kernels"
+        return Path.home() / ("AppData/Local" if windows else ".cache") / "portable-kernels"
     except RuntimeError:
         return None
-    return home / ("AppData/Local" if windows else ".cache") / "portable-kernels"
 
 
 def path_for(source: KernelSource, target: str, code_format: CodeFormat) -> Path | None:

@@ -117,23 +117,30 @@ class KernelModule:
         self._objects: dict[int, Any] = {}
         self._lock = threading.Lock()
 
+    def _kernel(self, device: int, name: str) -> Any:
+        """Return a kernel of the source on a device, whose code is made and loaded once."""
+        if device not in self._objects:
+            core = _cuda_core()
+            core.Device(device).set_current()
+            target, code_format = target_for(chip_of(device), ptx_is_forced())
+            code = disk.compiled(self.source, target, code_format)
+            make = core.ObjectCode.from_cubin if code_format is CodeFormat.CUBIN else core.ObjectCode.from_ptx
+            self._objects[device] = make(code)
+        return self._objects[device].get_kernel(name)
+
     def _load(self, device: int, name: str) -> Any:
         with self._lock, torch.cuda.device(device):
             if device not in self._objects:
-                torch.cuda.current_stream(
-                    device
-                ).synchronize()  # makes torch's context before the driver is asked
-                core = _cuda_core()
-                core.Device(device).set_current()
-                target, code_format = target_for(chip_of(device), ptx_is_forced())
-                code = disk.compiled(self.source, target, code_format)
-                make = (
-                    core.ObjectCode.from_cubin
-                    if code_format is CodeFormat.CUBIN
-                    else core.ObjectCode.from_ptx
-                )
-                self._objects[device] = make(code)
-            kernel = self._objects[device].get_kernel(name)
+                # Makes torch's context before the driver is asked.
+                torch.cuda.current_stream(device).synchronize()
+            try:
+                kernel = self._kernel(device, name)
+            except KernelCompilationError:
+                raise
+            except Exception as error:  # the driver's errors have no public name in cuda-core
+                raise KernelCompilationError(
+                    f"the driver could not load {name} of {self.source} on cuda:{device}: {error}"
+                ) from error
             function = _driver().CUfunction(int(getattr(kernel, "handle", None) or kernel._handle))
             self._functions[device, name] = function
             self._kept.append(kernel)

@@ -16,6 +16,8 @@
 #define INCLUSIVE 0x80000000u
 #define COUNT_MASK 0x3fffffffu
 
+// A word that other blocks see change. Nothing else is passed along by it, so that it orders nothing.
+#if __CUDA_ARCH__ >= 700
 __device__ __forceinline__ uint32 load_relaxed(const uint32* p) {
     uint32 v;
     asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
@@ -24,6 +26,10 @@ __device__ __forceinline__ uint32 load_relaxed(const uint32* p) {
 __device__ __forceinline__ void store_relaxed(uint32* p, uint32 v) {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }
+#else
+__device__ __forceinline__ uint32 load_relaxed(const uint32* p) { return *(const volatile uint32*)p; }
+__device__ __forceinline__ void store_relaxed(uint32* p, uint32 v) { *(volatile uint32*)p = v; }
+#endif
 
 // How many of `capacity` items there are: `*total` where it is given, never more than there is room for.
 __device__ __forceinline__ uint32 item_count(const uint64* total, int64 capacity) {

@@ -123,6 +123,20 @@ __device__ __forceinline__ void split(int64 i, int64 E, int64 K, int64& b, int64
     split(be, E, b, e);
 }
 
+// Chips before 6.0 have no instruction for it: compare and swap.
+#if __CUDA_ARCH__ < 600
+__device__ __forceinline__ double atomicAdd(double* p, double v) {
+    uint64* word = (uint64*)p;
+    uint64 seen = *(volatile uint64*)word, expected;
+    do {
+        expected = seen;
+        const double sum = __longlong_as_double((int64)expected) + v;
+        seen = atomicCAS(word, expected, (uint64)__double_as_longlong(sum));
+    } while (seen != expected);
+    return __longlong_as_double((int64)seen);
+}
+#endif
+
 // What is wrong with an index is written here, into host memory: flag[0] = code, flag[1] = the value, flag[2] = its
 // position, flag[3] = the size that it should be below. The first writer of the code wins; nothing is read or written
 // through a bad index.

@@ -107,7 +107,7 @@ def ball_query(
     N, P1, _ = p1.shape
     dists = p1.new_zeros((N, P1, K))
     idx = torch.full((N, P1, K), -1, dtype=torch.int64, device=p1.device)
-    bound = torch.tensor(radius, dtype=p1.dtype)
+    bound = p1.new_tensor(radius)
     for n, first, distances in _chunks(p1, p2, lengths1, lengths2, 2):
         within = distances < float(bound * bound)
         if inside_cube:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from portable_kernels.marching_cubes import launches, reference
+from portable_kernels.untraced import untraced
 
 NAMESPACE = "portable_kernels"
 _library = torch.library.Library(NAMESPACE, "FRAGMENT")
@@ -25,8 +26,8 @@ def _grid_interp_fake(volume: torch.Tensor, points: torch.Tensor) -> torch.Tenso
     return volume.new_empty((points.shape[0], volume.shape[0]))
 
 
-_library.impl("marching_cubes", reference.marching_cubes, "CPU")
-_library.impl("marching_cubes", launches.marching_cubes, "CUDA")
+_library.impl("marching_cubes", untraced(reference.marching_cubes), "CPU")
+_library.impl("marching_cubes", untraced(launches.marching_cubes), "CUDA")
 _library.impl("grid_interp", reference.grid_interp, "CPU")
 _library.impl("grid_interp", launches.grid_interp, "CUDA")
 torch.library.register_fake(f"{NAMESPACE}::marching_cubes", _marching_cubes_fake, lib=_library)

@@ -33,7 +33,7 @@ def _crossed_edges(below: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Return the keys of all edges with one end below: ascending int64, see `_edge_key`."""
     D, H, W = below.shape
     words = -(-W // WORD)
-    crossed = torch.zeros((D, H, words * WORD, 3), dtype=torch.bool)
+    crossed = below.new_zeros((D, H, words * WORD, 3))
     for axis in AXES:
         dim = 2 - axis
         length = below.shape[dim] - 1
@@ -87,20 +87,18 @@ def _faces(cells: torch.Tensor, case: torch.Tensor, shape: torch.Size, keys: tor
     edges = triangle_edges()[case.long()].long()
     cell, place = (edges >= 0).nonzero(as_tuple=True)
     edge = edges[cell, place]
-    start = torch.tensor(EDGE_START)[edge]
+    start, axis = edge.new_tensor(EDGE_START)[edge], edge.new_tensor(EDGE_AXIS)[edge]
     z, y, x = cells[cell].unbind(1)
-    key = _edge_key(
-        z + (start >> 2), y + (start >> 1 & 1), x + (start & 1), torch.tensor(EDGE_AXIS)[edge], shape
-    )
+    key = _edge_key(z + (start >> 2), y + (start >> 1 & 1), x + (start & 1), axis, shape)
     return torch.searchsorted(keys, key).int().view(-1, 3)
 
 
 def marching_cubes(volume: torch.Tensor, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Volume (D, H, W) float32 → vertices (V, 3) float32 of (x, y, z), faces (F, 3) int32."""
-    no_mesh = volume.new_empty((0, 3)), torch.empty((0, 3), dtype=torch.int32)
+    no_mesh = volume.new_empty((0, 3)), volume.new_empty((0, 3), dtype=torch.int32)
     if min(volume.shape) < 2:
         return no_mesh
-    threshold = float(torch.tensor(threshold, dtype=torch.float32))
+    threshold = float(volume.new_tensor(threshold))
     below, known = volume < threshold, ~volume.isnan()
     case = _cases(below)
     filled = (case != 0) & (case != 255)
@@ -125,9 +123,9 @@ def grid_interp(volume: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         index = whole.nan_to_num(0.0).clamp(-1, length).long()
         lower.append(index.clamp(0, length - 1))
         upper.append((index + 1).clamp(0, length - 1))
-    out = torch.zeros((points.shape[0], volume.shape[0]), dtype=volume.dtype)
+    out = volume.new_zeros((points.shape[0], volume.shape[0]))
     for corner in range(8):
-        weight = torch.ones((points.shape[0], 1), dtype=volume.dtype)
+        weight = volume.new_ones((points.shape[0], 1))
         at = []
         for axis in AXES:
             high = corner >> axis & 1

@@ -113,7 +113,7 @@ def triangles_of(case: int) -> tuple[Triangle, ...]:
 @cache
 def triangle_counts() -> torch.Tensor:
     """Return (256,) uint8: how many triangles each case has."""
-    return torch.tensor([len(triangles_of(case)) for case in range(256)], dtype=torch.uint8)
+    return torch.tensor([len(triangles_of(case)) for case in range(256)], dtype=torch.uint8, device="cpu")
 
 
 @cache
@@ -123,4 +123,4 @@ def triangle_edges() -> torch.Tensor:
     for case in range(256):
         edges = [edge for triangle in triangles_of(case) for edge in triangle]
         rows.append(edges + [-1] * (16 - len(edges)))
-    return torch.tensor(rows, dtype=torch.int8)
+    return torch.tensor(rows, dtype=torch.int8, device="cpu")

@@ -73,6 +73,20 @@ def _check_harmonics(shs: torch.Tensor, N: int, degree: int) -> None:
         )
 
 
+def _check_pairs(scene: dict[str, torch.Tensor], N: int) -> None:
+    """RuntimeError unless N Gaussians have one colour and one shape: what is empty is not given."""
+    if N == 0:
+        return
+    given = {name for name, tensor in scene.items() if tensor.numel()}
+    for first, other in ((("shs",), "colors_precomp"), (("scales", "rotations"), "cov3D_precomp")):
+        found = [name for name in first if name in given]
+        if len(found) not in (0, len(first)) or bool(found) == (other in given):
+            dimensions = ", ".join(f"{name} {tuple(scene[name].shape)}" for name in (*first, other))
+            raise RuntimeError(
+                f"{N} Gaussians need exactly one of {' with '.join(first)} and {other}, not {dimensions}"
+            )
+
+
 def _check(scene: dict[str, torch.Tensor], settings: Any) -> None:
     """Raise what is wrong with the arguments, before any kernel starts."""
     means = scene["means3D"]
@@ -93,6 +107,7 @@ def _check(scene: dict[str, torch.Tensor], settings: Any) -> None:
     if scene["shs"].numel():
         _check_tensor("shs", scene["shs"], means, (scene["shs"].shape,))
         _check_harmonics(scene["shs"], N, settings.sh_degree)
+    _check_pairs(scene, N)
     for name, shape in (("bg", (3,)), ("campos", (3,)), ("viewmatrix", (4, 4)), ("projmatrix", (4, 4))):
         _check_tensor(name, getattr(settings, name), means, (shape,))
     if not (settings.tanfovx > 0 and settings.tanfovy > 0):
@@ -152,10 +167,12 @@ def rasterize_gaussians(
 def mark_visible(positions: torch.Tensor, viewmatrix: torch.Tensor) -> torch.Tensor:
     """Return which positions (N, 3) lie in front of the near plane, 0.2 in view space: (N,) bool.
 
-    `viewmatrix` (4, 4) acts on row vectors.
+    `viewmatrix` (4, 4) acts on row vectors. RuntimeError: shapes, dtypes or devices that don't fit.
     """
     if positions.dim() != 2 or positions.shape[1] != 3:
         raise RuntimeError(f"positions must have dimensions (num_points, 3), not {tuple(positions.shape)}")
+    if viewmatrix.shape != (4, 4):
+        raise RuntimeError(f"viewmatrix must have dimensions (4, 4), not {tuple(viewmatrix.shape)}")
     positions, viewmatrix = positions.detach().contiguous(), viewmatrix.detach().contiguous()
     if positions.is_cuda:
         if positions.dtype != torch.float32 or viewmatrix.dtype != torch.float32:

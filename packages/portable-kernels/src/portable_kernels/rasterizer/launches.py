@@ -214,7 +214,7 @@ def rasterize(
     args = _scene_arguments(scene, camera, degree, modifier, antialiasing)
     args += [geometry, projected["extents"], radii, keys, projected["tile_counts"], projected["total"]]
     _module(PROJECT).launch("project", launch_grid(N, BLOCK), BLOCK, args, device)
-    pairs_on_host = torch.empty(1, dtype=torch.int64, pin_memory=True)
+    pairs_on_host = torch.empty(1, dtype=torch.int64, device="cpu", pin_memory=True)
     pairs_on_host.copy_(zeroed.tensor[:2].view(torch.int64), non_blocking=True)
     counted = torch.cuda.Event()
     counted.record(torch.cuda.current_stream(device))

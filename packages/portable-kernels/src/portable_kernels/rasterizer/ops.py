@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from portable_kernels.rasterizer import launches, reference
 from portable_kernels.rasterizer.camera import Camera
 from portable_kernels.rasterizer.reference import Gaussians
+from portable_kernels.untraced import untraced
 
 _SCENE = (
     "Tensor means3D, Tensor means2D, Tensor opacities, Tensor shs, Tensor colors, Tensor scales, "
@@ -140,7 +141,8 @@ class _Rasterize(torch.autograd.Function):
         nothing = (None,) * _VIEW_ARGUMENTS
         if grad_color is None and grad_inverse_depth is None:
             return (None,) * _SCENE_TENSORS + nothing
-        tensors, saved = ctx.saved_tensors[:-_SAVED_TENSORS], ctx.saved_tensors[-_SAVED_TENSORS:]
+        kept = ctx.saved_tensors  # once: checkpointing gives them out a single time
+        tensors, saved = kept[:-_SAVED_TENSORS], kept[-_SAVED_TENSORS:]
         if grad_color is None:
             grad_color = tensors[0].new_zeros((3, *ctx.options[2:4]))
         found = torch.ops.portable_kernels.rasterize_backward(
@@ -164,7 +166,7 @@ def _rasterize_autograd(*arguments: Any) -> tuple[torch.Tensor, ...]:
 
 
 _library.impl("rasterize", _rasterize_cpu, "CPU")
-_library.impl("rasterize", _rasterize_cuda, "CUDA")
+_library.impl("rasterize", untraced(_rasterize_cuda), "CUDA")
 _library.impl("rasterize", _rasterize_autograd, "Autograd")
 _library.impl("rasterize_backward", _rasterize_backward_cpu, "CPU")
 _library.impl("rasterize_backward", _rasterize_backward_cuda, "CUDA")

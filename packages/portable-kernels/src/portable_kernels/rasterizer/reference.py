@@ -74,7 +74,7 @@ def covariances(scales: torch.Tensor, rotations: torch.Tensor, modifier: float) 
     ).view(-1, 3, 3)
     M = R * (modifier * scales)[:, None, :]
     full = M @ M.transpose(1, 2)
-    row, column = torch.triu_indices(3, 3)
+    row, column = torch.triu_indices(3, 3, device=full.device)
     return full[:, row, column]
 
 

@@ -36,6 +36,14 @@ def _result_size(index: torch.Tensor, dim: int, out: torch.Tensor | None, dim_si
     return int(index.max()) + 1
 
 
+def _size_like(values: torch.Tensor, dim: int, dim_size: int | None) -> int | None:
+    """Return the size of a result that is there.
+
+    While torch.jit.trace records, what was asked for: the trace would keep the example's size.
+    """
+    return dim_size if torch.jit.is_tracing() else values.size(dim)
+
+
 def scatter_std(
     src: torch.Tensor,
     index: torch.Tensor,
@@ -53,14 +61,14 @@ def scatter_std(
     if dim < 0:
         dim = src.dim() + dim
     index = broadcast(index, src, dim)
-    size = _result_size(index, dim, out, dim_size) if index.numel() > 0 or dim_size is not None else 0
     # One count serves all that share an index.
     shared = index
     for axis in range(index.dim()):
         if axis != dim and index.size(axis) > 1 and index.stride(axis) == 0:
             shared = shared.narrow(axis, 0, 1)
     ones = torch.ones(shared.size(), dtype=src.dtype, device=src.device)
-    count = scatter_sum(ones, shared, dim, None, size).clamp(min=1)
+    count = scatter_sum(ones, shared, dim, None, dim_size).clamp(min=1)
+    size = _size_like(count, dim, dim_size)
     mean = scatter_sum(src, index, dim, None, size) / count
     deviation = src - _of_target(mean, index, src, dim)
     squares = scatter_sum(deviation * deviation, index, dim, out, size)
@@ -111,7 +119,7 @@ def scatter_softmax(
         )
     peak = scatter_max(src.detach(), index, dim, None, dim_size)[0]
     scores = (src - _of_target(peak, index, src, dim)).exp()
-    total = scatter_sum(scores, index, dim, None, peak.size(dim))
+    total = scatter_sum(scores, index, dim, None, _size_like(peak, dim, dim_size))
     return scores / _of_target(total, index, src, dim)
 
 
@@ -129,5 +137,5 @@ def scatter_log_softmax(
         )
     peak = scatter_max(src.detach(), index, dim, None, dim_size)[0]
     scores = src - _of_target(peak, index, src, dim)
-    total = scatter_sum(scores.exp(), index, dim, None, peak.size(dim))
+    total = scatter_sum(scores.exp(), index, dim, None, _size_like(peak, dim, dim_size))
     return scores - _of_target((total + eps).log(), index, src, dim)

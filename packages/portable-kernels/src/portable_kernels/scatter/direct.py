@@ -23,6 +23,7 @@ def is_plain(tensor: torch.Tensor) -> bool:
         tensor.is_cuda
         and type(tensor) in _PLAIN
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and torch._C._len_torch_dispatch_stack() == 0
         and not is_transformed()
     )

@@ -348,13 +348,29 @@ OPERATORS: dict[str, tuple[str, Callable[..., Any]]] = {
     "gather_csr": (_CSR + _VALUE, _gather_csr),
 }
 
-scatter_sum, scatter_mul, scatter_mean = (OPERATORS[f"scatter_{r}"][1] for r in ("sum", "mul", "mean"))
-scatter_min, scatter_max = (OPERATORS[f"scatter_{r}"][1] for r in ("min", "max"))
-segment_sum_coo, segment_mean_coo = (OPERATORS[f"segment_{r}_coo"][1] for r in ("sum", "mean"))
-segment_min_coo, segment_max_coo = (OPERATORS[f"segment_{r}_coo"][1] for r in ("min", "max"))
-segment_sum_csr, segment_mean_csr = (OPERATORS[f"segment_{r}_csr"][1] for r in ("sum", "mean"))
-segment_min_csr, segment_max_csr = (OPERATORS[f"segment_{r}_csr"][1] for r in ("min", "max"))
-gather_coo, gather_csr = _gather_coo, _gather_csr
+
+def _called(name: str) -> Callable[..., Any]:
+    """Return what the functions call: the implementation, and while `torch.jit.trace` records the operator.
+
+    Its sizes depend on data: taken apart, a trace would keep those of the example.
+    """
+    implementation = OPERATORS[name][1]
+
+    def call(*args: Any) -> Any:
+        if torch.jit.is_tracing():
+            return getattr(torch.ops.portable_kernels, name)(*args)
+        return implementation(*args)
+
+    return call
+
+
+scatter_sum, scatter_mul, scatter_mean = (_called(f"scatter_{r}") for r in ("sum", "mul", "mean"))
+scatter_min, scatter_max = (_called(f"scatter_{r}") for r in ("min", "max"))
+segment_sum_coo, segment_mean_coo = (_called(f"segment_{r}_coo") for r in ("sum", "mean"))
+segment_min_coo, segment_max_coo = (_called(f"segment_{r}_coo") for r in ("min", "max"))
+segment_sum_csr, segment_mean_csr = (_called(f"segment_{r}_csr") for r in ("sum", "mean"))
+segment_min_csr, segment_max_csr = (_called(f"segment_{r}_csr") for r in ("min", "max"))
+gather_coo, gather_csr = _called("gather_coo"), _called("gather_csr")
 
 _libraries: dict[str, torch.library.Library] = {}
 

@@ -25,12 +25,18 @@ def _not_here(name: str) -> str:
 
 
 class _TheRest(MetaPathFinder):
-    """Asked last, for modules that nobody found: names those of PyTorch3D that this shim does not hold."""
+    """Asked last, for modules that nobody found: names those of PyTorch3D that this shim does not hold.
+
+    To code that only asks (`importlib.util.find_spec`, `pkgutil`) they are absent, as any module that is not
+    there; an import is told why. The import system asks both by the same call: only the caller differs.
+    """
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.startswith("pytorch3d."):
+        asking = sys._getframe(1).f_back  # above importlib's own _find_spec
+        imports = asking is not None and asking.f_code.co_name == "_find_and_load_unlocked"
+        if imports and fullname.startswith("pytorch3d."):
             # Without its attribute `name`: `from pytorch3d import x` would swallow the message otherwise.
             raise ModuleNotFoundError(_not_here(fullname))
         return None
