@@ -163,6 +163,33 @@ def test_poetry() -> None:
     assert [link.name for link in links] == ["splat"] and pythons == ["<4,>=3.9"]
 
 
+PIPFILE = """\
+[[source]]
+url = "https://pypi.org/simple"
+name = "pypi"
+[packages]
+torch = "==1.12.1"
+numpy = "~=1.21"
+pandas = "*"
+jax = {version = ">=0.4", extras = ["cuda12"]}
+splat = {git = "https://example.org/splat.git", ref = "abc"}
+mine = {path = ".", editable = true}
+[dev-packages]
+pytest = "*"
+[requires]
+python_version = "3.8"
+"""
+
+
+def test_pipenv(tmp_path: Path) -> None:
+    (tmp_path / "Pipfile").write_text(PIPFILE)
+    assert names(tmp_path) == {"torch": "==1.12.1", "numpy": "~=1.21", "pandas": "", "jax": ">=0.4"}
+    project = read_project(tmp_path)
+    assert [pin.requirement.extras for pin in project.pins if pin.requirement.name == "jax"] == [{"cuda12"}]
+    assert [link.name for link in project.links if link.name != "."] == ["splat"]
+    assert project.requires_python == ("==3.8.*",)
+
+
 def test_extras_of_developers_are_left_out() -> None:
     pins, _, pythons = read_pyproject(PEP621, "pyproject.toml")
     assert [pin.requirement.name for pin in pins] == ["numpy", "lapy", "accelerate"] and pythons == [">=3.10"]

@@ -35,7 +35,7 @@ from bringup.facts.project_requirements import (
     read_setup,
     serves_the_project,
 )
-from bringup.facts.project_tables import Found, groups_left_out, read_pixi, read_pyproject
+from bringup.facts.project_tables import Found, groups_left_out, read_pipfile, read_pixi, read_pyproject
 
 __all__ = ["Link", "Pin", "ProjectFacts", "TorchLoad", "read_project"]
 
@@ -250,6 +250,8 @@ class _Reading:
             self.groups += groups_left_out(text, file)
         elif name == "pixi.toml":
             self._take(read_pixi(text, file))
+        elif name == "pipfile":
+            self._take(read_pipfile(text, file))
         elif name == "setup.cfg":
             pins, pythons = pins_of_setup_cfg(text, file)
             self.pins += pins
@@ -326,6 +328,7 @@ def _wanted(file: str) -> bool:
         in (
             "pyproject.toml",
             "pixi.toml",
+            "pipfile",
             "setup.cfg",
             "cmakelists.txt",
             "conda.yaml",

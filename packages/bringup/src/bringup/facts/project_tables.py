@@ -1,6 +1,8 @@
-"""What TOML files of a project require: pyproject.toml (PEP 621, PEP 735, Poetry, uv, pixi) and pixi.toml.
+"""What TOML files of a project require: pyproject.toml (PEP 621, PEP 735, Poetry, uv, pixi), pixi.toml and
+Pipfile.
 
-Sources: PEP 508, PEP 621, PEP 735, setuptools' «dynamic metadata», Poetry's, uv's and pixi's documentation.
+Sources: PEP 508, PEP 621, PEP 735, setuptools' «dynamic metadata», Poetry's, uv's, pixi's and pipenv's
+documentation.
 """
 
 from __future__ import annotations
@@ -84,6 +86,19 @@ def read_pixi(text: str, file: str) -> Found:
     """(pins, links, Python ranges) of a pixi.toml."""
     found: Found = ([], [], [])
     _pixi(tomllib.loads(text), found, text.splitlines(), file)
+    return found
+
+
+def read_pipfile(text: str, file: str) -> Found:
+    """(pins, links, Python ranges) of pipenv's Pipfile; `[dev-packages]` are for developers."""
+    document, rows = tomllib.loads(text), text.splitlines()
+    found: Found = ([], [], [])
+    _poetry(_table(document, "packages"), found, rows, file)
+    requires = _table(document, "requires")
+    for key, end in (("python_full_version", ""), ("python_version", ".*")):
+        version = str(requires.get(key, ""))
+        if re.fullmatch(r"\d+(\.\d+)*", version):
+            found[2].append(f"=={version}{end}")
     return found
 
 
