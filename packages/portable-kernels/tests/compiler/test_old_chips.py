@@ -1,27 +1,56 @@
-"""Chips that only NVRTC 12 makes code for: what differs in the texts for them compiles too."""
+"""Chips before 7.5, which NVRTC 12 is the last to make code for: its library, from a wheel, compiles all kernels."""
 
 from __future__ import annotations
 
+import ctypes
+import subprocess
+import sys
+import zipfile
+
 import pytest
-import torch
 
-from portable_kernels.compiler import CodeFormat, KernelSource, compile_source, known_chips
-from portable_kernels.knn import launches as knn
-from portable_kernels.rasterizer import launches as rasterizer
-from portable_kernels.scatter import sources as scatter
+from portable_kernels.checks import all_cases
+from portable_kernels.compiler import KernelSource
+from portable_kernels.compiler.nvrtc import OPTIONS
 
-CHIPS = (50, 60, 61, 70)
-SOURCES = (
-    rasterizer.SORT,
-    *(scatter.atomic_source(dtype) for dtype in (torch.float32, torch.float64)),
-    knn.backward_source(torch.float64, 2),
-    knn.gather_backward_source(torch.float64),
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the wheel of Linux is taken"),
+]
+_WHEEL = "nvidia-cuda-nvrtc-cu12==12.6.85"  # 24 MB; later ones have three times as much
 
 
-@pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("source", SOURCES, ids=str)
-def test_compiles(source: KernelSource, chip: int) -> None:
-    if chip not in known_chips():
-        pytest.skip(f"this NVRTC makes no code for sm_{chip}")
-    assert compile_source(source, f"sm_{chip}", CodeFormat.CUBIN).startswith(b"\x7fELF")
+@pytest.fixture(scope="module")
+def nvrtc_12(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    folder = tmp_path_factory.mktemp("nvrtc")
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"--dest={folder}", _WHEEL]
+    subprocess.run(download, check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder)
+    libraries = folder / "nvidia" / "cuda_nvrtc" / "lib"
+    (builtins,) = libraries.glob("libnvrtc-builtins.so.*")
+    ctypes.CDLL(str(builtins))  # which the other looks for by its bare name
+    return ctypes.CDLL(str(libraries / "libnvrtc.so.12"))
+
+
+def _log(library: ctypes.CDLL, source: KernelSource, chip: int) -> str:
+    """What the compiler has to say; "" where all is well."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    text, name = source.text.encode(), source.file_name.encode()
+    assert library.nvrtcCreateProgram(ctypes.byref(program), text, name, 0, None, None) == 0
+    options = [f"--gpu-architecture=sm_{chip}", *OPTIONS, *source.options]
+    given = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
+    result = library.nvrtcCompileProgram(program, len(options), given)
+    library.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    library.nvrtcGetProgramLog(program, log)
+    library.nvrtcDestroyProgram(ctypes.byref(program))
+    return "" if result == 0 else f"{source}: {log.value.decode()}"
+
+
+@pytest.mark.parametrize("chip", [50, 61, 70])
+def test_all_kernels_compile(nvrtc_12: ctypes.CDLL, chip: int) -> None:
+    sources = {str(source): source for case in all_cases() for source in case.sources}
+    assert len(sources) > 20
+    assert not [log for source in sources.values() if (log := _log(nvrtc_12, source, chip))]
