@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from bringup.errors import BringupError
 from bringup.facts.cuda_choices import ArchitectureChoice, TorchOrigin, architecture_choice, torch_origins
+from bringup.facts.instructions import InstallCommand, holds_instructions, install_commands
 from bringup.facts.needed_imports import is_of_the_work, modules_of_cmake, modules_of_setup, needed_imports
 from bringup.facts.project_requirements import (
     Link,
@@ -86,6 +87,7 @@ class ProjectFacts:
         unreadable: (file, why). `groups_left_out`: (extra or group of developers, place).
         recorded: files that list what stood on one machine, not what is needed (`is_recorded`).
         origins, architectures: what the files choose of CUDA.
+        instructions: what its pages and scripts tell people to install.
     """
 
     root: str
@@ -107,6 +109,7 @@ class ProjectFacts:
     architectures: tuple[ArchitectureChoice, ...] = ()
     needed_imports: dict[str, str] = field(default_factory=dict)
     built_modules: frozenset[str] = frozenset()
+    instructions: tuple[InstallCommand, ...] = ()
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -202,6 +205,7 @@ class _Reading:
         self.constraints: dict[str, SpecifierSet] = {}
         self.origins: list[TorchOrigin] = []
         self.architectures: list[ArchitectureChoice] = []
+        self.commands: list[InstallCommand] = []
 
     def python(self, text: str, file: str) -> None:
         self.own.update(Path(file).with_suffix("").parts)
@@ -266,6 +270,9 @@ class _Reading:
         elif name == "cmakelists.txt":
             self.built |= modules_of_cmake(text)
             self.builds += [file] if re.search(r"\bCUDA\b", text) else []
+
+    def instructions(self, text: str, file: str) -> None:
+        self.commands += install_commands(text, file)
 
     def _choices(self, text: str, file: str) -> None:
         if not is_beside_the_project(file):
@@ -340,7 +347,11 @@ def _wanted(file: str) -> bool:
 def _reader(reading: _Reading, file: str) -> Callable[[str, str], None] | None:
     """What reads a file of this name."""
     by_suffix = {".py": reading.python, ".ipynb": reading.notebook}
-    return by_suffix.get(PurePosixPath(file).suffix.lower()) or (reading.text if _wanted(file) else None)
+    if take := by_suffix.get(PurePosixPath(file).suffix.lower()):
+        return take
+    if holds_instructions(file):
+        return reading.instructions
+    return reading.text if _wanted(file) else None
 
 
 def read_project(root: Path) -> ProjectFacts:
@@ -391,4 +402,5 @@ def read_project(root: Path) -> ProjectFacts:
         tuple(reading.architectures),
         reading.needed,
         frozenset(reading.built),
+        tuple(reading.commands),
     )

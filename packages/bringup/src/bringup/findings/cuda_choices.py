@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path, PurePosixPath
 
@@ -15,11 +15,10 @@ from bringup.binaries.compatibility import carries
 from bringup.catalog import Catalog
 from bringup.catalog.schema import TorchBuild
 from bringup.facts.cuda_choices import ArchitectureChoice, TorchOrigin
-from bringup.facts.project import ProjectFacts
 from bringup.facts.project_requirements import Pin
 from bringup.findings.kernel_images import NO_IMAGE
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Severity
-from bringup.findings.projects import allows, nearest_build
+from bringup.findings.projects import allows, nearest_build, serving_builds
 from bringup.findings.repairs import torch_build_fix
 
 # A list as it stands between quotes: what may be put into a command of sed as it is.
@@ -59,10 +58,10 @@ def _line(origin: TorchOrigin) -> int:
     return origin.line
 
 
-def _torch_pins(project: ProjectFacts, file: str) -> list[Pin]:
+def torch_pins(pins: Iterable[Pin], file: str) -> list[Pin]:
     """torch's pins in the same file, else in any."""
-    pins = [pin for pin in project.pins if canonicalize_name(pin.requirement.name) == "torch"]
-    return [pin for pin in pins if pin.file == file] or pins
+    found = [pin for pin in pins if canonicalize_name(pin.requirement.name) == "torch"]
+    return [pin for pin in found if pin.file == file] or found
 
 
 def _is_newest(catalog: Catalog, origins: Sequence[TorchOrigin], pins: Sequence[Pin], gpu: NamedGpu) -> bool:
@@ -79,9 +78,10 @@ def _is_newest(catalog: Catalog, origins: Sequence[TorchOrigin], pins: Sequence[
     return taken.local in labels and not catalog.torch_runs_on(taken, gpu.capability)
 
 
-def _failing(examined: Examined, origins: Sequence[TorchOrigin], gpu: NamedGpu) -> list[TorchOrigin]:
-    """The origins of one file that lead to a torch without the chip."""
-    assert examined.project is not None
+def failing(
+    examined: Examined, origins: Sequence[TorchOrigin], pins: Sequence[Pin], gpu: NamedGpu
+) -> list[TorchOrigin]:
+    """Of origins that are used together, with pins of torch, those that lead to a torch without the chip."""
     lacking = [row for row in origins if not _serves(examined.catalog, row, gpu)]
     pages = [row for row in lacking if row.release]
     alone = [row for row in origins if row.only and not row.release]
@@ -89,35 +89,38 @@ def _failing(examined: Examined, origins: Sequence[TorchOrigin], gpu: NamedGpu) 
         # Of several that are asked for alone one is chosen at each place: one that serves is enough.
         return pages + (alone if all(row in lacking for row in alone) else [])
     beside = [row for row in lacking if not row.release]
-    pins = _torch_pins(examined.project, origins[0].file)
     return pages + (beside if beside and _is_newest(examined.catalog, beside, pins, gpu) else [])
 
 
 def origin_without_the_chip(examined: Examined) -> Iterator[Finding]:
     """An index, a page of wheels or a conda package whose CUDA is too old for the chip, or too new."""
     project = examined.project
-    for _, rows in groupby(project.origins if project else (), key=lambda row: row.file):
+    if project is None:
+        return
+    for _, rows in groupby(project.origins, key=lambda row: row.file):
         origins = list(rows)
         for gpu in examined.gpus:
-            serving = [
-                build
-                for build in examined.catalog.torch_builds
-                if examined.catalog.torch_runs_on(build, gpu.capability)
-            ]
+            pins, serving = torch_pins(project.pins, origins[0].file), serving_builds(examined, gpu)
             # Where no torch serves the chip, no other index helps.
-            for origin in sorted(_failing(examined, origins, gpu), key=_line) if serving else ():
+            for origin in sorted(failing(examined, origins, pins, gpu), key=_line) if serving else ():
                 yield _origin_finding(examined, origin, gpu, serving)
+
+
+def nearest_to_origin(
+    examined: Examined, origin: TorchOrigin, pins: Sequence[Pin], serving: list[TorchBuild]
+) -> TorchBuild:
+    """Of the builds that serve, the one nearest to what would be taken from there."""
+    builds = _builds(examined.catalog, origin)
+    meant = [row for row in builds if all(allows(pin.requirement.specifier, row) for pin in pins)]
+    oldest = min(Version(row.version) for row in examined.catalog.torch_builds)
+    return nearest_build(serving, max((Version(row.version) for row in meant or builds), default=oldest))
 
 
 def _origin_finding(
     examined: Examined, origin: TorchOrigin, gpu: NamedGpu, serving: list[TorchBuild]
 ) -> Finding:
     assert examined.project is not None
-    pins = _torch_pins(examined.project, origin.file)
-    builds = _builds(examined.catalog, origin)
-    meant = [row for row in builds if all(allows(pin.requirement.specifier, row) for pin in pins)]
-    oldest = min(Version(row.version) for row in examined.catalog.torch_builds)
-    nearest = nearest_build(serving, max((Version(row.version) for row in meant or builds), default=oldest))
+    nearest = nearest_to_origin(examined, origin, torch_pins(examined.project.pins, origin.file), serving)
     sm, place = gpu.capability.sm, f"{origin.file}:{origin.line}"
     evidence = (
         Evidence(origin.file, f"line {origin.line}", origin.text),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from bringup.catalog import Catalog
 from bringup.catalog.schema import TorchBuild
 from bringup.checkpoints import open_checkpoint, unimportable_classes
 from bringup.errors import BringupError
@@ -53,7 +54,7 @@ def allows(specifier: SpecifierSet, build: TorchBuild) -> bool:
     return specifier.contains(f"{build.version}+{build.local}", prereleases=True)
 
 
-def _as_written(specifier: SpecifierSet) -> list[Version]:
+def as_written(specifier: SpecifierSet) -> list[Version]:
     """The releases that a pin names as the only one or the newest, without labels."""
     named = (row.version.rstrip(".*") for row in specifier if row.operator in ("==", "===", "<=", "<", "~="))
     return [Version(Version(text).public) for text in named]
@@ -69,6 +70,12 @@ def nearest_build(builds: Iterable[TorchBuild], wanted: Version) -> TorchBuild:
     return max(of_release, key=lambda build: (build.index is None, Version(build.cuda or "0")))
 
 
+def serving_builds(examined: Examined, gpu: NamedGpu) -> list[TorchBuild]:
+    """The builds of torch that have code for a GPU."""
+    catalog = examined.catalog
+    return [build for build in catalog.torch_builds if catalog.torch_runs_on(build, gpu.capability)]
+
+
 def impossible_pin(examined: Examined) -> Iterator[Finding]:
     """A pin of torch that no build for the GPU fulfils, or a GPU for which there is no build at all."""
     project = examined.project
@@ -78,31 +85,36 @@ def impossible_pin(examined: Examined) -> Iterator[Finding]:
         if canonicalize_name(pin.requirement.name) != "torch":
             continue
         for gpu in examined.gpus:
-            serving = [
-                build
-                for build in examined.catalog.torch_builds
-                if examined.catalog.torch_runs_on(build, gpu.capability)
-            ]
+            serving = serving_builds(examined, gpu)
             if serving:
                 yield from _pin_beside_the_builds(examined, pin, gpu, serving)
             else:
                 yield from _chip_without_torch(examined, pin, gpu)
 
 
+def is_served(catalog: Catalog, specifier: SpecifierSet, serving: Sequence[TorchBuild]) -> bool:
+    """Whether a pin of torch allows one of the builds that serve a GPU; of unknown ones it is believed."""
+    allowed = [build for build in catalog.torch_builds if allows(specifier, build)]
+    if allowed:
+        return any(build in serving for build in allowed)
+    # Of a release that the catalog does not know nothing is claimed, unless even newer ones do not serve.
+    oldest, first = (min(Version(row.version) for row in rows) for rows in (catalog.torch_builds, serving))
+    return not any(version < first and oldest < first for version in as_written(specifier))
+
+
+def nearest_to_pin(catalog: Catalog, specifier: SpecifierSet, serving: Sequence[TorchBuild]) -> TorchBuild:
+    """The build nearest to what a pin names that serves a GPU."""
+    allowed = (Version(row.version) for row in catalog.torch_builds if allows(specifier, row))
+    return nearest_build(serving, max(allowed, default=None) or max(as_written(specifier)))
+
+
 def _pin_beside_the_builds(
     examined: Examined, pin: Pin, gpu: NamedGpu, serving: list[TorchBuild]
 ) -> Iterator[Finding]:
-    every = examined.catalog.torch_builds
-    allowed = [build for build in every if allows(pin.requirement.specifier, build)]
-    written = _as_written(pin.requirement.specifier)
-    if any(build in serving for build in allowed):
+    specifier = pin.requirement.specifier
+    if is_served(examined.catalog, specifier, serving):
         return
-    oldest, first = (min(Version(build.version) for build in builds) for builds in (every, serving))
-    # Of a release that the catalog does not know nothing is claimed, unless even newer ones do not serve.
-    if not allowed and not any(version < first and oldest < first for version in written):
-        return
-    wanted = max((Version(build.version) for build in allowed), default=None) or max(written)
-    nearest = nearest_build(serving, wanted)
+    nearest = nearest_to_pin(examined.catalog, specifier, serving)
     name, sm = f"{nearest.version}+{nearest.local}", gpu.capability.sm
     evidence = (
         Evidence(pin.file, f"line {pin.line}", str(pin.requirement)),
