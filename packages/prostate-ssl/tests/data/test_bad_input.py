@@ -24,6 +24,7 @@ from prostate_ssl.data.layout import Case, choose_sequence, discover_cases
 from prostate_ssl.data.preparing import prepare_case
 from prostate_ssl.data.reading import read_case
 from prostate_ssl.data.store import CaseStore
+from prostate_ssl.data.volumes import read_volume, write_volume
 from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -465,6 +466,15 @@ def test_the_uncompressed_twin_is_taken_and_said(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     choice = choose_sequence(tmp_path, "ax_t2wi")
     assert choice.path == tmp_path / "ax_t2wi.nii" and "uncompressed" in choice.notes[0]
+
+
+@pytest.mark.parametrize(("written", "named"), [("v.nii.gz", "v.nii"), ("v.nii", "v.nii.gz")])
+def test_a_name_that_is_wrong_about_compression_is_told(written: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    write_volume(tmp_path / "a" / written, np.ones((2, 3, 4)), np.eye(4))
+    (tmp_path / "a" / written).rename(tmp_path / named)
+    with pytest.raises(UnreadableVolumeError, match=f"rename it to {written}\\.$"):
+        read_volume(tmp_path / named)
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "empty"])

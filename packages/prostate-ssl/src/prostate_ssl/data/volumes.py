@@ -23,6 +23,8 @@ LEAST_SPACING_MM, LARGEST_SPACING_MM = 1e-3, 1e3
 LARGEST_PLACE_MM = 1e5
 LARGEST_INTENSITY = 1e18
 MOST_VOXELS = 1 << 30
+# With its header's size every NIfTI file begins: 348 bytes in version 1, 540 in version 2.
+_HEADER_SIZES = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
 
 # It writes what it mends in damaged headers to the terminal; what matters becomes a remark or a refusal.
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
@@ -150,6 +152,7 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         if path.stat().st_size == 0:
             raise UnreadableVolumeError(f"{path}: the file is empty (0 bytes).")
+        _refuse_other_name(path)
         image: Any = nibabel.load(path.absolute())  # nibabel expands a leading ~
         check_voxels(image.shape, np.dtype(image.get_data_dtype()), path)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -160,6 +163,21 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         raise UnreadableVolumeError(f"{path}: not a readable NIfTI file ({_said(error, path)}).") from error
     except Exception as error:  # damaged headers and streams raise many kinds
         raise UnreadableVolumeError(f"{path}: truncated or damaged ({_said(error, path)}).") from error
+
+
+def _refuse_other_name(path: Path) -> None:
+    """A file's name tells whether it is compressed: refuse a wrong one, with the name to give it."""
+    with path.open("rb") as file:
+        begins = file.read(4)
+    named = path.name.lower().endswith(".gz")
+    if not named and begins[:2] == b"\x1f\x8b":
+        raise UnreadableVolumeError(
+            f"{path}: compressed (gzip) and not named so: rename it to {path.name}.gz."
+        )
+    if named and begins in _HEADER_SIZES:
+        raise UnreadableVolumeError(
+            f"{path}: not compressed, as its name says: rename it to {path.name[:-3]}."
+        )
 
 
 def _said(error: Exception, path: Path) -> str:
