@@ -20,6 +20,8 @@ from bringup.errors import BringupError
 from bringup.facts.cuda_choices import ArchitectureChoice, TorchOrigin, architecture_choice, torch_origins
 from bringup.facts.instructions import InstallCommand, holds_instructions, install_commands
 from bringup.facts.needed_imports import is_of_the_work, modules_of_cmake, modules_of_setup, needed_imports
+from bringup.facts.old_cxx import SUFFIXES as CXX_SUFFIXES
+from bringup.facts.old_cxx import OldCxx, defines_at_check, old_cxx
 from bringup.facts.project_requirements import (
     Link,
     Pin,
@@ -88,6 +90,7 @@ class ProjectFacts:
         recorded: files that list what stood on one machine, not what is needed (`is_recorded`).
         origins, architectures: what the files choose of CUDA.
         instructions: what its pages and scripts tell people to install.
+        old_cxx: what its C++ and CUDA sources use that torch has no more.
     """
 
     root: str
@@ -110,6 +113,7 @@ class ProjectFacts:
     needed_imports: dict[str, str] = field(default_factory=dict)
     built_modules: frozenset[str] = frozenset()
     instructions: tuple[InstallCommand, ...] = ()
+    old_cxx: tuple[OldCxx, ...] = ()
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -206,6 +210,8 @@ class _Reading:
         self.origins: list[TorchOrigin] = []
         self.architectures: list[ArchitectureChoice] = []
         self.commands: list[InstallCommand] = []
+        self.old: list[OldCxx] = []
+        self.has_at_check = False
 
     def python(self, text: str, file: str) -> None:
         self.own.update(Path(file).with_suffix("").parts)
@@ -270,6 +276,14 @@ class _Reading:
         elif name == "cmakelists.txt":
             self.built |= modules_of_cmake(text)
             self.builds += [file] if re.search(r"\bCUDA\b", text) else []
+
+    def cxx(self, text: str, file: str) -> None:
+        self.has_at_check |= defines_at_check(text)
+        self.old += old_cxx(text, file)
+
+    def old_cxx(self) -> Iterator[OldCxx]:
+        """What no header of the project brings back."""
+        return (row for row in self.old if not (self.has_at_check and row.kind == "at-check"))
 
     def instructions(self, text: str, file: str) -> None:
         self.commands += install_commands(text, file)
@@ -347,6 +361,7 @@ def _wanted(file: str) -> bool:
 def _reader(reading: _Reading, file: str) -> Callable[[str, str], None] | None:
     """What reads a file of this name."""
     by_suffix = {".py": reading.python, ".ipynb": reading.notebook}
+    by_suffix |= dict.fromkeys(CXX_SUFFIXES, reading.cxx)
     if take := by_suffix.get(PurePosixPath(file).suffix.lower()):
         return take
     if holds_instructions(file):
@@ -368,7 +383,7 @@ def read_project(root: Path) -> ProjectFacts:
         suffix = path.suffix.lower()
         if suffix in (".cu", ".cuh"):
             reading.cuda.append(file)
-        elif suffix in _COMPILED:
+        if suffix in _COMPILED:
             reading.built.add(path.name.partition(".")[0])
         elif suffix in _CHECKPOINTS:
             reading.checkpoints.append(file)
@@ -403,4 +418,5 @@ def read_project(root: Path) -> ProjectFacts:
         reading.needed,
         frozenset(reading.built),
         tuple(reading.commands),
+        tuple(reading.old_cxx()),
     )

@@ -15,11 +15,28 @@ from bringup.catalog.schema import TorchBuild
 from bringup.checkpoints import open_checkpoint, unimportable_classes
 from bringup.errors import BringupError
 from bringup.facts.environment import EnvironmentFacts
+from bringup.facts.project import ProjectFacts
 from bringup.facts.project_requirements import Pin
 from bringup.findings.model import Evidence, Examined, Finding, NamedGpu
 from bringup.findings.repairs import cpu_torch, pip, torch_build_fix
 
 _MOST_CHECKPOINTS = 8
+# Kind of old source → (release of torch without it, what is gone, what stands in its place).
+_GONE_FROM_TORCH = {
+    "dispatch-type": ("2.6", "AT_DISPATCH_…(x.type(), …)", "x.scalar_type()"),
+    "at-check": ("1.5", "AT_CHECK", "TORCH_CHECK"),
+    "thc-header": ("1.11", "#include <THC/…>", "ATen/cuda, c10/cuda"),
+}
+# What sed does with them, line by line.
+_MENDED = {
+    "dispatch-type": r"s/(AT_DISPATCH_\w+ *\([^,]*)\.type\(\)/\1.scalar_type()/",
+    "at-check": r"s/\bAT_CHECK\b/TORCH_CHECK/",
+}
+_COMPILE_ERRORS = {
+    "dispatch-type": 'no suitable conversion from "const at::DeprecatedTypeProperties" to "c10::ScalarType"',
+    "at-check": 'identifier "AT_CHECK" is undefined',
+    "thc-header": "fatal error: THC/THC.h: No such file or directory",
+}
 _WEIGHTS_ONLY_DEFAULT = Version("2.6")  # PyTorch 2.6 release notes, «backwards incompatible changes».
 
 
@@ -139,6 +156,48 @@ def _chip_without_torch(examined: Examined, pin: Pin, gpu: NamedGpu) -> Iterator
     error = f"{gpu.name} with CUDA capability {sm} is not compatible with the current PyTorch"
     parameters = {"pin": str(pin.requirement), "gpu": gpu.name, "sm": sm, "oldest": oldest}
     yield Finding("chip-without-torch", "error", gpu.name, evidence, error, cpu_torch(examined), parameters)
+
+
+def old_cxx_sources(examined: Examined) -> Iterator[Finding]:
+    """Sources of extensions that none of the torch releases which serve a GPU compiles."""
+    project = examined.project
+    if project is None or not project.extension_builds:
+        return
+    for kind, (gone, old, new) in _GONE_FROM_TORCH.items():
+        rows = [row for row in project.old_cxx if row.kind == kind]
+        for gpu in examined.gpus if rows else ():
+            releases = [Version(build.version) for build in serving_builds(examined, gpu)]
+            if not releases or min(releases) < Version(gone):
+                continue
+            first, count = rows[0], sum(row.count for row in rows)
+            place = f"{first.file}:{first.line}"
+            evidence = (Evidence(first.file, f"line {first.line}", first.text),)
+            parameters = {
+                "place": place,
+                "old": old,
+                "new": new,
+                "gone": gone,
+                "gpu": gpu.name,
+                "count": str(count),
+            }
+            error = _COMPILE_ERRORS[kind]
+            yield Finding(
+                "source-for-old-torch",
+                "warning",
+                place,
+                evidence,
+                error,
+                _cxx_fix(project, kind, gpu),
+                parameters,
+            )
+
+
+def _cxx_fix(project: ProjectFacts, kind: str, gpu: NamedGpu) -> str:
+    """The command that mends the sources; where a header is gone, a plan, which may do without the build."""
+    if kind not in _MENDED:
+        return f'bringup plan --project "{project.root}" --gpu {gpu.capability.sm} -o plan.toml'
+    files = [row.file for row in project.old_cxx if row.kind == kind]
+    return f"sed -i -E '{_MENDED[kind]}' " + " ".join(f'"{Path(project.root) / file}"' for file in files)
 
 
 def unused_extension(examined: Examined) -> Iterator[Finding]:

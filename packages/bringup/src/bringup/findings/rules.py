@@ -43,6 +43,7 @@ RULES: tuple[Rule, ...] = (
     cuda_choices.origin_without_the_chip,
     cuda_choices.architectures_without_the_chip,
     instructions.instructions_without_the_chip,
+    projects.old_cxx_sources,
     projects.torch_load_calls,
     projects.unimportable_checkpoint,
     projects.unused_extension,
