@@ -213,3 +213,40 @@ def test_each_gpu_is_judged(tmp_path: Path, machine: MachineFacts) -> None:
     told = [row.parameters["gpu"] for row in findings if row.id == ORIGIN]
     assert told == [RTX_5090.name]
     assert json.dumps([row.parameters for row in findings])
+
+
+LOAD = "from torch.utils.cpp_extension import load\nload('k', ['k.cu'], extra_cuda_cflags=['{0}'])\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (LOAD.format("-gencode=arch=compute_70,code=sm_70"), 2),
+        (LOAD.format("-gencode=arch=compute_120,code=sm_120"), None),
+        (LOAD.format("-O3"), None),
+        ("from torch.utils import cpp_extension as c\nflags = '-gencode=arch=compute_70,code=sm_70'\n", None),
+        (
+            "import torch\ntorch.utils.cpp_extension.load('k', ['-arch=sm_70', 'k.cu'])\n",
+            None,
+        ),  # its PTX serves
+        ("from x import load\nload('-gencode=arch=compute_70,code=sm_70')  # cpp_extension\n", None),
+    ],
+)
+def test_what_is_compiled_when_it_is_used(
+    text: str, line: int | None, tmp_path: Path, machine: MachineFacts
+) -> None:
+    found = choices(machine, tmp_path, RTX_5090, {"ops.py": text, "k.cu": ""})
+    assert [row.subject for row in found] == ([f"ops.py:{line}"] if line else [])
+    project = read_project(tmp_path / "p")
+    assert project.compiling == (("ops.py",) if "load('k'" in text else ())
+    if found and found[0].fix.startswith("sed"):
+        subprocess.run(found[0].fix, shell=True, check=True)
+        assert not choices(machine, tmp_path, RTX_5090, {"ops.py": (tmp_path / "p" / "ops.py").read_text()})
+
+
+def test_cpp_that_is_compiled_when_it_is_used_wants_no_nvcc(tmp_path: Path) -> None:
+    for file in ("ops.py", "tests/test_ops.py"):
+        write(tmp_path / "p", {file: LOAD.format("")})
+    assert not read_project(tmp_path / "p").compiling
+    write(tmp_path / "q", {"ops.py": LOAD.format("").replace("['k.cu']", "cuda_sources=['x']")})
+    assert read_project(tmp_path / "q").compiling == ("ops.py",)

@@ -91,7 +91,7 @@ def _diagnose(
     from bringup.report.doctor_document import Diagnosis
 
     present = dict.fromkeys(NamedGpu(row.name, row.capability) for row in usable_gpus(machine.gpus))
-    compiles = here and project is not None and bool(project.extension_builds)
+    compiles = here and project is not None and bool(project.compiling)
     root = Path(environment.root) if environment else None
     sites = map(Path, environment.site_packages) if environment else ()
     examined = Examined(

@@ -168,12 +168,15 @@ def _tables(value: object) -> list[dict[str, Any]]:
     return [row for row in (value if isinstance(value, list) else [value]) if isinstance(row, dict)]
 
 
-def architecture_choice(text: str, file: str) -> ArchitectureChoice | None:
+def architecture_choice(text: str, file: str, *, compiles: bool = False) -> ArchitectureChoice | None:
     """The architectures that a setup.py, CMakeLists.txt, pyproject.toml or Dockerfile names.
+
+    Args:
+        compiles: the file, whatever its name, compiles when it is used.
 
     None where it names none, or computes some: what is built is then not known from the text.
     """
-    if not _BUILD_FILE.fullmatch(PurePosixPath(file).name.lower()):
+    if not compiles and not _BUILD_FILE.fullmatch(PurePosixPath(file).name.lower()):
         return None
     plain = _without_comments(text)
     try:

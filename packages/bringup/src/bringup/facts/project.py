@@ -91,6 +91,7 @@ class ProjectFacts:
         origins, architectures: what the files choose of CUDA.
         instructions: what its pages and scripts tell people to install.
         old_cxx: what its C++ and CUDA sources use that torch has no more.
+        runtime_builds: Python files that compile CUDA when they are used first.
     """
 
     root: str
@@ -114,6 +115,12 @@ class ProjectFacts:
     built_modules: frozenset[str] = frozenset()
     instructions: tuple[InstallCommand, ...] = ()
     old_cxx: tuple[OldCxx, ...] = ()
+    runtime_builds: tuple[str, ...] = ()
+
+    @property
+    def compiling(self) -> tuple[str, ...]:
+        """Files that compile CUDA, when they are installed or when they are used first."""
+        return self.extension_builds + self.runtime_builds
 
 
 def _files(root: Path) -> Iterator[Path]:
@@ -164,6 +171,25 @@ def _torch_loads(tree: ast.AST, text: str, file: str) -> Iterator[TorchLoad]:
             yield TorchLoad(file, node.lineno, " ".join(segment.split()), _weights_only(node))
 
 
+def _compiles_when_used(tree: ast.AST) -> bool:
+    """Whether a file calls `load` or `load_inline` of torch.utils.cpp_extension."""
+    calls, names = ("load", "load_inline"), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "torch.utils.cpp_extension":
+            names |= {alias.asname or alias.name for alias in node.names if alias.name in calls}
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return any(
+        (isinstance(func, ast.Name) and func.id in names)
+        or (isinstance(func, ast.Attribute) and func.attr in calls and _is_cpp_extension(func.value))
+        for func in called
+    )
+
+
+def _is_cpp_extension(value: ast.expr) -> bool:
+    last = value.attr if isinstance(value, ast.Attribute) else value.id if isinstance(value, ast.Name) else ""
+    return last == "cpp_extension"
+
+
 def _imports(tree: ast.AST, file: str) -> Iterator[tuple[str, str]]:
     """(dotted name, place) of all that is imported."""
     for node in ast.walk(tree):
@@ -212,6 +238,8 @@ class _Reading:
         self.commands: list[InstallCommand] = []
         self.old: list[OldCxx] = []
         self.has_at_check = False
+        self.runtime: list[str] = []
+        self.inline: list[str] = []
 
     def python(self, text: str, file: str) -> None:
         self.own.update(Path(file).with_suffix("").parts)
@@ -228,6 +256,10 @@ class _Reading:
             self._choices(text, file)
             if "CUDAExtension" in text:
                 self.builds.append(file)
+        elif "cpp_extension" in text and not is_beside_the_project(file) and _compiles_when_used(tree):
+            (self.inline if "cuda_sources" in text else self.runtime).append(file)
+            choice = architecture_choice(text, file, compiles=True)
+            self.architectures += [choice] if choice else []
         if _RUNS.search(text) and Path(file).name != "setup.py" and not is_beside_the_project(file):
             self.entries.append(file)
 
@@ -419,4 +451,6 @@ def read_project(root: Path) -> ProjectFacts:
         frozenset(reading.built),
         tuple(reading.commands),
         tuple(reading.old_cxx()),
+        # Without a CUDA source anywhere what is compiled is C++.
+        tuple(sorted(reading.inline + (reading.runtime if reading.cuda else []))),
     )

@@ -21,9 +21,9 @@ _USUAL_CUDA = "13.0"  # The first that installs from wheels.
 def _compiles(examined: Examined) -> Evidence | None:
     """What says that CUDA code is to be compiled."""
     project = examined.project
-    if project is None or examined.toolkits is None or not project.extension_builds:
+    if project is None or examined.toolkits is None or not project.compiling:
         return None
-    return Evidence(f"{project.root}/{project.extension_builds[0]}", "compiles", "CUDA")
+    return Evidence(f"{project.root}/{project.compiling[0]}", "compiles", "CUDA")
 
 
 def _first_toolkit(examined: Examined) -> CudaToolkit | None:

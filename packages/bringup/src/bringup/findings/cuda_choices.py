@@ -21,6 +21,7 @@ from bringup.findings.model import Evidence, Examined, Finding, NamedGpu, Severi
 from bringup.findings.projects import allows, nearest_build, serving_builds
 from bringup.findings.repairs import torch_build_fix
 
+_ONE_GENCODE = re.compile(r"arch=compute_\d+[af]?,code=sm_\d+[af]?")
 # A list as it stands between quotes: what may be put into a command of sed as it is.
 _PLAIN_LIST = re.compile(r"[\w.+-]+(?:[; ,]+[\w.+-]+)*")
 
@@ -156,13 +157,21 @@ def architectures_without_the_chip(examined: Examined) -> Iterator[Finding]:
             )
 
 
+def _written_anew(choice: ArchitectureChoice, gpu: NamedGpu, when_used: bool) -> str | None:
+    """A Dockerfile's list, or that of a file that compiles when it is used, with the chip."""
+    if not when_used and "dockerfile" not in PurePosixPath(choice.file).name.lower():
+        return None
+    if _PLAIN_LIST.fullmatch(choice.text):
+        return f"{choice.text}{';' if ';' in choice.text else ' '}{gpu.capability}"
+    number = gpu.capability.number
+    return f"arch=compute_{number},code=sm_{number}" if _ONE_GENCODE.fullmatch(choice.text) else None
+
+
 def _build_fix(examined: Examined, choice: ArchitectureChoice, gpu: NamedGpu) -> str:
-    """The command that adds the chip to a Dockerfile's list; elsewhere `bringup build`, which does so."""
+    """The command that writes the chip into the file, where nothing else would; else `bringup build`."""
     assert examined.project is not None
     root = Path(examined.project.root)
-    if "dockerfile" in PurePosixPath(choice.file).name.lower() and _PLAIN_LIST.fullmatch(choice.text):
-        between = ";" if ";" in choice.text else " "
-        wanted = f"{choice.text}{between}{gpu.capability}"
+    if wanted := _written_anew(choice, gpu, when_used=choice.file in examined.project.runtime_builds):
         return f'sed -i {shlex.quote(f"{choice.line}s|{choice.text}|{wanted}|")} "{root / choice.file}"'
     folder = (root / choice.file).parent
     # A CMakeLists.txt further down is built by what stands at the top.

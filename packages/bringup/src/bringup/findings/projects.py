@@ -161,7 +161,7 @@ def _chip_without_torch(examined: Examined, pin: Pin, gpu: NamedGpu) -> Iterator
 def old_cxx_sources(examined: Examined) -> Iterator[Finding]:
     """Sources of extensions that none of the torch releases which serve a GPU compiles."""
     project = examined.project
-    if project is None or not project.extension_builds:
+    if project is None or not project.compiling:
         return
     for kind, (gone, old, new) in _GONE_FROM_TORCH.items():
         rows = [row for row in project.old_cxx if row.kind == kind]
