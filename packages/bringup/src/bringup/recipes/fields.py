@@ -31,9 +31,9 @@ def _specifiers(text: str) -> str:
 def contradicts(text: str) -> bool:
     """Whether no version can fit a range: `>=3,<2`."""
     wanted = SpecifierSet(text)
-    # If any version fits, so does a bound, the release after it, or a patch of it.
-    near = [candidate for row in wanted for candidate in _around(row)]
-    return bool(near) and not any(wanted.contains(candidate, prereleases=True) for candidate in near)
+    # If any version fits, so does a bound, the release after it, a patch of it, or the very first (`<2.0`).
+    near = ["0", *(candidate for row in wanted for candidate in _around(row))]
+    return not any(wanted.contains(candidate, prereleases=True) for candidate in near)
 
 
 def _around(row: Specifier) -> list[str]:
