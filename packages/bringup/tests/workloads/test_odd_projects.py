@@ -285,7 +285,7 @@ tomli; python_version < "3.11"
 
 @pytest.mark.parametrize(
     ("version", "torch", "numpy"),
-    [("3.8.18", "==1.13.1", "<1.25"), ("3.12.3", "==2.4.0", "<2"), ("3.13.1", ">=2.6", ">=2")],
+    [("3.8.18", "==1.13.1", "<1.25,<2"), ("3.12.3", "==2.4.0", "<2"), ("3.13.1", ">=2.6", ">=2")],
 )
 def test_markers_are_judged_by_the_python_that_is_chosen(
     version: str, torch: str, numpy: str, tmp_path: Path

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from bringup.binaries.architectures import ArchitectureList, parse_arch_list
 from bringup.facts.indexes import redact
-from bringup.facts.project_requirements import line_of
+from bringup.facts.project_requirements import is_conda_file, line_of, may_be_conda_file
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -61,9 +61,7 @@ _OPTION = re.compile(
 )
 _FETCHED = re.compile(r"\b(?:curl|wget)\b")  # their `-f` and `-i` are something else
 _CONDA_CUDA = re.compile(r"(?<![\w-])(pytorch-cuda|cudatoolkit|cuda-version)[\"']?[ \t=][ \t\"'=]*(\d+\.\d+)")
-_CONDA_FILE = re.compile(
-    r"(?:environment.*|conda)\.ya?ml|pixi\.toml|pyproject\.toml|dockerfile.*|.*\.dockerfile"
-)
+_TELLS_CUDA = re.compile(r"pixi\.toml|pyproject\.toml|dockerfile.*|.*\.dockerfile")
 _BUILD_FILE = re.compile(r"setup\.py|pyproject\.toml|cmakelists\.txt|dockerfile.*|.*\.dockerfile")
 # A whole line, or what follows a space: `#egg=` of an address stays.
 _COMMENT = re.compile(r"(?:^|(?<=\s))#[^\n]*", re.MULTILINE)
@@ -115,7 +113,7 @@ def torch_origins(text: str, file: str) -> Iterator[TorchOrigin]:
         yield from _of_pyproject(tomllib.loads(text), text.splitlines(), file)
     elif not name.endswith((".py", ".toml")) and name != "cmakelists.txt":
         yield from _of_options(plain, file)
-    if _CONDA_FILE.fullmatch(name):
+    if _TELLS_CUDA.fullmatch(name) or is_conda_file(file) or may_be_conda_file(file):
         of_torch = re.search(r"\b(?:py)?torch\b", plain) is not None
         for match in _CONDA_CUDA.finditer(plain):
             if of_torch or match[1] == "pytorch-cuda":

@@ -25,12 +25,20 @@ from bringup.facts.old_cxx import OldCxx, defines_at_check, old_cxx
 from bringup.facts.project_requirements import (
     Link,
     Pin,
+    groups_of_setup,
+    groups_of_setup_cfg,
+    has_conda_form,
     included,
     is_beside_the_project,
+    is_conda_file,
+    is_for_environments,
     is_recorded,
     is_requirements_file,
     links_of_environment,
     links_of_lines,
+    may_be_conda_file,
+    name_of_setup,
+    name_of_setup_cfg,
     pins_of_dockerfile,
     pins_of_environment,
     pins_of_lines,
@@ -38,7 +46,15 @@ from bringup.facts.project_requirements import (
     read_setup,
     serves_the_project,
 )
-from bringup.facts.project_tables import Found, groups_left_out, read_pipfile, read_pixi, read_pyproject
+from bringup.facts.project_tables import (
+    Found,
+    groups_left_out,
+    name_of_pyproject,
+    read_pipfile,
+    read_pixi,
+    read_pyproject,
+    read_script,
+)
 
 __all__ = ["Link", "Pin", "ProjectFacts", "TorchLoad", "read_project"]
 
@@ -48,12 +64,12 @@ _SKIPPED = {
     "__pycache__",
     ".venv",
     "venv",
-    "env",
     "build",
     "dist",
     ".tox",
     "site-packages",
 }
+_ENVIRONMENT = ("pyvenv.cfg", "conda-meta", "bin/activate", "Scripts/activate.bat")
 _CHECKPOINTS = (".pt", ".pth", ".ckpt", ".model", ".bin", ".pkl")
 _COMPILED = (".so", ".pyd", ".pyx")
 _MOST_FILES = 50_000
@@ -92,6 +108,7 @@ class ProjectFacts:
         instructions: what its pages and scripts tell people to install.
         old_cxx: what its C++ and CUDA sources use that torch has no more.
         runtime_builds: Python files that compile CUDA when they are used first.
+        distributions: folder → the canonical name under which it installs itself, as its files say.
     """
 
     root: str
@@ -116,6 +133,16 @@ class ProjectFacts:
     instructions: tuple[InstallCommand, ...] = ()
     old_cxx: tuple[OldCxx, ...] = ()
     runtime_builds: tuple[str, ...] = ()
+    distributions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def own_distributions(self) -> dict[str, str]:
+        """Names under which its folders install themselves → the first such folder; none of tests."""
+        found: dict[str, str] = {}
+        for folder, name in self.distributions.items():
+            if not is_beside_the_project(f"{folder}/setup.py"):
+                found.setdefault(name, folder)
+        return found
 
     @property
     def compiling(self) -> tuple[str, ...]:
@@ -126,12 +153,19 @@ class ProjectFacts:
 def _files(root: Path) -> Iterator[Path]:
     count = 0
     for folder, names, files in os.walk(root):
-        names[:] = sorted(name for name in names if name not in _SKIPPED)
+        names[:] = sorted(
+            name for name in names if name not in _SKIPPED and not _is_environment(folder, name)
+        )
         for file in sorted(files):
             count += 1
             if count > _MOST_FILES:
                 return
             yield Path(folder) / file
+
+
+def _is_environment(folder: str, name: str) -> bool:
+    """Whether a folder is an environment of Python's or conda's, whatever it is called."""
+    return any(Path(folder, name, mark).exists() for mark in _ENVIRONMENT)
 
 
 def _torch_names(tree: ast.AST) -> tuple[set[str], set[str]]:
@@ -240,6 +274,9 @@ class _Reading:
         self.has_at_check = False
         self.runtime: list[str] = []
         self.inline: list[str] = []
+        self.distributions: dict[str, str] = {}
+        self.other_conda: list[tuple[str, str]] = []
+        self.has_conda = False
 
     def python(self, text: str, file: str) -> None:
         self.own.update(Path(file).with_suffix("").parts)
@@ -252,6 +289,8 @@ class _Reading:
             self.loads += _torch_loads(tree, text, file)
         if Path(file).name == "setup.py":
             self._take(read_setup(tree, file))
+            self.groups += groups_of_setup(tree, file)
+            self._is_called(name_of_setup(tree), file)
             self.built.update(modules_of_setup(tree))
             self._choices(text, file)
             if "CUDAExtension" in text:
@@ -262,6 +301,9 @@ class _Reading:
             self.architectures += [choice] if choice else []
         if _RUNS.search(text) and Path(file).name != "setup.py" and not is_beside_the_project(file):
             self.entries.append(file)
+        script = read_script(text, file) if is_of_the_work(file) else None
+        if script is not None:
+            self._take(script)
 
     def _needed(self, tree: ast.AST, file: str, cell: int | None = None) -> None:
         for module, line in needed_imports(tree) if is_of_the_work(file) else ():
@@ -286,8 +328,13 @@ class _Reading:
             if serves_the_project(file):
                 self.requirements(text, file)
             return
+        if may_be_conda_file(file) and not is_conda_file(file):
+            if has_conda_form(text):
+                self.other_conda.append((text, file))
+            return
         self._choices(text, file)
         if name == "pyproject.toml":
+            self._is_called(name_of_pyproject(text), file)
             self._take(read_pyproject(text, file, self._read))
             self.groups += groups_left_out(text, file)
         elif name == "pixi.toml":
@@ -296,18 +343,33 @@ class _Reading:
             self._take(read_pipfile(text, file))
         elif name == "setup.cfg":
             pins, pythons = pins_of_setup_cfg(text, file)
+            self.groups += groups_of_setup_cfg(text, file)
+            self._is_called(name_of_setup_cfg(text), file)
             self.pins += pins
             self.pythons += pythons
-        elif re.fullmatch(r"(?:environment.*|conda)\.ya?ml", name):
-            self.pins += pins_of_environment(text, file)
-            self.links += links_of_environment(text, file)
-            self.recorded += [file] if is_recorded(text) else []
-            self._included(re.sub(r"(?m)^\s*-\s+(?=-r|--req)", "", text), file)
+        elif is_conda_file(file) and not is_beside_the_project(file):
+            self.has_conda |= is_for_environments(file)
+            self._environment(text, file)
         elif name.startswith("dockerfile") or name.endswith(".dockerfile"):
             self.pins += pins_of_dockerfile(text, file)
         elif name == "cmakelists.txt":
             self.built |= modules_of_cmake(text)
             self.builds += [file] if re.search(r"\bCUDA\b", text) else []
+
+    def _environment(self, text: str, file: str) -> None:
+        self.pins += pins_of_environment(text, file)
+        self.links += links_of_environment(text, file)
+        self.recorded += [file] if is_recorded(text) else []
+        self._included(re.sub(r"(?m)^\s*-\s+(?=-r|--req)", "", text), file)
+
+    def named_otherwise(self) -> None:
+        """conda's files of other names; beside an `environment.yml` they are for something else."""
+        for text, file in () if self.has_conda else self.other_conda:
+            try:
+                self._choices(text, file)
+                self._environment(text, file)
+            except (ValueError, RecursionError) as error:  # noqa: PERF203 — one file must not hide the others
+                self.unreadable.append((file, f"{type(error).__name__}: {error}"))
 
     def cxx(self, text: str, file: str) -> None:
         self.has_at_check |= defines_at_check(text)
@@ -325,6 +387,10 @@ class _Reading:
             self.origins += torch_origins(text, file)
             choice = architecture_choice(text, file)
             self.architectures += [choice] if choice else []
+
+    def _is_called(self, name: str | None, file: str) -> None:
+        if name:
+            self.distributions.setdefault(PurePosixPath(file).parent.as_posix(), canonicalize_name(name))
 
     def _take(self, found: Found) -> None:
         pins, links, pythons = found
@@ -375,6 +441,8 @@ def _wanted(file: str) -> bool:
     lowered = PurePosixPath(file).name.lower()
     return (
         is_requirements_file(file)
+        or is_conda_file(file)
+        or may_be_conda_file(file)
         or lowered.startswith(("dockerfile", "environment"))
         or lowered.endswith(".dockerfile")
         or lowered
@@ -384,8 +452,6 @@ def _wanted(file: str) -> bool:
             "pipfile",
             "setup.cfg",
             "cmakelists.txt",
-            "conda.yaml",
-            "conda.yml",
         )
     )
 
@@ -429,6 +495,7 @@ def read_project(root: Path) -> ProjectFacts:
             # Nesting without end is a MemoryError of Python's parser, and a RecursionError of the others.
             except (OSError, SyntaxError, ValueError, MemoryError, RecursionError) as error:
                 reading.unreadable.append((file, f"{type(error).__name__}: {error}".removesuffix(": ")))
+    reading.named_otherwise()
     return ProjectFacts(
         str(root),
         tuple(reading.constrained()),
@@ -453,4 +520,5 @@ def read_project(root: Path) -> ProjectFacts:
         tuple(reading.old_cxx()),
         # Without a CUDA source anywhere what is compiled is C++.
         tuple(sorted(reading.inline + (reading.runtime if reading.cuda else []))),
+        reading.distributions,
     )

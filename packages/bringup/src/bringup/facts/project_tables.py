@@ -7,6 +7,7 @@ documentation.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -19,9 +20,9 @@ from packaging.utils import canonicalize_name
 
 from bringup.facts.conda_names import pip_name
 from bringup.facts.project_requirements import (
-    NOT_FOR_USERS,
     Link,
     Pin,
+    is_for_users,
     line_of,
     links_of_lines,
     pins_of_lines,
@@ -32,6 +33,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+_SCRIPT = re.compile(r"(?m)^# /// script[ \t]*$")
 
 Found = tuple[list[Pin], list[Link], list[str]]
 
@@ -53,10 +56,10 @@ def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lam
     own = {canonicalize_name(str(table["name"])) for table in (project, poetry) if "name" in table}
     listed = _texts(project.get("dependencies"), "[project] dependencies")
     for group, items in _table(project, "optional-dependencies").items():
-        if _is_for_users(group):
+        if is_for_users(group):
             listed += _texts(items, f"[project.optional-dependencies] {group}")
     for group in _table(document, "dependency-groups"):
-        if _is_for_users(group):
+        if is_for_users(group):
             listed += _group(document, group)
     rows = text.splitlines()
     pins, links = [], []
@@ -70,7 +73,7 @@ def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lam
             pins.append(Pin(requirement, file, line_of(rows, item)))
         links += [Link(link.text, file, line_of(rows, item)) for link in links_of_lines(item, file)]
     pythons = [str(project["requires-python"])] if "requires-python" in project else []
-    groups = [table for name, table in _table(poetry, "group").items() if _is_for_users(name)]
+    groups = [table for name, table in _table(poetry, "group").items() if is_for_users(name)]
     for table in (poetry, *groups):
         _poetry(_table(table, "dependencies"), (pins, links, pythons), rows, file)
     for other in _dynamic(document):
@@ -80,6 +83,43 @@ def read_pyproject(text: str, file: str, read: Callable[[str], str | None] = lam
             links += links_of_lines(listed_there, other)
     _pixi(_table(document, "tool", "pixi"), (pins, links, pythons), rows, file)
     return pins, links, pythons
+
+
+def read_script(text: str, file: str) -> Found | None:
+    """(pins, links, Python ranges) of a script's own block `# /// script` (PEP 723); None where it has none.
+
+    Raises:
+        ValueError: the block is no TOML.
+    """
+    begin = _SCRIPT.search(text)
+    if begin is None:
+        return None
+    below = text[begin.end() :].splitlines()[1:]
+    block = list(itertools.takewhile(lambda line: re.match(r"#(?! ///\s*$)(?: |$)", line), below))
+    # As many lines above as in the file, so that numbers of lines are the file's.
+    above = [""] * (text.count("\n", 0, begin.start()) + 1)
+    content = "\n".join((*above, *(re.sub("^# ?", "", line) for line in block)))
+    rows, document = content.splitlines(), tomllib.loads(content)
+    elsewhere = _uv_sources(document)
+    found: Found = ([], [], [])
+    for item in _texts(document.get("dependencies"), "dependencies"):
+        requirement, line = read_requirement(item), line_of(rows, item)
+        name = canonicalize_name(requirement.name) if requirement else ""
+        if name in elsewhere:
+            found[1].append(Link(elsewhere[name], file, line))
+        elif requirement:
+            found[0].append(Pin(requirement, file, line))
+        found[1].extend(Link(link.text, file, line) for link in links_of_lines(item, file))
+    if "requires-python" in document:
+        found[2].append(str(document["requires-python"]))
+    return found
+
+
+def name_of_pyproject(text: str) -> str | None:
+    """The distribution's name, of `[project]` or Poetry's table."""
+    document = tomllib.loads(text)
+    tables = (_table(document, "project"), _table(document, "tool", "poetry"))
+    return next((str(table["name"]) for table in tables if "name" in table), None)
 
 
 def read_pixi(text: str, file: str) -> Found:
@@ -110,7 +150,7 @@ def groups_left_out(text: str, file: str) -> list[tuple[str, str]]:
         _table(document, "dependency-groups"),
         _table(document, "tool", "poetry", "group"),
     )
-    names = dict.fromkeys(name for table in tables for name in table if not _is_for_users(name))
+    names = dict.fromkeys(name for table in tables for name in table if not is_for_users(name))
     return [(name, f"{file}:{line_of(rows, name)}") for name in names]
 
 
@@ -155,10 +195,6 @@ def _texts(value: object, where: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise ValueError(f"{where} is no list of texts, but {value!r:.80}")
     return [str(item) for item in value]
-
-
-def _is_for_users(group: str) -> bool:
-    return not set(re.split(r"[^a-z0-9]+", group.lower())) & NOT_FOR_USERS
 
 
 def _table(document: dict[str, Any], *path: str) -> dict[str, Any]:
@@ -262,7 +298,7 @@ def _pixi(document: dict[str, Any], found: Found, rows: list[str], file: str) ->
             if requirement is not None and known == "python":
                 pythons.append(str(requirement.specifier))
             elif requirement is not None:
-                pins.append(Pin(requirement, file, line_of(rows, name)))
+                pins.append(Pin(requirement, file, line_of(rows, name), "conda"))
         _poetry(_table(table, "pypi-dependencies"), (pins, links, []), rows, file)
 
 

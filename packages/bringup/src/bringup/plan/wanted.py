@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlparse
@@ -20,9 +21,11 @@ from bringup.binaries.architectures import ComputeCapability
 from bringup.catalog import Catalog
 from bringup.catalog.schema import Extension
 from bringup.errors import BringupError
+from bringup.facts.conda_names import may_be_a_program
 from bringup.facts.environment import EnvironmentFacts
 from bringup.facts.environment_distributions import Distribution
 from bringup.facts.project import Link, Pin, ProjectFacts, read_project
+from bringup.facts.project_requirements import ENVIRONMENT_FOLDERS
 from bringup.findings.kernel_images import chosen_libraries, importance, is_loadable
 from bringup.plan.frameworks import other_frameworks
 from bringup.plan.model import Choice, Reason
@@ -36,9 +39,7 @@ _COMES_WITH_TORCH = frozenset(
     ("triton", "pytorch", "pytorch-cuda", "pytorch-mutex", "cudatoolkit", "cuda-toolkit", "cudnn", "nccl")
 )
 _HEADLESS = "opencv-python-headless"
-_PROJECT_NAME = re.compile(r"^\[project\][^\[]*?^name\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]", re.MULTILINE)
 _LOCAL_LABEL = re.compile(r"\+[A-Za-z0-9._-]+")
-_SETUP_NAME = re.compile(r"\bname\s*=\s*['\"]([A-Za-z0-9][\w.-]*)['\"]")
 NO_COMMIT = "0" * 40  # of a folder, whose content is compared instead
 _TOOLS = (
     "python",
@@ -150,25 +151,61 @@ def _add(wanted: Wanted, requirement: Requirement, place: str, catalog: Catalog)
         # Which CUDA it is built for follows from the GPUs: `==2.0.1+cu118` asks for 2.0.1.
         requirement.specifier = SpecifierSet(_LOCAL_LABEL.sub("", str(requirement.specifier)))
         if wanted.holds(requirement):
-            wanted.torch.setdefault(key, (requirement, place))
+            _join(wanted, wanted.torch, key, requirement, place)
     elif _is_brought(key) or key in _TOOLS:
         if key == "python" and str(requirement.specifier):
             wanted.python.append(str(requirement.specifier))
     elif (row := catalog.extension(key)) is not None:
         if not wanted.holds(requirement):
             return
-        wanted.extension_pins.setdefault(row.name, (requirement, place))
+        _join(wanted, wanted.extension_pins, row.name, requirement, place)
         if row not in wanted.extensions:
             wanted.extensions.append(row)
-    elif key not in wanted.pins or not wanted.holds(wanted.pins[key][0]):
-        # Of several with markers the first whose marker holds; one that does not hold pip leaves out itself.
-        wanted.pins[key] = (requirement, place)
-    elif wanted.holds(requirement) and not wanted.pins[key][0].extras:
-        # `jax` in one file and `jax[cuda12]` in another: both are asked for.
-        first, place = wanted.pins[key]
-        both = Requirement(str(first))
-        both.extras = set(requirement.extras)
-        wanted.pins[key] = (both, place)
+    else:
+        _join(wanted, wanted.pins, key, requirement, place)
+
+
+def _join(
+    wanted: Wanted,
+    rows: dict[str, tuple[Requirement, str]],
+    key: str,
+    requirement: Requirement,
+    place: str,
+) -> None:
+    """Of several requirements of one name all bounds hold, and the extras of all are asked for.
+
+    Where the bounds contradict each other the first stay, and the choices say so.
+    """
+    if key not in rows or not wanted.holds(rows[key][0]):
+        # One whose marker does not hold pip leaves out itself.
+        rows[key] = (requirement, place)
+        return
+    if not wanted.holds(requirement):
+        return
+    first, first_place = rows[key]
+    both = Requirement(str(first))
+    both.extras = first.extras | requirement.extras
+    joined = first.specifier & requirement.specifier
+    is_told = _speaks_of_the_whole(place) and joined != first.specifier
+    if is_told and contradicts(str(joined)):
+        named = {"place": first_place, "other": str(requirement), "at": place}
+        why = Reason(id="bounds-contradict", parameters=dict(named))
+        wanted.choices.append(Choice(subject=key, chosen=str(first.specifier), why=why))
+    elif is_told:
+        both.specifier = joined
+        first_place += f", {place}"
+    rows[key] = (both, first_place)
+
+
+def _speaks_of_the_whole(place: str) -> bool:
+    """Whether a file is the project's and not of one of its parts: at the top, or in `requirements/`.
+
+    What a Dockerfile pins is of its image: it does not narrow what other files ask for.
+    """
+    path = PurePosixPath(place.rpartition(":")[0].lower())
+    folders = path.parts[:-1]
+    at_its_place = not folders or (len(folders) == 1 and folders[0] in ENVIRONMENT_FOLDERS)
+    return at_its_place and "dockerfile" not in path.name
 
 
 def _settle_extensions(wanted: Wanted, places: Mapping[str, str]) -> None:
@@ -219,16 +256,9 @@ def _add_link(wanted: Wanted, link: Link, project: ProjectFacts, catalog: Catalo
     wanted.leave_out(link.name, "link-by-hand", text=link.text, place=place)
 
 
-def _distribution_name(folder: Path) -> str:
-    """The name under which a project installs itself; its folder's where its files do not say."""
-    for file, pattern in ((folder / "pyproject.toml", _PROJECT_NAME), (folder / "setup.py", _SETUP_NAME)):
-        try:
-            found = pattern.search(file.read_text(encoding="utf-8", errors="replace"))
-        except OSError:
-            continue
-        if found:
-            return found[1]
-    return _environment_name(folder)
+def _distribution_name(folder: str, project: ProjectFacts) -> str:
+    """The name under which a folder of the project installs itself; its own where its files do not say."""
+    return project.distributions.get(folder) or _environment_name(Path(project.root, folder))
 
 
 def _installs(folder: Path) -> bool:
@@ -247,7 +277,7 @@ def _add_builds(wanted: Wanted, project: ProjectFacts, catalog: Catalog) -> None
                 wanted.leave_out(build, "cmake-by-hand", folder=str(Path(project.root, build).parent))
             continue
         folder = str(PurePosixPath(build).parent)
-        name = canonicalize_name(_distribution_name(Path(project.root) / folder))
+        name = canonicalize_name(_distribution_name(folder, project))
         row = catalog.extension(name)
         if row is not None:
             wanted.local_builds.setdefault(row.name, folder)
@@ -257,12 +287,35 @@ def _add_builds(wanted: Wanted, project: ProjectFacts, catalog: Catalog) -> None
             wanted.local_builds.setdefault(name, folder)
 
 
+def _leave_out_own(wanted: Wanted, project: ProjectFacts) -> None:
+    """What lies in the project's folder: an index may hold another's under its name, or another release."""
+    own = project.own_distributions
+    for key in sorted(wanted.pins.keys() & own.keys()):
+        requirement, place = wanted.pins.pop(key)
+        folder = own[key]
+        if key not in wanted.local_builds and folder != ".":
+            wanted.leave_out(requirement.name, "own-folder", folder=shlex.quote(f"./{folder}"), place=place)
+
+
+def _is_program(pin: Pin, project: ProjectFacts) -> bool:
+    """Whether what conda installs is a program or library, and nothing that the project imports."""
+    name = pin.requirement.name
+    if not pin.channel or not may_be_a_program(name, pin.channel):
+        return False
+    imported = project.imports.keys() - project.own_modules
+    return not any(is_brought(module, (canonicalize_name(name),)) for module in imported)
+
+
 def from_project(project: ProjectFacts, catalog: Catalog, markers: Mapping[str, str] | None = None) -> Wanted:
     """What a project's files ask for, for the Python of these `markers`."""
     root = Path(project.root)
     wanted = Wanted(_environment_name(root), root, list(project.requires_python), markers=markers or {})
     for pin in _needed(project):
-        _add(wanted, pin.requirement, f"{pin.file}:{pin.line}", catalog)
+        place = f"{pin.file}:{pin.line}"
+        if _is_program(pin, project):
+            wanted.leave_out(pin.requirement.name, "conda-program", place=place)
+        else:
+            _add(wanted, pin.requirement, place, catalog)
     for file in project.recorded:
         wanted.leave_out(file, "environment-recorded")
     if any(key.startswith("opencv-") and key != _HEADLESS for key in wanted.pins):
@@ -270,6 +323,7 @@ def from_project(project: ProjectFacts, catalog: Catalog, markers: Mapping[str, 
     for link in project.links:
         _add_link(wanted, link, project, catalog)
     _add_builds(wanted, project, catalog)
+    _leave_out_own(wanted, project)
     for module in project.imports:
         row = _by_import(module, catalog)
         if row is not None and row not in wanted.extensions:
@@ -291,7 +345,7 @@ def from_project(project: ProjectFacts, catalog: Catalog, markers: Mapping[str, 
             wanted.torch.setdefault(module, (Requirement(module), project.imports[module]))
         elif wanted.torch.pop(module, None):
             wanted.leave_out(module, "extension-drop")
-    for name, place in undeclared(project, wanted.pins.keys()):
+    for name, place in undeclared(project, wanted.pins.keys() | project.own_distributions.keys()):
         wanted.pins[canonicalize_name(name)] = (Requirement(name), place)
         why = Reason(id="import-undeclared", parameters={"place": place})
         wanted.choices.append(Choice(subject=name, chosen="+", why=why))
@@ -300,7 +354,7 @@ def from_project(project: ProjectFacts, catalog: Catalog, markers: Mapping[str, 
     for file, text in project.unreadable[:5]:
         wanted.leave_out(file, "file-unread", text=text)
     wanted.frameworks = _frameworks(wanted, project.needed_imports)
-    wanted.unplaced = _unplaced(project, catalog)
+    wanted.unplaced = _unplaced(project, catalog, wanted.local_builds)
     wanted.loads = any(load.weights_only == "missing" for load in project.torch_loads)
     wanted.entry_points = project.entry_points
     return wanted
@@ -310,11 +364,11 @@ def _frameworks(wanted: Wanted, imports: Mapping[str, str]) -> dict[str, str]:
     return other_frameworks(((key, place) for key, (_, place) in wanted.pins.items()), imports)
 
 
-def _unplaced(project: ProjectFacts, catalog: Catalog) -> dict[str, str]:
-    """Modules from elsewhere, but those that are asked for by name, and known compiled extensions."""
+def _unplaced(project: ProjectFacts, catalog: Catalog, builds: Iterable[str]) -> dict[str, str]:
+    """Modules from elsewhere, but those that are asked for by name or built here, and known extensions."""
     named = [pin.requirement.name for pin in project.pins] + [link.name for link in project.links]
-    own = _distribution_name(Path(project.root))
-    asked = {canonicalize_name(name) for name in (*named, own, *TORCH_FAMILY)}
+    own = _distribution_name(".", project)
+    asked = {canonicalize_name(name) for name in (*named, own, *builds, *TORCH_FAMILY)}
     return {
         module: place
         for module, place in imports_from_elsewhere(project)
