@@ -32,6 +32,11 @@ from bringup.facts.interpreters import Interpreter
 from bringup.plan.pip_process import StillTrying, StillWaiting, longest_waiting, run_pip, what_is_asked
 
 _MOST_SOURCE_PACKAGES = 8
+# Pure Python. OmegaConf and Hydra want releases of it that are source packages alone: where pip may take only
+# wheels, it goes back to their releases of 2020, which want none of it, and calls that an answer.
+_SOURCE_ALONE = ("antlr4-python3-runtime",)
+# If one of these has a wheel of a release, and the Python that is planned for has none, it is compiled.
+_OLDER_PYTHONS = ("3.9", "3.7")
 _LONGEST_ANSWER = 240.0  # seconds of trying versions in turn; what fits is found in one
 _LONGEST_PLANNING = 480.0
 _BARE_ENVIRONMENT = 25_000_000  # bytes that pip takes in a new environment
@@ -303,8 +308,13 @@ class Resolver:
                     self._unbuildable.add(from_source[-1])
                     self._without_wheel.discard(named.get(from_source[-1], ""))
                     raise lacking from error  # Its source package cannot be built here: as good as none.
+                if lacking and name in from_source and name == _lacks_a_wheel(lacking) and not in_build:
+                    self._without_wheel.discard(named.get(name, ""))
+                    raise lacking from error  # It has no source package either: other releases have wheels.
                 if name in from_source or name in self._unbuildable or (in_build and name in named):
                     raise
+                if name in named and not in_build and self._is_compiled(named[name]):
+                    raise  # What was compiled years ago for another Python seldom compiles for this one.
                 self._from_source |= set(from_source) - named.keys()
                 if name is None or len(from_source) >= _MOST_SOURCE_PACKAGES:
                     raise
@@ -318,6 +328,16 @@ class Resolver:
             else:
                 self._from_source |= set(from_source) - named.keys()
                 return rows
+
+    def _is_compiled(self, requirement: str) -> bool:
+        """Whether an older Python has a wheel of what this one has none of."""
+        return any(self._has_wheel_for(python, requirement) for python in _OLDER_PYTHONS)
+
+    def _has_wheel_for(self, python: str, requirement: str) -> bool:
+        with tempfile.TemporaryDirectory(prefix="bringup-") as folder:
+            options = ["--dry-run", "--no-deps", "--only-binary=:all:", f"--python-version={python}"]
+            options += [f"--target={folder}", *self._source_options(None)]
+            return self._pip("install", *_METADATA_ALONE, *options, requirement).returncode == 0
 
     @property
     def is_late(self) -> bool:
@@ -347,7 +367,9 @@ class Resolver:
             report = Path(folder) / "report.json"
             # Not --quiet: it would leave out what a conflict is caused by.
             options = ["--dry-run", "--only-binary=:all:"]
-            options += [f"--no-binary={name}" for name in from_source]
+            # Without an index a folder may hold the wheel that was built of it.
+            alone = () if self._offline else _SOURCE_ALONE
+            options += [f"--no-binary={name}" for name in dict.fromkeys((*alone, *from_source))]
             options += [f"--find-links={folder}" for folder in find_links]
             if not self._overlay:
                 options.append("--ignore-installed")
