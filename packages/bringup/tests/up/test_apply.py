@@ -153,6 +153,27 @@ def test_a_step_is_not_done_twice(plan: Planned, tmp_path: Path) -> None:
     assert done_steps(tmp_path) == before
 
 
+def test_the_packages_of_a_project_can_be_imported(plan: Planned, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    for file in ("mine/__init__.py", "src/yours/__init__.py"):
+        (given / file).parent.mkdir(parents=True)
+        (given / file).touch()
+    (given / "idna.py").write_text("raise ImportError('what is installed comes first')\n")
+    document = plan("idna", "mine", "yours")
+    first, *rest = document.steps
+    source = FetchSource(
+        id="source",
+        repository=given.as_uri(),
+        commit="0" * 40,
+        local=str(given),
+        content=content_of(given),
+        importable=True,
+    )
+    write_plan(document.model_copy(update={"steps": (first, source, *rest)}), tmp_path / "plan.toml")
+    code, _, errors = finish(tmp_path / "home", tmp_path / "plan.toml")
+    assert code == 0, errors
+
+
 def test_a_proof_that_fails_switches_nothing_in(plan: Planned, tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
     write_plan(plan(), file)

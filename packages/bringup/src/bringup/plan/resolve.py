@@ -118,7 +118,7 @@ def source_option(address: str) -> str:
     return f"--find-links={address}" if address.endswith(".html") else f"--extra-index-url={address}"
 
 
-def show_through(environment: Path, folders: Sequence[str]) -> None:
+def show_through(environment: Path, folders: Sequence[str], name: str = "overlay") -> None:
     """Let the packages in these folders be seen from a virtual environment (its own come first).
 
     A `.pth` file and not `--system-site-packages`: that shows an interpreter's base, not the virtual
@@ -126,7 +126,7 @@ def show_through(environment: Path, folders: Sequence[str]) -> None:
     """
     sites = [*environment.glob("lib/python3*/site-packages"), *environment.glob("Lib/site-packages")]
     if folders:
-        (sites[0] / "_bringup_overlay.pth").write_text("\n".join(folders) + "\n", encoding="utf-8")
+        (sites[0] / f"_bringup_{name}.pth").write_text("\n".join(folders) + "\n", encoding="utf-8")
 
 
 class Resolver:

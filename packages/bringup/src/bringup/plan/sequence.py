@@ -25,6 +25,7 @@ from bringup.plan.steps import (
     Verify,
 )
 from bringup.plan.torch_choice import TorchChoice
+from bringup.plan.wanted import NO_COMMIT
 from bringup.recipes.schema import PatchRow, Recipe, WeightsRow
 
 
@@ -110,6 +111,8 @@ def _source(parts: Parts, given: Given) -> Iterator[Step]:
         licence=source.licence,
         local=str(local) if local else None,
         content=content_of(local) if local else None,
+        # A project's scripts import its packages as if it were installed; recipes install what they need.
+        importable=True if source.commit == NO_COMMIT else None,
     )
     yield from (_patch(row) for row in parts.patches if not row.of)
 

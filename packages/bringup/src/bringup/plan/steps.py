@@ -91,6 +91,7 @@ class FetchSource(Row):
         submodules: path below the source → commit; their addresses stand in the source's `.gitmodules`.
         recursive: all submodules at the commits that the source names.
         local: the given folder, and `content` the hash of what was in it when it was planned.
+        importable: the environment's Python finds the packages in it, after those that are installed.
     """
 
     kind: Literal["fetch-source"] = "fetch-source"
@@ -102,6 +103,7 @@ class FetchSource(Row):
     licence: str = ""
     local: AbsolutePath | None = None
     content: str | None = None
+    importable: bool | None = None
 
 
 class PatchSource(Row):

@@ -151,7 +151,7 @@ class _Steps:
             own = find_own_package(step.package, folders=self._options.find_links)
             self._installer.install_path(target, own.path, log, tell)
         elif isinstance(step, FetchSource):
-            fetch_source(step, self._slot.source, self._options.supplies, log, tell)
+            self._fetch(step, log, tell)
         elif isinstance(step, PatchSource):
             self._patch(step)
         elif isinstance(step, InstallShims):
@@ -166,6 +166,13 @@ class _Steps:
             convert_models(step, target, self._slot.models, self._slot.source, tell)
         else:
             self._verify(step)
+
+    def _fetch(self, step: FetchSource, log: Path, tell: OnLine) -> None:
+        source = self._slot.source
+        fetch_source(step, source, self._options.supplies, log, tell)
+        if step.importable:
+            folders = [folder for folder in (source, source / "src") if folder.is_dir()]
+            show_through(self._slot.target.root, [str(folder) for folder in folders], "source")
 
     def _patch(self, step: PatchSource) -> None:
         """A patch of an extension's source is applied where that source is fetched, in `_build`."""
