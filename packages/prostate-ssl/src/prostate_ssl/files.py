@@ -7,12 +7,14 @@ import errno
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
 
 
 def absolute(path: str | Path) -> Path:
@@ -22,6 +24,17 @@ def absolute(path: str | Path) -> Path:
         with contextlib.suppress(RuntimeError):  # nobody of that name has a home folder
             found = found.expanduser()
     return found.absolute()
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder and prove that files can be written there, before hours of work rely on it.
+
+    Raises:
+        OSError: they cannot.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder):
+        pass
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], None]) -> None:
@@ -70,6 +83,12 @@ def why_unreadable(error: Exception) -> str:
     if "weights_only" in text:
         return "it is no file of tensors, or wants to run code of its own"
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def write_figure(path: Path, figure: Figure, dpi: int) -> None:
+    """Write a matplotlib figure atomically; the name's suffix tells the format, without one it is PNG."""
+    form = path.suffix.lstrip(".").lower() or "png"
+    write_atomically(path, lambda file: figure.savefig(file, format=form, dpi=dpi))
 
 
 def write_tensors(

@@ -541,3 +541,78 @@ print(*batches({str(root)!r}))
     assert "fault of prostate-ssl" not in done.stderr and "Traceback" not in done.stderr, done.stderr
     for path in (*victims, *places):
         assert path.name in said, path
+
+
+def test_a_small_contrast_on_a_large_offset_is_cached_and_an_odd_case_is_named(
+    copied: Callable[[int], Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = copied(2)
+    path = root / "phantom_0001" / "ax_t2wi.nii.gz"
+    data, affine = _load(path)
+    _save(path, (1000 + 1e-4 * data / data.max()).astype(np.float32), affine)
+    arguments = ["cache", str(root), "--workers", "1", "--out"]
+    assert run([*arguments, str(tmp_path / "a")]) == 0 and "2 built" in capsys.readouterr().out
+
+    def fault(volumes: object, settings: object) -> None:
+        raise ValueError("odd")
+
+    monkeypatch.setattr("prostate_ssl.data.preparing.prepare_case", fault)
+    assert run([*arguments, str(tmp_path / "b")]) == 1
+    assert "phantom_0001: cannot be prepared (ValueError: odd)" in capsys.readouterr().out
+    with pytest.raises(UnreadableVolumeError, match="phantom_0001: cannot be prepared"):
+        make_dataset(dataset_str=f"ProstateSSL:root={root}").prepare(0)
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform", "said"),
+    [
+        (0, 0, "no orientation in its header"),
+        (1, 1, "lie 7 mm apart: the sform is used"),
+        (1, 0, None),
+        (0, 1, None),
+    ],
+)
+def test_an_orientation_that_is_missing_or_given_twice_is_said(
+    copied: Callable[[int], Path], sform: int, qform: int, said: str | None
+) -> None:
+    root = copied(1)
+    path = root / "phantom_0001" / "ax_adc.nii.gz"
+    data, affine = _load(path)
+    moved = affine.copy()
+    moved[0, 3] += 7
+    image = nibabel.Nifti1Image(data, affine)
+    image.set_sform(affine, code=sform)
+    image.set_qform(moved if sform else affine, code=qform)
+    nibabel.save(image, path)
+    told = [r.text for r in check_folder(root).remarks if r.kind == "geometry" and r.severity == "warning"]
+    noted = read_case(discover_cases(root)[0], SEQUENCES).notes
+    if said is None:
+        assert not told and not noted
+    else:
+        assert any(said in text for text in told) and any(said in text for text in (*noted, *told))
+
+
+def test_little_cover_of_the_t2_grid_is_a_warning(copied: Callable[[int], Path]) -> None:
+    root = copied(1)
+    path = root / "phantom_0001" / "ax_adc.nii.gz"
+    data, affine = _load(path)
+    _save(path, data[: data.shape[0] // 2], affine)
+    told = [r for r in check_folder(root).remarks if "of the T2 grid: resampled" in r.text]
+    assert [r.severity for r in told] == ["warning"]
+    assert any(
+        "of the T2 grid, zero beyond" in n for n in read_case(discover_cases(root)[0], SEQUENCES).notes
+    )
+
+
+def test_our_own_folders_below_the_root_are_no_patients(copied: Callable[[int], Path]) -> None:
+    root = copied(2)
+    assert run(["cache", str(root), "--out", str(root / "cache")]) == 0
+    for name in ("run", "phantom_0009"):
+        (root / name).mkdir()
+    (root / "run" / "config.yaml").write_text("a: 1\n")
+    (root / "phantom_0001" / "config.yaml").write_text("a: 1\n")
+    names = [case.case_id for case in discover_cases(root)]
+    assert names == ["phantom_0001", "phantom_0002", "phantom_0009"]

@@ -595,8 +595,10 @@ def test_labels_that_contradict_each_other_are_said(phantoms: Path, tmp_path: Pa
 def test_a_label_column_of_another_spelling_is_said(phantoms: Path, tmp_path: Path) -> None:
     path = tmp_path / "list.csv"
     path.write_text("patient_id,Label\nphantom_0002,1\nphantom_0001,0\n")
-    dataset = make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
-    assert "list.csv: the column 'Label' is not read; name it 'label'" in dataset.warnings
+    words = "list.csv: the column 'Label' is not read; name it 'label'"
+    assert words in make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={path}").warnings
+    with pytest.raises(ProstateError, match="it has: patient_id, Label"):
+        make_dataset(dataset_str=f"ProstateSupervised:root={phantoms}:split_csv={path}")
 
 
 @pytest.mark.parametrize(
@@ -642,3 +644,30 @@ def test_a_list_without_a_header_does_not_lose_its_first_patient(phantoms: Path,
     path.write_text("phantom_0001\nphantom_0002\n")
     with pytest.raises(ProstateError, match=r"no header: its first line names the patient phantom_0001"):
         make_dataset(dataset_str=f"ProstateSSL:root={phantoms}:split_csv={path}")
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_labels_of_another_list_are_not_taken_in_silence(
+    copied: Callable[[int], Path], tmp_path: Path, beside: bool
+) -> None:
+    root, path = copied(2), tmp_path / "list.csv"
+    if beside:
+        (root / "labels.csv").write_text("patient_id,label\nphantom_0001,1\nphantom_0002,0\n")
+    path.write_text("patient_id,recurrence\nphantom_0001,0\nphantom_0002,1\n")
+    with pytest.raises(ProstateError, match=r"no column 'label' \(it has: patient_id, recurrence") as error:
+        make_dataset(dataset_str=f"ProstateSupervised:root={root}:split_csv={path}")
+    assert error.value.exit_code == 2
+    dataset = make_dataset(dataset_str=f"ProstateSSL:root={root}:split_csv={path}")
+    assert any("labels are taken from" in said for said in dataset.warnings) == beside
+    path.write_text("patient_id\nphantom_0001\nphantom_0002\n")
+    if beside:
+        dataset = make_dataset(dataset_str=f"ProstateSupervised:root={root}:split_csv={path}")
+        assert dataset.labels.tolist() == [1, 0] and not dataset.warnings
+
+
+@pytest.mark.parametrize(
+    ("shares", "sizes"),
+    [((1.0, 0.0, 0.0), (16, 0, 0)), ((0.8, 0.2, 0.0), (13, 3, 0)), ((0.98, 0.01, 0.01), (14, 1, 1))],
+)
+def test_a_list_without_a_share_stays_empty(shares: tuple[float, ...], sizes: tuple[int, ...]) -> None:
+    assert list_sizes(16, shares) == sizes

@@ -136,3 +136,12 @@ def test_an_unknown_task_is_refused(setting, tmp_path, capsys):
     )
     assert code == 2 and "segmentation, classification" in capsys.readouterr().err
     assert load_config("demo")
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_training(setting, tmp_path, capsys):
+    root, folder = setting
+    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(root / "val.csv")]
+    given = ["finetune", "classification", "--run", str(folder), "--data", str(root), *lists, "--epochs", "1"]
+    assert run([*given, "--out", str(root / "val.csv")]) == 1
+    told = capsys.readouterr()
+    assert "val.csv" in told.err and "epoch" not in told.out

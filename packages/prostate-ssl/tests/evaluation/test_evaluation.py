@@ -26,7 +26,7 @@ from prostate_ssl.data.dataset_string import parse_dataset_string
 from prostate_ssl.data.phantom import PhantomSettings, write_phantoms
 from prostate_ssl.data.preparing import PreparedCase
 from prostate_ssl.errors import ProstateError
-from prostate_ssl.evaluation import eval_log_regression_with_model, load_backbone
+from prostate_ssl.evaluation import eval_log_regression_with_model, load_backbone, pictures
 from prostate_ssl.evaluation.extract import read_table
 from prostate_ssl.evaluation.features import (
     FeatureTable,
@@ -38,6 +38,7 @@ from prostate_ssl.evaluation.features import (
 from prostate_ssl.evaluation.periodic import keep_best
 from prostate_ssl.evaluation.probe import knn_probe, leave_one_out, linear_probe, score
 from prostate_ssl.evaluation.run import compared_features, evaluate_run
+from prostate_ssl.files import write_figure
 from prostate_ssl.report.sections import periodic_section
 
 
@@ -520,3 +521,66 @@ def test_a_run_that_may_only_be_read_is_good_enough(trained, data, tmp_path, mon
 
     monkeypatch.setattr("prostate_ssl.cli.configuration.write_json", refuse)  # where a stage's time is noted
     assert run(["extract", "--run", str(trained), "--data", str(data), "--out", str(tmp_path)]) == 0
+
+
+def test_probes_say_on_how_many_cases_they_stand(trained, data, tmp_path, capsys):
+    root, folder = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(data, root)
+    shutil.copytree(trained, folder)
+    lines = (root / "val.csv").read_text().splitlines()
+    (root / "val.csv").write_text("\n".join([*lines[:-1], lines[-1].split(",")[0] + ",\n"]))
+    (root / lines[1].split(",")[0] / "ax_t2wi.nii.gz").write_bytes(b"")
+    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(root / "val.csv")]
+    given = ["evaluate", "--run", str(folder), "--data", str(root), *lists]
+    words = "Learned on 5 cases, judged on 1 (val) (2 listed cases have no label or cannot be read)."
+    assert run(given) == 0 and words in capsys.readouterr().out
+    assert json.loads((folder / "eval" / "probe.json").read_text())["cases"] == {"train": 5, "val": 1}
+    assert run([*given, "--missing-modalities"]) == 0 and "Judged on 1 cases." in capsys.readouterr().out
+    assert run(["report", str(folder)]) == 0 and words in (folder / "report.html").read_text()
+
+
+def test_fallbacks_are_said_and_absent_modalities_drawn_as_such(trained, data, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    (root / "phantom_0001" / "ax_adc.nii.gz").unlink()
+    arguments = ["--run", str(trained), "--data", str(root), "--out", str(tmp_path / "out")]
+    assert run(["extract", *arguments]) == 0
+    words = "1 of 8 cases with remarks, as phantom_0001: ax_adc is missing"
+    assert words in capsys.readouterr().out
+    lists = ["--train-csv", str(root / "train.csv"), "--val-csv", str(root / "val.csv")]
+    assert run(["evaluate", *arguments[:4], *lists]) == 0 and words in capsys.readouterr().out
+    drawn = []
+    monkeypatch.setattr(pictures, "_draw", lambda rows, *rest: drawn.append((rows, rest)))
+    backbone = load_backbone(trained)
+    pictures.attention_picture(
+        backbone, make_dataset(dataset_str=f"ProstateSSL:root={root}"), 0, tmp_path / "a"
+    )
+    rows, (_, _, title, _) = drawn[0]
+    tiles = {name: cells for name, cells in rows if name.startswith("attention")}
+    assert list(tiles) == ["attention: ax_t2wi", "attention: ax_adc (absent)", "attention: ax_dwi"]
+    brightest = np.max([[cell.max() for cell in cells] for cells in tiles.values()], axis=0)
+    assert "one scale" in title and np.allclose(brightest, 1)
+
+
+def test_an_export_that_differs_from_torch_leaves_what_was_there(trained, tmp_path, capsys, monkeypatch):
+    given = ["export", "--run", str(trained), "--out", str(tmp_path)]
+    assert run(given) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr("prostate_ssl.downstream.export.TOLERANCE", -1.0)
+    assert run(given) == 1 and "it is not usable" in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert set(before) == {"model.safetensors", "config.json"}
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_the_old_one(tmp_path):
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+
+    class Faulty:
+        def savefig(self, file, **_):
+            file.write(b"half")
+            raise OSError("no space")
+
+    with pytest.raises(OSError, match="no space"):
+        write_figure(path, Faulty(), dpi=100)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -257,3 +257,11 @@ def test_wanted_rows_are_the_same_as_all_tokens(registers):
     some = model.forward_features(x, drop_scales=scales, rows=rows)["x_norm_rows"]
     assert torch.allclose(some[:4], whole["x_norm_clstoken"], atol=1e-5)
     assert torch.allclose(some[4:], whole["x_norm_patchtokens"].flatten(0, 1)[index], atol=1e-5)
+
+
+def test_attention_does_not_depend_on_what_stands_in_place_of_an_absent_modality(tiny):
+    x, present = torch.randn(1, 3, 28, 28), torch.tensor([[True, False, True]])
+    other = x.clone()
+    other[:, 1] = 0
+    assert torch.equal(tiny.last_attention(x, present), tiny.last_attention(other, present))
+    assert not torch.allclose(tiny.last_attention(other, present), tiny.last_attention(other))

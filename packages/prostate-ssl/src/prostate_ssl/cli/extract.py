@@ -30,7 +30,7 @@ def command(
     from prostate_ssl.errors import ProstateError
     from prostate_ssl.evaluation.backbone import load_backbone
     from prostate_ssl.evaluation.extract import extract
-    from prostate_ssl.evaluation.run import labelled_dataset
+    from prostate_ssl.evaluation.run import labelled_dataset, print_remarks
     from prostate_ssl.training.session import open_session
 
     if slices not in ("one", "gland", "all"):
@@ -43,6 +43,7 @@ def command(
         done = extract(backbone, dataset, out, session, slices=slices)
     for case, reason in done.refused:
         print(f"left out {case}: {reason}")
+    print_remarks(dataset)
     if session.is_main:
         shared = f" by {session.world_size} processes" if session.world_size > 1 else ""
         print(f"{done.made} cases computed{shared}, {done.kept} were there: {done.table}")

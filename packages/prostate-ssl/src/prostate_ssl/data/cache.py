@@ -22,8 +22,7 @@ from filelock import FileLock
 
 from prostate_ssl.data.layout import Case, chosen_files
 from prostate_ssl.data.order import AXIAL, CORONAL, gland_counts
-from prostate_ssl.data.preparing import Preparation, PreparedCase, prepare_case
-from prostate_ssl.data.reading import read_case
+from prostate_ssl.data.preparing import Preparation, PreparedCase, read_prepared
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.files import write_atomically, write_json
 
@@ -229,7 +228,7 @@ class CaseCache:
     def _build(self, case: Case, *, sweep: bool) -> None:
         sources = self._sources(case, None)
         key = self._key(sources)
-        prepared = prepare_case(read_case(case, self._sequences, self._prefer_computed), self._settings)
+        prepared = read_prepared(case, self._sequences, self._prefer_computed, self._settings)
         blocks = to_blocks(prepared.array)
         name = f"{self._stem(case)}.{key[:16]}.npy"
         try:

@@ -20,7 +20,7 @@ from prostate_ssl.data.layout import (
     dwi_files,
 )
 from prostate_ssl.data.listed import unknown_ids, with_guesses
-from prostate_ssl.data.reading import LEAST_OVERLAP, SMALL_MASK_VOXELS
+from prostate_ssl.data.reading import LEAST_OVERLAP, SMALL_MASK_VOXELS, WHOLE_OVERLAP
 from prostate_ssl.data.tables import PatientTable
 from prostate_ssl.data.volumes import Volume, read_volume, resample, same_grid
 from prostate_ssl.errors import UnreadableVolumeError
@@ -169,6 +169,8 @@ def _check_sequence(case: Case, name: str, report: CaseReport, usable: bool = Tr
         return None
     for note in volume.notes:
         report.say(WARNING, "intensities", note, choice.path.name)
+    for note in volume.place_notes:
+        report.say(WARNING, "geometry", note, choice.path.name)
     if volume.array.min() < volume.array.max():  # constant ones are alike, whosever they are
         report.digests[name] = hashlib.sha256(volume.array.tobytes()).hexdigest()
     _check_geometry(volume, choice.path.name, report)
@@ -215,7 +217,11 @@ def _check_overlap(volume: Volume, reference: Volume, name: str, report: CaseRep
     if overlap < LEAST_OVERLAP:
         report.say(ERROR, "geometry", f"covers {overlap:.0%} of the T2 grid: another place in space", file)
         return
-    report.say(INFO, "geometry", f"own grid, resampled to the T2 grid ({overlap:.0%} covered)", file)
+    if overlap < WHOLE_OVERLAP:
+        text = f"covers {overlap:.0%} of the T2 grid: resampled to it, zero beyond"
+        report.say(WARNING, "geometry", text, file)
+    else:
+        report.say(INFO, "geometry", f"own grid, resampled to the T2 grid ({overlap:.0%} covered)", file)
     if abs(volume.array.shape[0] * volume.spacing[0] - reference.array.shape[0] * reference.spacing[0]) > (
         2 * reference.spacing[0]
     ):
@@ -240,6 +246,8 @@ def _check_mask(case: Case, reference: Volume, report: CaseReport) -> None:
         return
     for note in volume.notes:
         report.say(WARNING, "mask", note, choice.path.name)
+    for note in volume.place_notes:
+        report.say(WARNING, "geometry", note, choice.path.name)
     values = np.unique(volume.array)
     if values.size > 2:
         report.say(

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from prostate_ssl.batch import CropBatch
+from prostate_ssl.files import write_figure
 
 GREY_RANGE = (-2.05, 2.5)
 """Normalised grey values of black and white: (0 - 0.45) / 0.22 and (1 - 0.45) / 0.22."""
@@ -57,4 +58,4 @@ def draw_contact_sheet(
                 axis.set_ylabel(name + absent, fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
-    figure.savefig(path)
+    write_figure(path, figure, dpi=100)

@@ -17,9 +17,9 @@ from prostate_ssl.augment.resize import resize_window
 from prostate_ssl.data.dataset_string import DatasetSpec, parse_dataset_string
 from prostate_ssl.data.layout import MASK_NAME, Case, choose_sequence, chosen_files, discover_cases
 from prostate_ssl.data.listed import listed_cases
-from prostate_ssl.data.preparing import Preparation, PreparedCase, prepare_case
-from prostate_ssl.data.reading import read_case
+from prostate_ssl.data.preparing import PreparedCase, read_prepared
 from prostate_ssl.data.tables import (
+    LABEL_COLUMN,
     MOST_CLASSES,
     PatientTable,
     class_number,
@@ -82,6 +82,7 @@ class ProstateDataset:
         label_used: (N,) bool, the nested `percentage_labels` share for ProstateSupervised.
         mask_shown: (N,) bool, the same for masks in ProstateSSL.
         warnings: what the lists gave cause to say.
+        notes: case → fallbacks that were taken while preparing it, of the cases prepared so far.
         label_fault: why labels cannot be relied upon, "" where they can; of ProstateSSL they are left out,
             and it is said among the warnings (see `require_labels`).
     """
@@ -89,6 +90,7 @@ class ProstateDataset:
     def __init__(self, spec: DatasetSpec, beside: Path | None = None) -> None:
         self.spec = spec
         self.warnings: list[str] = []
+        self.notes: dict[str, tuple[str, ...]] = {}
         self.label_fault = ""
         self.cases, table = self._list_cases(beside)
         self.labels = self._read_labels(table)
@@ -148,9 +150,9 @@ class ProstateDataset:
 
     def _read_labels(self, table: PatientTable | None) -> np.ndarray:
         labels = np.full(len(self.cases), -1, dtype=np.int64)
-        if self.spec.split_csv is not None and (table is None or table.labels is None):
-            table = self._labels_beside() or table
         supervised = self.spec.kind == "ProstateSupervised"
+        if self.spec.split_csv is not None and table is not None and table.labels is None:
+            table = self._instead_of(table) or table
         if table is None or table.labels is None:
             if supervised:
                 where = table.path if table else f"{self.spec.root / 'labels.csv'}"
@@ -176,6 +178,26 @@ class ProstateDataset:
             raise ProstateError(f"No case of this split has a label in {table.path}.")
         return labels
 
+    def _instead_of(self, named: PatientTable) -> PatientTable | None:
+        """`labels.csv` of the root for a named list without labels; if that has other columns, it is said.
+
+        Raises:
+            ProstateError: labels are needed, and one of the other columns may hold them.
+        """
+        columns = ", ".join((named.column, *named.others))
+        has = f"{named.path} has no column '{LABEL_COLUMN}' (it has: {columns})"
+        own = f"name the column that holds the labels '{LABEL_COLUMN}'"
+        path = self.spec.root / "labels.csv"
+        if named.others and self.spec.kind == "ProstateSupervised":
+            raise ProstateError(
+                f"{has}. Either {own}, or, for the labels of {path}, drop all columns but '{named.column}'.",
+                exit_code=2,
+            )
+        beside = self._labels_beside()
+        if named.others and beside is not None and beside.labels is not None:
+            self.warnings.append(f"{has}: labels are taken from {path}; if they are not those, {own}")
+        return beside
+
     def _with_mask(self) -> np.ndarray:
         return np.array([_has_mask(case) for case in self.cases])
 
@@ -193,8 +215,10 @@ class ProstateDataset:
         Raises:
             UnreadableVolumeError: the case cannot be used.
         """
-        volumes = read_case(self.cases[index], self.modalities, self.spec.prefer_computed_dwi)
-        return prepare_case(volumes, Preparation())
+        case = read_prepared(self.cases[index], self.modalities, self.spec.prefer_computed_dwi)
+        if case.notes:
+            self.notes[case.case_id] = case.notes
+        return case
 
     def prepared(self, index: int) -> PreparedCase:
         """The whole prepared case (the last few are kept in memory).

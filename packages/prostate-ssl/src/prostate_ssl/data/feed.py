@@ -25,7 +25,7 @@ from prostate_ssl.data.layout import REFERENCE_SEQUENCE, choose_sequence
 from prostate_ssl.data.order import CaseFacts, SampleOrder, SliceRules, choose_slice, sample_key
 from prostate_ssl.data.resident import PLANE_COLUMNS, ResidentCase, ResidentSet, load_resident, place_plane
 from prostate_ssl.data.stage import Begun, DeviceStage, Order
-from prostate_ssl.data.store import AnyCase, BadCase, CaseStore, LoadedCase
+from prostate_ssl.data.store import AnyCase, BadCase, CaseStore, LoadedCase, remarks_line
 from prostate_ssl.host import available_memory
 
 logger = logging.getLogger("prostate_ssl")
@@ -140,10 +140,7 @@ class Feed:
     def _say_fallbacks(self) -> None:
         """Once every case has been seen: how many were used otherwise than as they stand, and the first."""
         if self._store.notes:
-            some = "; ".join(
-                f"{name}: {', '.join(notes)}" for name, notes in list(self.fallbacks.items())[:5]
-            )
-            logger.info("data: %d of %d cases with remarks, as %s", len(self._store.notes), len(self), some)
+            logger.info("data: %s", remarks_line(self.fallbacks, len(self)))
 
     def _ahead(self, step: int) -> Order | Begun:
         """What a worker does for a step: on a GPU the order alone, without one the crops too."""

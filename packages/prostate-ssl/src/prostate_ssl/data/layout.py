@@ -12,6 +12,8 @@ from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 REQUIRED_SEQUENCES = ("ax_t2wi", "ax_adc", "ax_dwi")
 REFERENCE_SEQUENCE = "ax_t2wi"
 MASK_NAME = "roi_Prostate"
+OWN_MARKS = frozenset({"config.yaml", ".locks", "features.csv", "model.pth", "model.safetensors"})
+"""Of runs, caches, extractions, fine-tunings and exports: a folder with one and no image is no patient."""
 DIAGNOSTIC_B_VALUE = 800
 """An acquired image at this b-value (s/mm²) or above is preferred to a computed one."""
 
@@ -166,7 +168,7 @@ def chosen_files(folder: Path, sequences: Iterable[str], prefer_computed: bool =
 
 
 def _is_case_folder(folder: Path) -> bool:
-    """Lists (`split/train.csv`) may stand in the root beside the patients; they are no patient."""
+    """Lists (`split/train.csv`), runs and caches may stand in the root beside the patients; they are none."""
     if folder.name.startswith(".") or not folder.is_dir():
         return False
     try:
@@ -174,7 +176,8 @@ def _is_case_folder(folder: Path) -> bool:
     except OSError:
         return True  # a case that cannot be read is refused by name when it is read
     has_image = any(stem_of(Path(name)) for name in names)
-    return has_image or not any(name.lower().endswith(".csv") for name in names)
+    other = any(name.lower().endswith(".csv") or name in OWN_MARKS for name in names)
+    return has_image or not other
 
 
 def discover_cases(root: Path) -> list[Case]:

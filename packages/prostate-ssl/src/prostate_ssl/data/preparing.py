@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from prostate_ssl.data.layout import Case
 from prostate_ssl.data.order import cut_plane, gland_counts
-from prostate_ssl.data.reading import CaseVolumes
+from prostate_ssl.data.reading import CaseVolumes, read_case
+from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 
 BODY_MARGIN_MM = 6.0
 
@@ -109,7 +112,8 @@ def body_box(volume: np.ndarray, spacing: tuple[float, float, float]) -> tuple[s
 
 
 def _otsu(image: np.ndarray) -> float:
-    counts, edges = np.histogram(image, bins=128)
+    # In float32 the edges of 128 bins fall together where a large offset hides the contrast.
+    counts, edges = np.histogram(image.astype(np.float64), bins=128)
     centres = 0.5 * (edges[:-1] + edges[1:])
     below = np.cumsum(counts)
     above = counts.sum() - below
@@ -140,6 +144,28 @@ def prepare_case(volumes: CaseVolumes, settings: Preparation | None = None) -> P
         volumes.case_id, array, present, volumes.mask is not None, volumes.spacing,
         (0, rows.start, columns.start), volumes.notes,
     )  # fmt: skip
+
+
+def read_prepared(
+    case: Case,
+    sequences: Sequence[str],
+    prefer_computed_dwi: bool = False,
+    settings: Preparation | None = None,
+) -> PreparedCase:
+    """Read a case from its files and prepare it, see `read_case` and `prepare_case`.
+
+    Raises:
+        UnreadableVolumeError: the case cannot be used, whatever is wrong with it: one odd case ends no work
+            on the others.
+    """
+    try:
+        return prepare_case(read_case(case, sequences, prefer_computed_dwi), settings)
+    except (ProstateError, MemoryError):
+        raise
+    except Exception as error:
+        raise UnreadableVolumeError(
+            f"{case.folder}: cannot be prepared ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _including(box: tuple[slice, slice], mask: np.ndarray) -> tuple[slice, slice]:

@@ -70,7 +70,7 @@ def _read_mask(case: Case, reference: Volume) -> tuple[np.ndarray | None, tuple[
     if not mask.any():
         return None, (f"{choice.path.name} is empty on the T2 grid: the case goes on without a mask",)
     small = (f"{choice.path.name} has only {mask.sum()} voxels",) if mask.sum() < SMALL_MASK_VOXELS else ()
-    return mask, (*choice.notes, *volume.notes, *small)
+    return mask, (*choice.notes, *volume.notes, *volume.place_notes, *small)
 
 
 def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = False) -> CaseVolumes:
@@ -83,7 +83,7 @@ def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = 
         UnreadableVolumeError: the T2 image is missing or damaged, or no named sequence is usable.
     """
     reference, reference_notes = _read_reference(case)
-    notes = [*reference_notes, *reference.notes]
+    notes = [*reference_notes, *reference.notes, *reference.place_notes]
     modalities = np.zeros((len(sequences), *reference.array.shape), dtype=np.float32)
     present = np.zeros(len(sequences), dtype=bool)
     for row, name in enumerate(sequences):
@@ -110,7 +110,7 @@ def read_case(case: Case, sequences: Sequence[str], prefer_computed_dwi: bool = 
             continue
         if overlap < WHOLE_OVERLAP:
             notes.append(f"{choice.path.name} covers {overlap:.0%} of the T2 grid, zero beyond")
-        notes += [*choice.notes, *volume.notes]
+        notes += [*choice.notes, *volume.notes, *volume.place_notes]
         modalities[row], present[row] = array, True
     if not present.any():
         raise UnreadableVolumeError(f"{case.folder}: none of {', '.join(sequences)} can be used.")

@@ -28,7 +28,10 @@ def _patient_draw(name: str, seed: int) -> float:
 
 
 def list_sizes(count: int, shares: Sequence[float] = SHARES) -> tuple[int, int, int]:
-    """Sizes that sum to `count`, by largest remainder; of three or more patients every list gets one."""
+    """Sizes that sum to `count`, by largest remainder.
+
+    Of three or more patients every list gets one whose share is above 0.
+    """
     exact = [count * share for share in shares]
     sizes = [int(value) for value in exact]
     rest = sorted(range(3), key=lambda row: (sizes[row] - exact[row], row))
@@ -36,7 +39,7 @@ def list_sizes(count: int, shares: Sequence[float] = SHARES) -> tuple[int, int, 
         sizes[row] += 1
     if count >= 3:
         for row in range(3):
-            if sizes[row] == 0:
+            if sizes[row] == 0 and shares[row] > 0:
                 sizes[row] += 1
                 sizes[int(np.argmax(sizes))] -= 1
     return sizes[0], sizes[1], sizes[2]

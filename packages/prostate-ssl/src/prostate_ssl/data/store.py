@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -154,6 +154,12 @@ class CaseStore:
                 _, old = self._kept.popitem(last=False)
                 self._bytes -= _memory_of(old.case)
         return loaded
+
+
+def remarks_line(notes: Mapping[str, Sequence[str]], cases: int) -> str:
+    """How many of the cases were used otherwise than as their files stand, and what of the first."""
+    some = "; ".join(f"{name}: {', '.join(said)}" for name, said in list(notes.items())[:5])
+    return f"{len(notes)} of {cases} cases with remarks, as {some}"
 
 
 def _memory_of(case: AnyCase) -> int:

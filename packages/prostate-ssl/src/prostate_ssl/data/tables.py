@@ -33,6 +33,7 @@ class PatientTable:
         ids: patients, exactly as written (leading zeros are kept).
         labels: the label column as text ("" where empty, NA, N/A, nan or -1), or None without such a column.
         warnings: repeated or empty IDs, an unknown ID column, labels that mean none.
+        others: names of the columns that are not read.
     """
 
     path: Path
@@ -40,6 +41,7 @@ class PatientTable:
     ids: tuple[str, ...]
     labels: tuple[str, ...] | None
     warnings: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 def read_rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -174,7 +176,8 @@ def read_patient_table(path: Path, label_column: str = LABEL_COLUMN) -> PatientT
     if not kept:
         raise ProstateError(f"The list {path} has no patients: the column '{column}' is empty.")
     labels = tuple(kept.values()) if label_column in columns else None
-    return PatientTable(path, column, tuple(kept), labels, tuple(warnings))
+    others = tuple(name for name in columns if name and name not in (column, label_column))
+    return PatientTable(path, column, tuple(kept), labels, tuple(warnings), others)
 
 
 def _id_column(columns: list[str], label_column: str) -> tuple[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from prostate_ssl.errors import UnreadableVolumeError
 
 GRID_TOLERANCE_MM = 1e-2
 """Two grids whose corners lie closer than this are one grid."""
+FORMS_TOLERANCE_MM = 0.5
+"""Two orientations of one header whose corners lie closer differ by rounding (0.04 mm in real files)."""
 LEAST_SPACING_MM, LARGEST_SPACING_MM = 1e-3, 1e3
 LARGEST_PLACE_MM = 1e5
 LARGEST_INTENSITY = 1e18
@@ -38,11 +40,13 @@ class Volume:
         array: (D, H, W) float32; D runs to the head, H to the back, W to the patient's left.
         affine: (4, 4) float64, voxel index (w, h, d) → RAS millimetres.
         notes: what was mended while reading (NaN replaced, a 4-D file of one volume, …).
+        place_notes: why it may lie elsewhere: an orientation that is missing or given twice.
     """
 
     array: np.ndarray
     affine: np.ndarray
     notes: tuple[str, ...] = ()
+    place_notes: tuple[str, ...] = ()
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -133,14 +137,15 @@ def read_volume(path: Path) -> Volume:
     """Read `.nii` or `.nii.gz`.
 
     A 4-D file gives its last volume (of a b-value series the highest b), NaN and infinities become 0; both
-    are noted. Values are scaled with the header's slope and intercept.
+    are noted, and so is a header without an orientation or with two that differ. Values are scaled with the
+    header's slope and intercept.
 
     Raises:
         UnreadableVolumeError: missing, empty, truncated, not NIfTI, complex or RGB, without a usable
             orientation, or without one finite voxel.
     """
-    data, affine = read_nifti(path)
-    return volume_of(data, affine, path)
+    data, affine, place_notes = _read(path)
+    return replace(volume_of(data, affine, path), place_notes=place_notes)
 
 
 def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -149,6 +154,11 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UnreadableVolumeError: as `read_volume`, as far as reading goes.
     """
+    data, affine, _ = _read(path)
+    return data, affine
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     try:
         if path.stat().st_size == 0:
             raise UnreadableVolumeError(f"{path}: the file is empty (0 bytes).")
@@ -156,13 +166,37 @@ def read_nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
         image: Any = nibabel.load(path.absolute())  # nibabel expands a leading ~
         check_voxels(image.shape, np.dtype(image.get_data_dtype()), path)
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(image.dataobj, dtype=np.float32), np.asarray(image.affine)
+            data = np.asarray(image.dataobj, dtype=np.float32)
+        return data, np.asarray(image.affine), _place_notes(image, path)
     except UnreadableVolumeError:
         raise
     except (ImageFileError, HeaderDataError) as error:
         raise UnreadableVolumeError(f"{path}: not a readable NIfTI file ({_said(error, path)}).") from error
     except Exception as error:  # damaged headers and streams raise many kinds
         raise UnreadableVolumeError(f"{path}: truncated or damaged ({_said(error, path)}).") from error
+
+
+def _place_notes(image: Any, path: Path) -> tuple[str, ...]:
+    """What is odd about the orientation that a NIfTI header gives."""
+    if not isinstance(image, nibabel.Nifti1Pair):  # the older Analyze format has none
+        return ()
+    header = image.header
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    if codes == (0, 0):
+        return (
+            f"{path.name}: no orientation in its header (sform_code and qform_code are 0): where it "
+            "lies is a guess from its size, and images may not lie over each other",
+        )
+    if min(codes) < 1:
+        return ()
+    try:
+        sform, qform = header.get_sform(), header.get_qform()
+    except (HeaderDataError, ValueError):  # no rotation; the sform is used
+        return ()
+    apart = np.abs((sform - qform) @ _corners(image.shape)).max()
+    if not np.isfinite(apart) or apart <= FORMS_TOLERANCE_MM:
+        return ()
+    return (f"{path.name}: sform and qform of its header lie {apart:.3g} mm apart: the sform is used",)
 
 
 def _refuse_other_name(path: Path) -> None:
@@ -208,11 +242,15 @@ def same_grid(first: Volume, second: Volume) -> bool:
     """Equal shapes and corners within `GRID_TOLERANCE_MM`."""
     if first.array.shape != second.array.shape:
         return False
-    d, h, w = first.array.shape
-    corners = np.array(
-        [[0, 0, 0, 1], [w, 0, 0, 1], [0, h, 0, 1], [0, 0, d, 1], [w, h, d, 1]], dtype=np.float64
-    )
-    return bool(np.abs((first.affine - second.affine) @ corners.T).max() < GRID_TOLERANCE_MM)
+    corners = _corners(first.array.shape[::-1])
+    return bool(np.abs((first.affine - second.affine) @ corners).max() < GRID_TOLERANCE_MM)
+
+
+def _corners(shape: tuple[int, ...]) -> np.ndarray:
+    """Five corners (4, 5) of a grid in voxels, for an affine; of (i, j, k) and more the first three count."""
+    i, j, k = (*shape, 1, 1, 1)[:3]
+    corners = [[0, 0, 0, 1], [i, 0, 0, 1], [0, j, 0, 1], [0, 0, k, 1], [i, j, k, 1]]
+    return np.array(corners, dtype=np.float64).T
 
 
 def resample(volume: Volume, grid: Volume, nearest: bool = False) -> tuple[np.ndarray, float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +67,23 @@ def export_backbone(
             2,
         )
     out.mkdir(parents=True, exist_ok=True)
+    # Beside the final place and under the final names, which the ONNX file of a large model repeats inside.
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out) as folder:
+        names, differences = _write_compared(backbone, Path(folder), side, onnx=onnx)
+        for name in names:
+            (Path(folder) / name).replace(out / name)
+    return Exported(tuple(out / name for name in names), differences)
+
+
+def _write_compared(
+    backbone: Backbone, out: Path, side: int, *, onnx: bool
+) -> tuple[tuple[str, ...], dict[str, float]]:
+    """Write the files into an empty folder; their names, and how far each is from torch.
+
+    Raises:
+        ProstateError: a file that does not compute what torch computes.
+    """
+    model = backbone.model
     example = torch.randn(2, len(model.mri_sequences), side, side, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted = _Tokens(model)(example)
@@ -84,18 +103,16 @@ def export_backbone(
     again.model.load_state_dict(load_file(weights))
     with torch.no_grad():
         differences = {"safetensors": _difference(_Tokens(again.model)(example), wanted)}
-    files = [weights, out / "config.json"]
     if onnx:
-        path = out / "model.onnx"
-        differences["onnx"] = _export_onnx(_Tokens(model).eval(), example, wanted, path)
-        files.append(path)
-    wrong = {name: d for name, d in differences.items() if d > TOLERANCE}
+        differences["onnx"] = _export_onnx(_Tokens(model).eval(), example, wanted, out / "model.onnx")
+    wrong = {name: d for name, d in differences.items() if not d <= TOLERANCE}
     if wrong:
         name, difference = next(iter(wrong.items()))
         raise ProstateError(
             f"The exported {name} file differs from torch by {difference:.1e}; it is not usable."
         )
-    return Exported(tuple(files), differences)
+    # The description last, and the weights of an ONNX file that keeps them apart before it.
+    return tuple(sorted((path.name for path in out.iterdir()), reverse=True)), differences
 
 
 def _difference(got: tuple[torch.Tensor, ...], wanted: tuple[torch.Tensor, ...]) -> float:
@@ -122,6 +139,8 @@ def _export_onnx(
     )
     assert program is not None
     program.save(str(path))
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     one = session.run(None, {"x": example[:1].numpy()})
     two = session.run(None, {"x": example.numpy()})

@@ -12,8 +12,8 @@ from prostate_ssl.downstream.classification import finetune_classification
 from prostate_ssl.downstream.segmentation import FinetuneSettings, finetune_segmentation
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import load_backbone
-from prostate_ssl.evaluation.run import said_of_lists
-from prostate_ssl.files import write_atomically, write_json
+from prostate_ssl.evaluation.run import print_remarks, said_of_lists
+from prostate_ssl.files import make_writable, write_atomically, write_json
 
 TASKS = {"segmentation": finetune_segmentation, "classification": finetune_classification}
 
@@ -58,12 +58,13 @@ def finetune(
         return make_dataset(dataset_str=text)
 
     train, val = dataset("TRAIN", lists[0], share), dataset("VAL", lists[1], 1.0)
+    make_writable(out)
     model, document = TASKS[task](backbone.model, train, val, settings, backbone.device, print)
     document |= {"backbone": "untrained" if untrained else backbone.weights.name, "percentage_labels": share}
+    print_remarks(train, val)
     if said := said_of_lists(train, val):
         document["note"] = said
         print(said)
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "model.pth", lambda file: torch.save({"model": model.state_dict()}, file))
     write_json(out / "results.json", document)
     return document

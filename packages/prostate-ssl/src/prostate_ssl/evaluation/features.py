@@ -155,6 +155,11 @@ def feature_tables(
     }
 
 
+def labelled_count(tables: Mapping[str, FeatureTable]) -> int:
+    """Cases with a label among those that could be read; the rows of all tables are the same."""
+    return len(next(iter(tables.values())).labelled().case_ids)
+
+
 def _usable(
     dataset: ProstateDataset, indices: Sequence[int], sides: set[int | None]
 ) -> list[dict[int | None, EvaluationSample]]:

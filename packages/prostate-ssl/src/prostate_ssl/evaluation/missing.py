@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from prostate_ssl.data import ProstateDataset
-from prostate_ssl.evaluation.features import case_vectors, feature_tables, network_features
+from prostate_ssl.evaluation.features import case_vectors, feature_tables, labelled_count, network_features
 from prostate_ssl.evaluation.probe import linear_probe
 from prostate_ssl.models.vision_transformer import MedicalVisionTransformer
 
@@ -42,4 +42,8 @@ def missing_modality_table(
     for shown, table in judged.items():
         result = linear_probe(fit, table, names)
         results[shown] = {"metrics": {k: (v if np.isfinite(v) else None) for k, v in result.metrics.items()}}
-    return {"schema": "prostate-ssl/missing-modalities/1", "cases": len(val), "results": results}
+    return {
+        "schema": "prostate-ssl/missing-modalities/1",
+        "cases": labelled_count(judged),
+        "results": results,
+    }

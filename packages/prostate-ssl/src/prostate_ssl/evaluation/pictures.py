@@ -11,6 +11,7 @@ from prostate_ssl.data import ProstateDataset
 from prostate_ssl.evaluation.backbone import Backbone
 from prostate_ssl.evaluation.extract import choose_slices
 from prostate_ssl.evaluation.features import model_present, model_side, slice_tokens
+from prostate_ssl.files import write_figure
 
 
 def _shown_slices(dataset: ProstateDataset, index: int, count: int) -> list[int]:
@@ -56,20 +57,29 @@ def pca_picture(backbone: Backbone, dataset: ProstateDataset, index: int, path: 
 def attention_picture(
     backbone: Backbone, dataset: ProstateDataset, index: int, path: Path, count: int = 6
 ) -> None:
-    """Slices of one case: each modality with the CLS token's attention in the last block, mean over heads."""
+    """Slices of one case: each modality with the CLS token's attention in the last block, mean over heads.
+
+    The tiles of one slice share a scale; a modality that the case lacks is masked, and its rows say «absent».
+    """
     side = model_side(backbone.model)
     slices = _shown_slices(dataset, index, count)
     samples = [dataset.sample(index, slice_index=z, size=side) for z in slices]
     images = torch.stack([s.image for s in samples])
+    present = torch.stack([model_present(s.present, images.shape[1]) for s in samples])
     with torch.no_grad():
-        attention = backbone.model.last_attention(images.to(backbone.device)).mean(1).cpu().numpy()
+        heads = backbone.model.last_attention(images.to(backbone.device), present.to(backbone.device))
+    attention = heads.mean(1).cpu().numpy()
+    brightest = attention.max((1, 2, 3), keepdims=True)  # of a slice: modalities can be compared in it
     rows = []
     for channel in range(images.shape[1]):
-        name = backbone.model.mri_sequences[channel]
+        name = (*backbone.model.mri_sequences, "mask")[channel]
+        name += "" if bool(present[0, channel]) else " (absent)"
         rows.append((name, [image[channel].numpy() for image in images]))
-        rows.append((f"attention: {name}", list(attention[:, channel])))
+        rows.append((f"attention: {name}", list((attention / brightest)[:, channel])))
     masks = [sample.mask.numpy() for sample in samples]
-    _draw(rows, slices, masks, f"{dataset.case_ids[index]}: attention of the CLS token", path)
+    scale = "one scale a slice: dark 0, bright its strongest"
+    title = f"{dataset.case_ids[index]}: attention of the CLS token\n({scale})"
+    _draw(rows, slices, masks, title, path)
 
 
 def _draw(
@@ -90,7 +100,11 @@ def _draw(
             cell = axes[row][column]
             side = masks[column].shape[0]
             shade = "gray" if not name.startswith("attention") else "magma"
-            cell.imshow(picture, cmap=shade, extent=(0, side, side, 0), interpolation="nearest")
+            scale = (None, None) if shade == "gray" else (0, 1)
+            extent = (0, side, side, 0)
+            cell.imshow(
+                picture, cmap=shade, vmin=scale[0], vmax=scale[1], extent=extent, interpolation="nearest"
+            )
             if masks[column].any():
                 cell.contour(masks[column], levels=[0.5], colors="yellow", linewidths=0.6)
             cell.set_xticks([])
@@ -100,4 +114,4 @@ def _draw(
             if column == 0:
                 cell.set_ylabel(name, fontsize=8)
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)

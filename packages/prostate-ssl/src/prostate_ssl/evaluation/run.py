@@ -13,9 +13,16 @@ from omegaconf import DictConfig
 from prostate_ssl.config.choices import metric_names
 from prostate_ssl.config.dataset_string import as_trained
 from prostate_ssl.data import ProstateDataset, make_dataset
+from prostate_ssl.data.store import remarks_line
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import Backbone, load_backbone
-from prostate_ssl.evaluation.features import Extractor, feature_tables, histogram_features, network_features
+from prostate_ssl.evaluation.features import (
+    Extractor,
+    feature_tables,
+    histogram_features,
+    labelled_count,
+    network_features,
+)
 from prostate_ssl.evaluation.missing import missing_modality_table
 from prostate_ssl.evaluation.probe import DEFAULT_METRICS, ProbeResult, knn_probe, leave_one_out, linear_probe
 from prostate_ssl.files import write_json
@@ -103,7 +110,8 @@ def evaluate_split(
     document = {
         "schema": "prostate-ssl/probe/1",
         "protocol": "train and validation split",
-        "cases": {"train": len(train), judged: len(val)},
+        "cases": {"train": labelled_count(fit), judged: labelled_count(judge)},
+        "listed": {"train": len(train), judged: len(val)},
         "weights": backbone.weights.name,
         "results": results,
     }
@@ -162,6 +170,7 @@ def evaluate_run(
     target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target, document)
     print_document(document)
+    print_remarks(train, val)
     print(f"Written to {target}")
     return 0
 
@@ -179,6 +188,26 @@ def result_rows(document: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["features", *names], rows
 
 
+def print_remarks(*datasets: ProstateDataset) -> None:
+    """In one line, how many of the cases that were read were used with a fallback, as without a modality."""
+    notes = {name: said for dataset in datasets for name, said in dataset.notes.items()}
+    if notes:
+        print(remarks_line(notes, sum(map(len, datasets))))
+
+
+def cases_text(document: dict[str, Any]) -> str:
+    """On how many cases the scores stand; "" of a document that doesn't say."""
+    cases = document.get("cases")
+    if isinstance(cases, int):
+        return f"Judged on {cases} cases."
+    if not cases:
+        return ""
+    learned, (judged, count) = cases["train"], next((k, n) for k, n in cases.items() if k != "train")
+    left_out = sum(document.get("listed", cases).values()) - learned - count
+    why = f" ({left_out} listed cases have no label or cannot be read)" if left_out else ""
+    return f"Learned on {learned} cases, judged on {count} ({judged}){why}."
+
+
 def print_document(document: dict[str, Any]) -> None:
     """The table of a document on the terminal."""
     if "skipped" in document:
@@ -188,5 +217,7 @@ def print_document(document: dict[str, Any]) -> None:
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     for row in [columns, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    if said := cases_text(document):
+        print(said)
     if "note" in document:
         print(f"({document['note']})")

@@ -317,9 +317,14 @@ class MedicalVisionTransformer(nn.Module):
         size = (batch, count, height // self.patch_size, width // self.patch_size, self.embed_dim)
         return tuple(patch.reshape(size).permute(0, 1, 4, 2, 3) for patch in patches)
 
-    def last_attention(self, x: torch.Tensor) -> torch.Tensor:
-        """Attention of the CLS token over the patches in the last block, (B, heads, M, H/P, W/P)."""
-        tokens = self.embed(x)
+    def last_attention(self, x: torch.Tensor, present: torch.Tensor | None = None) -> torch.Tensor:
+        """Attention of the CLS token over the patches in the last block, (B, heads, M, H/P, W/P).
+
+        Args:
+            x: (B, M, H, W).
+            present: (B, M) bool; a modality that is absent is masked as a whole, as in `forward_features`.
+        """
+        tokens = self.embed(x, present=present)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
         last: Block = self.blocks[-1]  # type: ignore[assignment]

@@ -12,7 +12,7 @@ from typing import Any
 from prostate_ssl.config import load_config
 from prostate_ssl.errors import ProstateError
 from prostate_ssl.evaluation.backbone import BEST_TEACHER
-from prostate_ssl.evaluation.run import result_rows
+from prostate_ssl.evaluation.run import cases_text, result_rows
 from prostate_ssl.report.diagnosis import diagnose
 from prostate_ssl.training.checkpoint import newest_checkpoint
 from prostate_ssl.training.curves import draw_curves
@@ -166,7 +166,9 @@ def _probe_sections(run: Path) -> list[Section]:
             continue
         columns, rows = result_rows(document)
         table = tuple(tuple(row) for row in rows)
-        sections.append(Section(title, document.get("note"), None, tuple(columns), table))
+        note = f"{document['note'].rstrip('.')}." if "note" in document else ""
+        text = " ".join(filter(None, (cases_text(document), note)))
+        sections.append(Section(title, text or None, None, tuple(columns), table))
     return sections
 
 

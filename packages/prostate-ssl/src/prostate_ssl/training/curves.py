@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from prostate_ssl.files import write_figure
+
 _PANELS = (
     ("losses", ("total_loss", "dino_local_crops_loss", "dino_global_crops_loss", "ibot_loss", "koleo_loss")),
     ("gradient norm before clipping", ("grad_norm_backbone", "grad_norm_dino_head", "grad_norm_ibot_head")),
@@ -37,4 +39,4 @@ def draw_curves(records: dict[int, dict[str, float]], path: Path) -> None:
         axes.tick_params(labelsize=8)
         if axes.lines:
             axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    write_figure(path, figure, dpi=110)
