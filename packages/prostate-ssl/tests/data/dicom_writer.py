@@ -83,8 +83,12 @@ def write_series(
     acquisition: int = 1,
     series_uid: str | None = None,
     value: int = 100,
+    tags: dict[str, object] | None = None,
 ) -> str:
-    """Write one series of single-frame files; slice k holds `value + 10 k` everywhere. Returns its uid."""
+    """Write one series of single-frame files; slice k holds `value + 10 k` everywhere. Returns its uid.
+
+    `tags` come last, over all else.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     uid = series_uid or generate_uid()
     cosines = np.array(orientation or AXIAL)
@@ -103,6 +107,8 @@ def write_series(
         if b_value is not None:
             vendor_b_value(image, vendor, b_value)
         image.PixelData = np.full((size, size), value + 10 * k, dtype=np.uint16).tobytes()
+        for keyword, content in (tags or {}).items():
+            setattr(image, keyword, content)
         name = f"{number}_{b_value}_{acquisition}_{k:03d}_{uid[-6:]}.dcm"
         pydicom.dcmwrite(folder / name, image, enforce_file_format=True)
     return uid

@@ -72,6 +72,23 @@ def test_compressed_pixels_are_read_and_rescaled_once(tmp_path: Path, syntax: st
         assert sorted(written[..., index].ravel()) == sorted(2.0 * PIXELS.ravel() - 5)
 
 
+@pytest.mark.parametrize("syntax", ["RLE", "JPEG"])
+def test_padding_of_compressed_pixels_becomes_zero(tmp_path: Path, syntax: str) -> None:
+    """GDCM hands its pixels over rescaled, the padding is given as stored."""
+    write_series(tmp_path / "in", study(), 4, "t2_tse_tra")
+    padding = int(PIXELS[0, 0])
+    for path in (tmp_path / "in").iterdir():
+        _compress(path, syntax, tmp_path)
+        image = pydicom.dcmread(path)
+        image.add_new("PixelPaddingValue", "US", padding)
+        image.save_as(path)
+    outcome = import_dicom(tmp_path / "in", tmp_path / "out", workers=1).outcomes[0]
+    assert outcome.status == "imported", outcome.reason
+    written = np.asarray(nibabel.load(tmp_path / "out" / "case_0001" / "ax_t2wi.nii.gz").dataobj)
+    expected = np.where(padding == PIXELS, 0, 2.0 * PIXELS - 5)
+    assert sorted(written[..., 0].ravel()) == sorted(expected.ravel())
+
+
 def test_a_truncated_compressed_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_series(tmp_path / "in", study(), 4, "t2_tse_tra")
     victim = sorted((tmp_path / "in").iterdir())[3]

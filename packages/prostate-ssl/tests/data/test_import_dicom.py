@@ -12,10 +12,13 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from prostate_ssl.cli.main import run
 from prostate_ssl.data.importing.b_values import b_value_of
 from prostate_ssl.data.importing.dicom import import_dicom
+from prostate_ssl.data.importing.dicom_headers import names_adc
+from prostate_ssl.data.importing.outcome import CaseOutcome
 from prostate_ssl.data.layout import choose_sequence, discover_cases
 from prostate_ssl.data.reading import read_case
 
@@ -281,6 +284,224 @@ def test_a_patient_whose_other_images_come_later_is_not_a_second_case(tmp_path: 
     assert {o.case_id: o.status for o in result.outcomes} == {"case_0001": "failed", "case_0002": "imported"}
     reason = next(o.reason for o in result.outcomes if o.status == "failed")
     assert "was imported from some of these images" in reason and "remove it first" in reason
+
+
+def _voxels(out: Path, stem: str) -> np.ndarray:
+    return np.asarray(nibabel.load(out / "case_0001" / f"{stem}.nii.gz").dataobj)
+
+
+def _imported(tmp_path: Path) -> CaseOutcome:
+    outcome = import_dicom(tmp_path / "in", tmp_path / "out", workers=1).outcomes[0]
+    assert outcome.status == "imported", outcome.reason
+    return outcome
+
+
+ADC_TYPE = ("DERIVED", "PRIMARY", "DIFFUSION", "ADC", "DIS2D")
+TRACE_TYPE = ("DERIVED", "PRIMARY", "DIFFUSION", "TRACEW", "DIS2D")
+PLAIN_TYPE = ("DERIVED", "SECONDARY")
+
+
+@pytest.mark.parametrize(
+    ("image_type", "title", "is_adc"),
+    [
+        (ADC_TYPE, "anything", True),
+        (("DERIVED", "PRIMARY", "ADC_UNSPECIFIED"), "", True),
+        (TRACE_TYPE, "ep2d_diff_adc", False),
+        (("ORIGINAL", "PRIMARY", "DIFFUSION", "NONE"), "dwi with adc", False),
+        (("DERIVED", "PRIMARY", "EADC"), "adc", False),
+        *(
+            (PLAIN_TYPE, title, True)
+            for title in ("adc", "adcmap", "adc_map", "ep2d_diff_mixadc", "dadc", "ax adc (10^-6 mm²/s)",
+                          "apparent diffusion coefficient (mm2/s)")
+        ),
+        *((PLAIN_TYPE, title, False) for title in ("adcock", "eadc", "e-adc", "e_adc map", "exponential adc", "")),
+    ],
+)  # fmt: skip
+def test_what_is_an_adc_map(image_type: tuple[str, ...], title: str, is_adc: bool) -> None:
+    assert names_adc(image_type, title) is is_adc
+
+
+@pytest.mark.parametrize(("trace", "protocol"), [("diff_ADC_TRACEW", "diff_ADC"), ("diff_tra", "diff_ADC")])
+def test_the_protocols_name_makes_no_adc_map(tmp_path: Path, trace: str, protocol: str) -> None:
+    shared, tags = study(), {"ProtocolName": protocol}
+    write_series(tmp_path / "in", shared, 4, "t2_tse_tra")
+    write_series(tmp_path / "in", shared, 6, trace, b_value=800, sequence="EP", value=300,
+                 image_type=("ORIGINAL", "PRIMARY", "M") if trace == "diff_tra" else TRACE_TYPE, tags=tags)  # fmt: skip
+    write_series(
+        tmp_path / "in", shared, 7, "diff_ADC", sequence="EP", value=1200, image_type=PLAIN_TYPE, tags=tags
+    )
+    _imported(tmp_path)
+    assert _stems(tmp_path / "out") == {"ax_t2wi", "ax_adc", "ax_dwi_b800"}
+    assert _voxels(tmp_path / "out", "ax_adc")[0, 0, 0] == 1200
+
+
+@pytest.mark.parametrize(
+    ("title", "protocol", "tag", "expected"),
+    [
+        ("ep2d_diff_b50_400_800_CALC_BVAL", "ep2d_diff_tra", 1400, 1400),
+        ("ep2d_diff_b50_400_800_calcb1400", "ep2d_diff_tra", None, 1400),
+        ("ep2d_diff_b50_400_800_CALC_BVAL_2000", "ep2d_diff_tra", None, 2000),
+        ("ep2d_diff_b50_b1400_calc", "ep2d_diff_tra", None, 1400),
+        ("", "ep2d_diff_calculated b 1500 5mm", None, 1500),
+        ("diff_calc", "ep2d_diff_b50_calcb1400", None, None),
+    ],
+)
+def test_b_value_of_a_computed_image(
+    tmp_path: Path, title: str, protocol: str, tag: int | None, expected: int | None
+) -> None:
+    shared = study()
+    write_series(tmp_path / "in", shared, 4, "t2_tse_tra")
+    write_series(
+        tmp_path / "in", shared, 8, title, b_value=tag, sequence="EP", tags={"ProtocolName": protocol}
+    )
+    _imported(tmp_path)
+    assert _stems(tmp_path / "out") == {"ax_t2wi"} | ({f"ax_dwi_b{expected}_calc"} if expected else set())
+
+
+def test_several_b_values_in_one_series_were_acquired(tmp_path: Path) -> None:
+    shared, uid = study(), generate_uid()
+    write_series(tmp_path / "in", shared, 4, "t2_tse_tra")
+    for value in (50, 400, 800):
+        write_series(tmp_path / "in", shared, 6, "ep2d_diff_b50_400_800_calcb1400", b_value=value, sequence="EP",
+                     value=value, series_uid=uid)  # fmt: skip
+    _imported(tmp_path)
+    assert _stems(tmp_path / "out") == {"ax_t2wi", "ax_dwi_b50", "ax_dwi_b400", "ax_dwi_b800"}
+    assert _voxels(tmp_path / "out", "ax_dwi_b400")[0, 0, 0] == 400
+
+
+def test_colour_maps_are_left(tmp_path: Path) -> None:
+    """Of an ADC map in grey and in colour, even in one series, the grey one is taken."""
+    shared, uid = study(), generate_uid()
+    write_series(tmp_path / "in", shared, 4, "t2_tse_tra")
+    colours = {
+        "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0,
+        "BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": bytes(32 * 32 * 3),
+    }  # fmt: skip
+    write_series(tmp_path / "in" / "a", shared, 7, "ADC", image_type=ADC_TYPE, series_uid=uid, tags=colours)
+    write_series(tmp_path / "in" / "b", shared, 7, "ADC", image_type=ADC_TYPE, series_uid=uid, value=1200)
+    outcome = _imported(tmp_path)
+    assert {(line.kind, line.taken, line.reason) for line in outcome.series if line.number == 7} == {
+        ("other", False, "a colour picture"), ("adc", True, "an ADC map by type or description"),
+    }  # fmt: skip
+    assert _voxels(tmp_path / "out", "ax_adc")[0, 0, 0] == 1200
+
+
+@pytest.mark.parametrize("uid", ["", "1.2.3"])
+def test_images_with_a_blank_or_common_uid_are_no_copies(tmp_path: Path, uid: str) -> None:
+    write_series(tmp_path / "in", study(), 4, "t2_tse_tra", tags={"SOPInstanceUID": uid})
+    outcome = _imported(tmp_path)
+    assert _voxels(tmp_path / "out", "ax_t2wi").shape == (32, 32, 8)
+    assert not outcome.series[0].notes
+
+
+@pytest.mark.parametrize("kind", ["cut", "raw-data"])
+def test_a_file_cut_off_in_its_header_is_named(tmp_path: Path, kind: str) -> None:
+    """Raw data, which have no rows either and are MR by modality, are no damage."""
+    write_series(tmp_path / "in", study(), 4, "t2_tse_tra", slices=9)
+    victim = sorted((tmp_path / "in").iterdir())[-1]
+    image = pydicom.dcmread(victim)
+    if kind == "raw-data":
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = pydicom.uid.RawDataStorage
+        del image.Rows
+        image.save_as(victim)
+    else:
+        whole = victim.read_bytes()
+        victim.write_bytes(whole[: whole.index(b"\x20\x00\x0e\x00UI")])  # before SeriesInstanceUID
+    result = import_dicom(tmp_path / "in", tmp_path / "out", workers=1)
+    expected = [(victim, "its header ends early")] if kind == "cut" else []
+    assert [(found.file, found.problem) for found in result.unreadable] == expected
+    assert _voxels(tmp_path / "out", "ax_t2wi").shape == (32, 32, 8)
+
+
+@pytest.mark.parametrize(
+    ("low", "limit", "signed"),
+    [(-32768, None, 1), (-32768, -32700, 1), (-32700, -32768, 1), (65000, None, 0)],
+)
+def test_padding_becomes_zero(tmp_path: Path, low: int, limit: int | None, signed: int) -> None:
+    stored = np.full((32, 32), 700, dtype=np.int16 if signed else np.uint16)
+    stored[:4], stored[4] = low, limit or low
+    tags: dict[str, object] = {
+        "PixelRepresentation": signed, "RescaleSlope": 2, "RescaleIntercept": 10,
+        "PixelData": stored.tobytes(), "PixelPaddingValue": low,
+    }  # fmt: skip
+    if limit:
+        tags["PixelPaddingRangeLimit"] = limit
+    write_series(tmp_path / "in", study(), 4, "t2_tse_tra", tags=tags)
+    outcome = _imported(tmp_path)
+    voxels = _voxels(tmp_path / "out", "ax_t2wi")
+    assert set(np.unique(voxels)) == {0, 1410} and (voxels == 0).sum() == 5 * 32 * 8
+    assert "padding around the image set to 0" in outcome.series[0].notes
+
+
+@pytest.mark.parametrize(
+    ("plain", "suppressed"),
+    [
+        ("AX T2 FSE", "AX T2 FSE FS"),
+        ("t2_tse", "t2_tse_fs"),
+        ("T2 FSE", "T2 FATSAT"),
+        ("T2 offset", "T2 SPAIR"),
+    ],
+)
+@pytest.mark.parametrize("suppressed_first", [False, True])
+def test_fat_suppression_is_a_word(
+    tmp_path: Path, plain: str, suppressed: str, suppressed_first: bool
+) -> None:
+    shared = study()
+    for number, title in enumerate(
+        sorted((plain, suppressed), key=lambda t: (t == plain) is suppressed_first)
+    ):
+        write_series(tmp_path / "in", shared, number, title, value=100 if title == plain else 500)
+    _imported(tmp_path)
+    assert _voxels(tmp_path / "out", "ax_t2wi")[0, 0, 0] == 100
+
+
+@pytest.mark.parametrize(("repeated", "expected"), [(11, 100), (19, 500)])
+def test_a_t2_repeat_counts_only_if_it_is_complete(tmp_path: Path, repeated: int, expected: int) -> None:
+    shared = study()
+    write_series(tmp_path / "in", shared, 4, "t2_tse_tra", slices=19, value=100)
+    write_series(tmp_path / "in", shared, 9, "t2_tse_tra", slices=repeated, value=500)
+    _imported(tmp_path)
+    voxels = _voxels(tmp_path / "out", "ax_t2wi")
+    assert voxels.shape[2] == 19 and voxels[0, 0, 0] == expected
+
+
+@pytest.mark.parametrize("folders", ["ab", "ba"])
+def test_the_long_echo_of_two_is_the_t2_image(tmp_path: Path, folders: str) -> None:
+    """Whichever file is read first."""
+    shared, uid = study(), generate_uid()
+    for folder, echo, value in zip(folders, (20, 104), (900, 100), strict=True):
+        write_series(tmp_path / "in" / folder, shared, 4, "pd+t2_tse", echo=echo, value=value, series_uid=uid)
+    outcome = _imported(tmp_path)
+    assert _voxels(tmp_path / "out", "ax_t2wi")[0, 0, 0] == 100
+    assert sorted((line.taken, line.slices) for line in outcome.series) == [(False, 8), (True, 8)]
+
+
+def test_an_echo_time_that_varies_splits_nothing_else(tmp_path: Path) -> None:
+    """Neither diffusion, nor a T2 series with one echo a place."""
+    shared, t2, dwi = study(), generate_uid(), generate_uid()
+    write_series(tmp_path / "in" / "a", shared, 4, "t2_tse_tra", echo=104.4, skip=(5, 6, 7), series_uid=t2)
+    write_series(
+        tmp_path / "in" / "b", shared, 4, "t2_tse_tra", echo=104.6, skip=(0, 1, 2, 3, 4), series_uid=t2
+    )
+    for b_value, echo in ((50, 60), (800, 80)):
+        write_series(tmp_path / "in", shared, 6, "ep2d_diff", b_value=b_value, echo=echo, sequence="EP",
+                     series_uid=dwi)  # fmt: skip
+    outcome = _imported(tmp_path)
+    assert [(line.number, line.slices) for line in outcome.series] == [(4, 8), (6, 8)]
+    assert _stems(tmp_path / "out") == {"ax_t2wi", "ax_dwi_b50", "ax_dwi_b800"}
+
+
+@pytest.mark.parametrize("runs", [1, 2])
+def test_a_series_of_another_examination_keeps_its_own_label(tmp_path: Path, runs: int) -> None:
+    write_series(tmp_path / "in" / "new", study(StudyDate="20200101"), 4, "t2_tse_tra")
+    write_series(tmp_path / "in" / "old", study(StudyDate="20100101"), 4, "old_t1_vibe")
+    for _ in range(runs):
+        outcome = import_dicom(tmp_path / "in", tmp_path / "out", workers=1).outcomes[0]
+    assert {(line.taken, line.label) for line in outcome.series} == {
+        (True, "t2_tse_tra"),
+        (False, "old_t1_vibe"),
+    }
+    assert "vibe" not in json.dumps(outcome.manifest())
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -58,6 +58,21 @@ def test_picai(tmp_path: Path) -> None:
     assert b"Musterfrau" not in b"".join(p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
 
 
+@pytest.mark.parametrize("missing", ["hbv", "adc", "gland"])
+def test_the_most_complete_picai_study_is_taken(tmp_path: Path, missing: str) -> None:
+    kinds = {"t2w", "adc", "hbv"}
+    for study, value in ((1000000, 5), (1000001, 6)):
+        for kind in kinds - ({missing} if study == 1000001 else set()):
+            _mha(tmp_path / "in" / "10001" / f"10001_{study}_{kind}.mha", value)
+    gland = np.zeros((32, 32, 6))
+    gland[8:20, 8:20] = 1
+    for study in ("10001_1000000", "10001_1000001")[: 1 if missing == "gland" else 2]:
+        _nifti(tmp_path / "in" / "whole_gland" / f"{study}.nii.gz", gland)
+    assert run(["import", "mha", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert _stems(tmp_path / "out") == {"ax_t2wi", "ax_adc", "ax_dwi", "roi_Prostate"}
+    assert nibabel.load(tmp_path / "out" / "case_0001" / "ax_t2wi.nii.gz").get_fdata().max() == 5
+
+
 def test_bids(tmp_path: Path) -> None:
     subject = tmp_path / "in" / "sub-01" / "ses-2"
     t2 = np.random.default_rng(0).random((32, 32, 6))

@@ -213,8 +213,7 @@ def _print_outcomes(outcomes: Sequence[CaseOutcome]) -> None:
         )
         for line in outcome.series:
             why = "; ".join((line.reason, *line.notes))
-            label = outcome.labels.get(line.number, "")
-            table.add_row(str(line.number), label, line.kind if line.taken else "–", why)
+            table.add_row(str(line.number), line.label, line.kind if line.taken else "–", why)
         console.print(table)
     tally = {
         name: sum(outcome.status == name for outcome in outcomes)

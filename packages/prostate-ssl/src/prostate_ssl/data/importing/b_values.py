@@ -28,6 +28,7 @@ _USUAL_TAGS = (
 )
 _SIEMENS_SEQUENCE = re.compile(r"ep_b(\d+)(?:[#t]|$)")
 _IN_TEXT = re.compile(r"(?:^|[^a-z])b[\s_=-]*(?:val(?:ue)?[\s_=-]*)?(\d{2,5})(?!\d)", re.IGNORECASE)
+_LIST_IN_TEXT = re.compile(_IN_TEXT.pattern + r"(?:[\s_,/-]+\d{2,5}(?![\da-z]))*", re.IGNORECASE)
 HIGHEST = 20000.0
 
 
@@ -107,3 +108,9 @@ def b_value_in_text(text: str) -> float | None:
     """`… b1400`, `b=800`, `b_1000` in a description; None without one."""
     match = _IN_TEXT.search(text)
     return _plausible(float(match[1])) if match else None
+
+
+def last_b_value_in_text(text: str) -> float | None:
+    """The last of several, as 800 of `b50_400_800`; None without one."""
+    lists = [match[0] for match in _LIST_IN_TEXT.finditer(text)]
+    return _plausible(float(re.findall(r"\d+", lists[-1])[-1])) if lists else None

@@ -27,7 +27,9 @@ from prostate_ssl.data.importing.dicom_series import (
     choose,
     computed_b_value,
     judge,
+    places_of,
     ranked,
+    split_echoes,
 )
 from prostate_ssl.data.importing.dicom_volumes import read_stack, stack_frames
 from prostate_ssl.data.importing.outcome import (
@@ -125,7 +127,11 @@ def _sort_into_series(results: Sequence[HeaderResult]) -> list[Series]:
         for key, fact, frame in result.frames:
             frames[key].append(frame)
             facts.setdefault(key, fact)
-    return [Series(key, facts[key], tuple(group)) for key, group in frames.items()]
+    return [
+        series
+        for key, group in frames.items()
+        for series in split_echoes(Series(key, facts[key], tuple(group)))
+    ]
 
 
 def _choose_studies(series: Sequence[Series]) -> list[_Study]:
@@ -176,11 +182,11 @@ def _examinations(study: _Study) -> tuple[str, ...]:
 def import_study(study: _Study, out: Path) -> CaseOutcome:
     """Import one patient; what goes wrong with it is its outcome, not an exception."""
     outcome = CaseOutcome(study.case_id, study.source_key, parts=study.parts)
-    outcome.labels = {j.series.facts.number: j.series.facts.description for j in study.judgements}
     before = known_case(out, study.case_id)
     if before is not None and before["source_key"] == study.source_key and is_complete(out, before):
         outcome.status, outcome.files = "unchanged", dict(before["files"])
-        outcome.series = [SeriesLine(**line) for line in before["series"]]
+        lines = [SeriesLine(**line) for line in before["series"]]
+        outcome.series = [replace(line, label=_label_of(line, study.judgements)) for line in lines]
         return outcome
     if (out / study.case_id).exists():
         outcome.refuse_folder(out / study.case_id, before)
@@ -296,5 +302,20 @@ def _say_series(
 
 def _line(series: Series, kind: str, taken: bool, reason: str, notes: tuple[str, ...] = ()) -> SeriesLine:
     values = tuple(sorted({frame.b_value for frame in series.frames if frame.b_value is not None}))
-    places = len({tuple(round(c, 2) for c in frame.position) for frame in series.frames})
-    return SeriesLine(series.facts.number, kind, taken, reason, places, values, notes)
+    facts = series.facts
+    return SeriesLine(facts.number, kind, taken, reason, places_of(series), values, notes, facts.description)
+
+
+def _label_of(line: SeriesLine, judgements: Sequence[Judgement]) -> str:
+    """The description of a line of an earlier import, "" if two series with different ones may be meant."""
+    lines = [
+        _line(j.series, j.kind, False, j.reason) for j in judgements if j.series.facts.number == line.number
+    ]
+    same = [
+        o for o in lines if (o.kind, o.slices, o.b_values) == (line.kind, line.slices, tuple(line.b_values))
+    ]
+    for fitting in (lines, same, [other for other in same if other.reason == line.reason]):
+        labels = {other.label for other in fitting}
+        if len(labels) == 1:
+            return labels.pop()
+    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,24 @@ from typing import Any
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.uid import (
+    EnhancedMRColorImageStorage,
+    EnhancedMRImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    MRImageStorage,
+)
 
 from prostate_ssl.data.importing.b_values import b_value_of, private_b_value
+
+_MR_IMAGES = (
+    MRImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedMRColorImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+)
+_EXPONENTIAL = re.compile(r"(?<![a-z])e[\s_-]?adc|exponential")
+# The end of a word, since Siemens writes MIXADC and Philips dADC; ADCmap in one word too.
+_ADC = re.compile(r"adc(?![a-z])|adc[\s_-]*map|apparent[\s_-]+diffusion")
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,7 @@ class Frame:
         spacing: between rows, between columns, mm.
         b_value: s/mm², or None. directional: a single diffusion direction, not a trace image.
         acquisition: acquisition number, 0 where absent.
+        echo_time: ms, 0 where absent.
         slope, intercept: stored value → intensity.
     """
 
@@ -38,6 +56,7 @@ class Frame:
     b_value: float | None
     directional: bool
     acquisition: int
+    echo_time: float
     slope: float
     intercept: float
     thickness: float
@@ -53,13 +72,21 @@ class SeriesKey:
     rows: int
     columns: int
     is_adc: bool
+    is_colour: bool
 
 
 @dataclass(frozen=True)
 class SeriesFacts:
-    """What classification reads, in the standard's terms. Texts are lower case."""
+    """What classification reads, in the standard's terms. Texts are lower case.
+
+    Attributes:
+        title: the series' own description, the protocol's name only where there is none: a protocol's name
+            stands in every series made of it, in the acquired ones as in maps and computed images.
+        description: both.
+    """
 
     number: int
+    title: str
     description: str
     image_type: tuple[str, ...]
     modality: str
@@ -109,12 +136,20 @@ def read_headers(file: Path) -> HeaderResult:
         if "SOPClassUID" not in image and "Rows" not in image:
             return HeaderResult(file, problem="no DICOM image in it", is_dicom=marked)
         if "Rows" not in image:
+            if _is_mr_image(image):
+                return HeaderResult(file, problem="its header ends early")
             return HeaderResult(file, problem="not an image", is_dicom=False)
         return HeaderResult(file, tuple(_frames_of(image, file)))
     except InvalidDicomError:
         return HeaderResult(file, problem="not DICOM", is_dicom=False)
     except Exception as error:  # noqa: BLE001 - pydicom raises many kinds on damaged files
         return HeaderResult(file, problem=f"{type(error).__name__}: {error}", is_dicom=marked)
+
+
+def _is_mr_image(image: Dataset) -> bool:
+    """Whether the file was an MR image: not by modality, which raw data, that have no rows, share."""
+    said = image.get("SOPClassUID") or image.file_meta.get("MediaStorageSOPClassUID")
+    return said in _MR_IMAGES or (not said and image.get("Modality") == "MR")
 
 
 def _numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
@@ -132,10 +167,13 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 
 def _facts(image: Dataset, image_type: tuple[str, ...], echo: Any, repetition: Any) -> SeriesFacts:
-    words = f"{image.get('SeriesDescription', '')} {image.get('ProtocolName', '')}"
+    title, protocol = (
+        str(image.get(name) or "").strip().lower() for name in ("SeriesDescription", "ProtocolName")
+    )
     return SeriesFacts(
         int(image.get("SeriesNumber") or 0),
-        words.strip().lower(),
+        title or protocol,
+        f"{title} {protocol}".strip(),
         image_type,
         str(image.get("Modality", "")),
         f"{image.get('SequenceName', '')} {image.get('PulseSequenceName', '')}".strip().lower(),
@@ -169,17 +207,24 @@ def _key(image: Dataset, is_adc: bool) -> SeriesKey:
         int(image.Rows),
         int(image.Columns),
         is_adc,
+        int(image.get("SamplesPerPixel") or 1) > 1,
     )
 
 
-def names_adc(image_type: tuple[str, ...], description: str) -> bool:
-    """Whether type or description call an image an ADC map (an exponential ADC map is none)."""
-    words = set(description.replace("_", " ").replace("-", " ").split())
-    if {"eadc", "exponential"} & words or "EADC" in image_type or "e-adc" in description:
+def names_exponential(image_type: tuple[str, ...], title: str) -> bool:
+    """Whether type or title call an image an exponential ADC map."""
+    return "EADC" in image_type or _EXPONENTIAL.search(title) is not None
+
+
+def names_adc(image_type: tuple[str, ...], title: str) -> bool:
+    """Whether an image is an ADC map: the type says it, the title only where the type leaves it open."""
+    if names_exponential(image_type, title):
         return False
-    return "ADC" in image_type or "ADC_UNSPECIFIED" in image_type or description.endswith("adc") or (
-        "adc" in words or "_adc" in description or "apparent diffusion" in description
-    )  # fmt: skip
+    if any(kind == "ADC" or kind.startswith("ADC_") for kind in image_type):
+        return True
+    if "TRACEW" in image_type or "DIFFUSION" in image_type:
+        return False
+    return _ADC.search(title) is not None
 
 
 def _frames_of(image: Dataset, file: Path) -> Iterator[tuple[SeriesKey, SeriesFacts, Frame]]:
@@ -192,18 +237,19 @@ def _frames_of(image: Dataset, file: Path) -> Iterator[tuple[SeriesKey, SeriesFa
     frame = Frame(
         file,
         None,
-        str(image.get("SOPInstanceUID", file)),
+        str(image.get("SOPInstanceUID") or file),
         _numbers(image.get("ImagePositionPatient"), 3, "ImagePositionPatient"),  # type: ignore[arg-type]
         _numbers(image.get("ImageOrientationPatient"), 6, "ImageOrientationPatient"),
         (spacing[0], spacing[1]),
         b_value_of(image),
         _is_directional(image),
         int(image.get("AcquisitionNumber") or 0),
+        facts.echo_time,
         float(image.get("RescaleSlope", 1) or 1),
         float(image.get("RescaleIntercept", 0) or 0),
         float(image.get("SliceThickness") or 0),
     )
-    yield _key(image, names_adc(image_type, facts.description)), facts, frame
+    yield _key(image, names_adc(image_type, facts.title)), facts, frame
 
 
 def _is_directional(image: Dataset) -> bool:
@@ -247,15 +293,16 @@ def _enhanced_frames(image: Dataset, file: Path) -> Iterator[tuple[SeriesKey, Se
         frame = Frame(
             file,
             index,
-            f"{image.get('SOPInstanceUID', file)}#{index}",
+            f"{image.get('SOPInstanceUID') or file}#{index}",
             _numbers(position, 3, "ImagePositionPatient"),  # type: ignore[arg-type]
             _numbers(orientation, 6, "ImageOrientationPatient"),
             (spacing[0], spacing[1]),
             private_b_value(own) if b_value is None else float(b_value),
             str(diffusion.get("DiffusionDirectionality", "")).upper() in ("DIRECTIONAL", "BMATRIX"),
             int(content.get("FrameAcquisitionNumber") or 0),
+            facts.echo_time,
             float(values.get("RescaleSlope", 1) or 1),
             float(values.get("RescaleIntercept", 0) or 0),
             float(measures.get("SliceThickness") or 0),
         )
-        yield _key(image, names_adc(image_type, facts.description)), facts, frame
+        yield _key(image, names_adc(image_type, facts.title)), facts, frame

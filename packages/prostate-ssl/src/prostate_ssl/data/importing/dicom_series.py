@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from prostate_ssl.data.importing.b_values import b_value_in_text
-from prostate_ssl.data.importing.dicom_headers import Frame, SeriesFacts, SeriesKey
+from prostate_ssl.data.importing.b_values import last_b_value_in_text
+from prostate_ssl.data.importing.dicom_headers import Frame, SeriesFacts, SeriesKey, names_exponential
 
 T2, ADC, DWI, COMPUTED, OTHER = "t2", "adc", "dwi", "computed-b", "other"
 
@@ -17,10 +18,16 @@ LEAST_SLICES = 5
 LEAST_ECHO_TIME = 60.0
 LEAST_REPETITION_TIME = 1500.0
 SMALL_FIELD_MM = 260.0
+USUAL_ECHO_TIME = 100.0
 LOCALIZER_THICKNESS_MM = 6.0
 _LOCALIZER_WORDS = ("localizer", "localiser", "scout", "survey", "plan scan", "3-plane", "3 plane", "lokali")
 _DWI_WORDS = ("dwi", "diff", "trace", "dwibs", "resolve", "b-value", "bvalue")
 _COMPUTED_WORDS = ("calc", "cbval", "computed", "synth", "cdwi", "sbval", "extrapol")
+_COMPUTED_NUMBER = re.compile(
+    rf"(?:{'|'.join(_COMPUTED_WORDS)})[a-z]*[\s_=-]*(?:b[\s_=-]*(?:val(?:ue)?[\s_=-]*)?)?(\d{{2,5}})(?!\d|\s*mm)"
+)
+# Whole words: GE calls every fast spin echo FSE.
+_FAT_SUPPRESSED = re.compile(r"(?<![a-z])(?:fs|fat\s?(?:sat|sup)?[a-z]*|stir|tirm|spair|spir)(?![a-z])")
 _NO_T2_WORDS = ("t1", "dce", "dyn", "flash", "vibe", "dixon", "haste", "t2 map", "t2map", "mip", "mpr", "sub")
 _MAP_TYPES = (
     "ADC",
@@ -69,11 +76,49 @@ def plane_of(orientation: Sequence[float]) -> str:
     return ("sagittal", "coronal", "axial")[int(np.abs(normal_of(orientation)).argmax())]
 
 
+def places_of(series: Series) -> int:
+    """How many places have a slice."""
+    return len({_place(frame) for frame in series.frames})
+
+
+def _place(frame: Frame) -> tuple[float, ...]:
+    return tuple(round(coordinate, 2) for coordinate in frame.position)
+
+
+def split_echoes(series: Series) -> list[Series]:
+    """A series with several echoes at one place as a series an echo: their mean is no contrast at all.
+
+    Diffusion stays whole, and so does a series whose echo time only varies from slice to slice.
+    """
+    echoes: dict[tuple[float, ...], set[int]] = defaultdict(set)
+    for frame in series.frames:
+        echoes[_place(frame)].add(round(frame.echo_time))
+    if _is_diffusion(series) or all(len(times) == 1 for times in echoes.values()):
+        return [series]
+    return [
+        replace(
+            series,
+            facts=replace(series.facts, echo_time=float(time)),
+            frames=tuple(frame for frame in series.frames if round(frame.echo_time) == time),
+        )
+        for time in sorted(set().union(*echoes.values()))
+    ]
+
+
+def _is_diffusion(series: Series) -> bool:
+    """By sequence, type or description; not by a b-value, since some scanners write b = 0 everywhere."""
+    facts = series.facts
+    planar = "EP" in facts.scanning_sequence or facts.sequence.startswith("*ep")
+    return planar or "DIFFUSION" in facts.image_type or any(word in facts.description for word in _DWI_WORDS)
+
+
 def judge(series: Series) -> Judgement:
     """Say what a series is, from modality, type, orientation, sequence, echo time and b-values."""
     facts, frames = series.facts, series.frames
     if facts.modality != "MR":
         return Judgement(series, OTHER, f"modality {facts.modality or 'unknown'}, not MR")
+    if series.key.is_colour:
+        return Judgement(series, OTHER, "a colour picture")
     if "LOCALIZER" in facts.image_type or any(word in facts.description for word in _LOCALIZER_WORDS):
         return Judgement(series, OTHER, "a localizer")
     planes = Counter(plane_of(frame.orientation) for frame in frames)
@@ -82,12 +127,12 @@ def judge(series: Series) -> Judgement:
     plane = next(iter(planes))
     if plane != "axial":
         return Judgement(series, OTHER, f"{plane}, not axial")
-    places = len({tuple(np.round(frame.position, 2)) for frame in frames})
+    places = places_of(series)
     if places < LEAST_SLICES:
         return Judgement(series, OTHER, f"only {places} slices")
     if series.key.is_adc:
         return Judgement(series, ADC, "an ADC map by type or description")
-    if "EADC" in facts.image_type or "eadc" in facts.description or "exponential" in facts.description:
+    if names_exponential(facts.image_type, facts.title):
         return Judgement(series, OTHER, "an exponential ADC map")
     return _judge_contrast(series)
 
@@ -95,20 +140,20 @@ def judge(series: Series) -> Judgement:
 def _judge_contrast(series: Series) -> Judgement:
     facts = series.facts
     values = sorted({frame.b_value for frame in series.frames if frame.b_value is not None})
-    planar = "EP" in facts.scanning_sequence or facts.sequence.startswith("*ep")
-    diffusion = "DIFFUSION" in facts.image_type or any(word in facts.description for word in _DWI_WORDS)
-    computed = any(word in facts.description for word in _COMPUTED_WORDS) or any(
+    diffusion = _is_diffusion(series)
+    computed = any(word in facts.title for word in _COMPUTED_WORDS) or any(
         kind.startswith(("CALC_B", "CBVAL", "SYNTH")) for kind in facts.image_type
     )
-    if computed and (values or diffusion):
+    # Several b-values in one series were acquired, whatever its name says will be computed of them.
+    if computed and len(values) < 2 and (values or diffusion):
         b_value = computed_b_value(series)
         if b_value is None:
             return Judgement(series, OTHER, "a computed diffusion image that names no b-value")
         return Judgement(series, COMPUTED, f"computed at b {b_value:g}")
-    if (planar or diffusion) and values and max(values) > 0:
+    if diffusion and values and max(values) > 0:
         listed = ", ".join(f"{value:g}" for value in values)
         return Judgement(series, DWI, f"diffusion, b = {listed}")
-    if planar or diffusion:
+    if diffusion:
         return Judgement(series, OTHER, "echo-planar without a b-value")
     return _judge_t2(series)
 
@@ -133,12 +178,15 @@ def _judge_t2(series: Series) -> Judgement:
 
 
 def computed_b_value(series: Series) -> float | None:
-    """The b-value that a computed image was computed for: in its description, else in its tags."""
-    text = b_value_in_text(series.facts.description)
-    if text is not None:
-        return text
-    values = [frame.b_value for frame in series.frames if frame.b_value is not None]
-    return max(values) if values else None
+    """The b-value that a computed image was computed for: in its tags, else in its title.
+
+    The title may list the acquired b-values first: `ep2d_diff_b50_400_800_calcb1400`.
+    """
+    values = [frame.b_value for frame in series.frames if frame.b_value]
+    if values:
+        return max(values)
+    after = _COMPUTED_NUMBER.search(series.facts.title)
+    return float(after[1]) if after else last_b_value_in_text(series.facts.title)
 
 
 def field_of_view(series: Series) -> float:
@@ -148,16 +196,22 @@ def field_of_view(series: Series) -> float:
 
 
 def rank_t2(series: Series) -> tuple[float, ...]:
-    """Sort key of T2 candidates, best last: a small field of view, no fat suppression, fine pixels, later."""
+    """Sort key of T2 candidates, best last.
+
+    A small field of view, no fat suppression, fine pixels, most slices (the later one may have been broken
+    off), later; of echoes of one series the usual echo time.
+    """
     small = field_of_view(series) <= SMALL_FIELD_MM
-    fat_suppressed = any(word in series.facts.description for word in ("fs", "stir", "spair", "fat"))
-    places = len({tuple(np.round(frame.position, 2)) for frame in series.frames})
+    fat_suppressed = _FAT_SUPPRESSED.search(series.facts.description) is not None
+    places = places_of(series)
     return (
         small,
         not fat_suppressed,
         places >= 10,
         -round(series.frames[0].spacing[0], 3),
+        places,
         series.facts.number,
+        -abs(series.facts.echo_time - USUAL_ECHO_TIME),
     )
 
 
@@ -179,7 +233,7 @@ def ranked(candidates: Sequence[Series], kind: str, near: Series | None) -> list
             series.facts.frame_of_reference == reference,
             whole,
             len(values),
-            len({tuple(np.round(frame.position, 2)) for frame in series.frames}),
+            places_of(series),
             series.facts.number,
         )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom.dataset import Dataset
 
 from prostate_ssl.data.importing.dicom_headers import Frame
 from prostate_ssl.data.importing.dicom_series import normal_of
@@ -51,7 +52,8 @@ def stack_frames(frames: Sequence[Frame], what: str) -> Stack:
         if np.abs(np.subtract(frame.spacing, first.spacing)).max() > 1e-3:
             raise UnreadableVolumeError(f"{what}: slices of different pixel sizes.")
     notes: list[str] = []
-    unique = {frame.uid: frame for frame in frames}
+    # With the place: some anonymisers give all images one uid.
+    unique = {(frame.uid, tuple(np.round(frame.position, 2))): frame for frame in frames}
     if len(unique) < len(frames):
         notes.append(f"{len(frames) - len(unique)} copies of the same image dropped")
     places = _by_place(list(unique.values()))
@@ -120,35 +122,64 @@ def _settle_repeats(
 
 @dataclass(frozen=True)
 class _Decoded:
-    """Pixels of a file, (frames, rows, columns), and whether slope and intercept are applied already."""
+    """Pixels of a file.
+
+    Attributes:
+        pixels: (frames, rows, columns).
+        rescaled: whether slope and intercept are applied already.
+        padding: lowest and highest stored value that stands for «nothing measured here», or None.
+    """
 
     pixels: np.ndarray
     rescaled: bool
+    padding: tuple[int, int] | None
+
+
+def _padding(image: Dataset) -> tuple[int, int] | None:
+    """PixelPaddingValue and PixelPaddingRangeLimit (PS3.3 C.7.5.1.1.2), as stored values are read."""
+    first = image.get("PixelPaddingValue")
+    if not isinstance(first, int):
+        return None
+    last = image.get("PixelPaddingRangeLimit")
+    ends = [first, last if isinstance(last, int) else first]
+    if image.get("PixelRepresentation"):
+        # Some writers store a negative padding as unsigned.
+        bits = int(image.get("BitsAllocated", 16))
+        ends = [end - (1 << bits) if end >= 1 << (bits - 1) else end for end in ends]
+    return min(ends), max(ends)
 
 
 def _decode(file: Path) -> _Decoded:
     """Decode a file; compressed syntaxes that pydicom lacks a plug-in for go to GDCM, which also rescales."""
     try:
-        pixels = pydicom.dcmread(file, force=True).pixel_array
+        image = pydicom.dcmread(file, force=True)
+        pixels = image.pixel_array
         rescaled = False
     except Exception as first:  # noqa: BLE001 - pydicom raises many kinds on damaged files
         try:
+            image = pydicom.dcmread(file, force=True, stop_before_pixels=True)
             pixels = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
             rescaled = True
         except RuntimeError:
             raise UnreadableVolumeError(f"{file}: its pixels cannot be read ({first}).") from first
-    return _Decoded(np.asarray(pixels).reshape(-1, *pixels.shape[-2:]), rescaled)
+    return _Decoded(np.asarray(pixels).reshape(-1, *pixels.shape[-2:]), rescaled, _padding(image))
 
 
-def _pixels(frame: Frame, opened: dict[Path, _Decoded]) -> np.ndarray:
+def _pixels(frame: Frame, opened: dict[Path, _Decoded]) -> tuple[np.ndarray, bool]:
+    """Intensities of a frame, padding as 0, and whether there was any that would have been another value."""
     if frame.index is None:
         decoded = _decode(frame.file)
     else:
         decoded = opened.setdefault(frame.file, opened.get(frame.file) or _decode(frame.file))
     stored = decoded.pixels[frame.index or 0]
-    if decoded.rescaled:
-        return stored.astype(np.float32)
-    return stored * np.float32(frame.slope) + np.float32(frame.intercept)
+    slope, intercept = np.float32(frame.slope), np.float32(frame.intercept)
+    values = stored.astype(np.float32) if decoded.rescaled else stored * slope + intercept
+    if decoded.padding is None:
+        return values, False
+    low, high = decoded.padding
+    raw = np.rint((stored - intercept) / slope) if decoded.rescaled else stored
+    padded = (raw >= low) & (raw <= high)
+    return np.where(padded, np.float32(0), values), bool(values[padded].any())
 
 
 def read_stack(stack: Stack) -> Volume:
@@ -158,7 +189,11 @@ def read_stack(stack: Stack) -> Volume:
         UnreadableVolumeError: a file's pixels cannot be decoded; the message names it.
     """
     opened: dict[Path, _Decoded] = {}
-    known = [np.mean([_pixels(f, opened) for f in group], axis=0, dtype=np.float32) for group in stack.places]
+    known, padded = [], False
+    for group in stack.places:
+        planes = [_pixels(frame, opened) for frame in group]
+        known.append(np.mean([plane for plane, _ in planes], axis=0, dtype=np.float32))
+        padded = padded or any(found for _, found in planes)
     depth = stack.offsets[-1] + 1
     data = np.zeros((depth, *known[0].shape), dtype=np.float32)
     for offset, plane in zip(stack.offsets, known, strict=True):
@@ -168,9 +203,10 @@ def read_stack(stack: Stack) -> Volume:
         above = min(o for o in stack.offsets if o > gap)
         share = (gap - below) / (above - below)
         data[gap] = (1 - share) * data[below] + share * data[above]
+    notes = (*stack.notes, "padding around the image set to 0") if padded else stack.notes
     affine = _affine(stack)
     ordered, ordered_affine = to_lps_order(data.transpose(2, 1, 0), affine)
-    return Volume(np.ascontiguousarray(ordered), ordered_affine, stack.notes)
+    return Volume(np.ascontiguousarray(ordered), ordered_affine, notes)
 
 
 def _affine(stack: Stack) -> np.ndarray:

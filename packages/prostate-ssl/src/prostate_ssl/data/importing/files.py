@@ -40,6 +40,7 @@ from prostate_ssl.errors import ProstateError, UnreadableVolumeError
 _SUFFIXES = (".nii.gz", ".nii", ".mha", ".mhd")
 _PICAI = re.compile(r"(?P<patient>\d+)_(?P<study>\d+)(?:_(?P<kind>[a-z0-9]+))?", re.IGNORECASE)
 _PICAI_STEMS = {"t2w": REFERENCE_SEQUENCE, "adc": "ax_adc", "hbv": "ax_dwi", "gland": MASK_NAME}
+_PICAI_WORTH = {"t2w": 8, "hbv": 4, "adc": 2, "gland": 1}
 _STEM = re.compile(rf"{REFERENCE_SEQUENCE}|ax_adc|{MASK_NAME}|(?:ax_)?dwi(?:_b?\d+)?(?:_calc)?|[a-z]\w*")
 
 
@@ -91,9 +92,10 @@ def _images(source: Path) -> list[Path]:
 def find_picai(source: Path) -> list[SourcePatient]:
     """Patients of a PI-CAI / grand-challenge folder: `<patient>_<study>_{t2w,adc,hbv,sag,cor}.mha`.
 
-    Of several studies the latest (the highest number) that has a T2 image is taken. The high-b image may be
-    acquired or computed, its b-value is not in the name: it becomes `ax_dwi`. Gland masks are the files
-    `<patient>_<study>.nii.gz` in a folder `whole_gland`, as the challenge's labels have them.
+    Of several studies the one with most of T2, high-b image, ADC and gland mask is taken, of equals the
+    latest (the highest number). The high-b image may be acquired or computed, its b-value is not in the name:
+    it becomes `ax_dwi`. Gland masks are the files `<patient>_<study>.nii.gz` in a folder `whole_gland`, as
+    the challenge's labels have them.
     """
     studies: dict[str, dict[str, list[tuple[str, Path]]]] = {}
     for path in _images(source):
@@ -103,8 +105,7 @@ def find_picai(source: Path) -> list[SourcePatient]:
             kinds.append(((match["kind"] or "gland").lower(), path))
     patients = []
     for patient, found in sorted(studies.items()):
-        with_t2 = [study for study, files in found.items() if any(kind == "t2w" for kind, _ in files)]
-        best = max(with_t2 or found, key=int)
+        best = max(found, key=lambda study: (_worth({kind for kind, _ in found[study]}), int(study)))
         files = [
             _picai_file(kind, path) if study == best else SourceFile(path, "", "another study was taken")
             for study, members in sorted(found.items())
@@ -117,6 +118,11 @@ def find_picai(source: Path) -> list[SourcePatient]:
             seen.add(file.stem)
         patients.append(SourcePatient(patient, tuple(files)))
     return patients
+
+
+def _worth(kinds: set[str]) -> int:
+    """Rank of a study by what it holds, as of DICOM examinations; the mask only decides between equals."""
+    return sum(points * (kind in kinds) for kind, points in _PICAI_WORTH.items())
 
 
 def _picai_file(kind: str, path: Path) -> SourceFile:
@@ -284,10 +290,14 @@ def _identified(patient: SourcePatient) -> SourcePatient:
 def import_patient(patient: SourcePatient, out: Path) -> CaseOutcome:
     """Import one patient; what goes wrong with it is its outcome, not an exception."""
     outcome = CaseOutcome(patient.case_id, patient.source_key, patient.recipe, patient.parts)
-    outcome.labels = {number: file.path.name for number, file in enumerate(patient.files, start=1)}
     outcome.series = [
         SeriesLine(
-            number, file.stem or "other", bool(file.stem), file.reason, 0, tuple(sorted(set(file.b_values)))
+            number,
+            file.stem or "other",
+            bool(file.stem),
+            file.reason,
+            b_values=tuple(sorted(set(file.b_values))),
+            label=file.path.name,
         )
         for number, file in enumerate(patient.files, start=1)
     ]

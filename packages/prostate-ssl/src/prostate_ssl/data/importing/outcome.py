@@ -26,7 +26,7 @@ STATUSES = ("imported", "unchanged", "failed")
 
 @dataclass(frozen=True)
 class SeriesLine:
-    """One source series (or file) and what became of it. Holds no free text of the source's header.
+    """One source series (or file) and what became of it. Only its label is free text of the source.
 
     Attributes:
         number: the series' number, or the place of the file in its folder.
@@ -34,6 +34,7 @@ class SeriesLine:
         taken: whether it is among the outputs.
         reason: why it was taken or left.
         slices, b_values: what it holds.
+        label: the series' description or the file's name, for the table on the screen; never written.
     """
 
     number: int
@@ -43,6 +44,7 @@ class SeriesLine:
     slices: int = 0
     b_values: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    label: str = ""
 
 
 @dataclass
@@ -61,7 +63,6 @@ class CaseOutcome:
         series: every series of the source.
         files: output name → shape (D, H, W), resampled or not, series number it came from, checksum.
         sources: output name → source files; never part of the manifest, see `--sources`.
-        labels: for the table on the screen only: the series' descriptions, by series number.
     """
 
     case_id: str
@@ -74,7 +75,6 @@ class CaseOutcome:
     series: list[SeriesLine] = field(default_factory=list)
     files: dict[str, dict[str, object]] = field(default_factory=dict)
     sources: dict[str, list[str]] = field(default_factory=dict)
-    labels: dict[int, str] = field(default_factory=dict)
 
     def refuse_folder(self, folder: Path, before: dict[str, Any] | None) -> None:
         """Fail because of what the case's folder holds already."""
@@ -90,7 +90,9 @@ class CaseOutcome:
         """The part that is written: nothing personal, no paths, no descriptions."""
         document = asdict(self)
         document["reason"] = document.pop("public_reason")
-        del document["sources"], document["labels"]
+        del document["sources"]
+        for line in document["series"]:
+            del line["label"]
         return document
 
 
