@@ -220,9 +220,9 @@ def test_a_full_disk_ends_an_extraction_in_words_and_leaves_nothing_half_written
     )
     for verb in (["extract", "--data", str(data), "--slices", "all"], ["export"]):
         arguments = [*verb, "--run", str(trained), "--out", str(tmp_path)]
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=100, check=False
-        )
+        # Without -B, Python would leave truncated .pyc files of what nobody has imported before.
+        command = [sys.executable, "-B", "-c", code, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
         assert done.returncode == 1 and "The disk is full" in done.stderr, done.stderr
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

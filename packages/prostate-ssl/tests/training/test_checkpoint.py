@@ -94,6 +94,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(small_config, small_override
     )
     command = [
         sys.executable,
+        "-B",  # no truncated .pyc files
         "-c",
         code,
         "train",
@@ -129,7 +130,11 @@ def test_a_disk_that_is_full_between_checkpoints_is_said_once(small_config, smal
     longer = [*small_overrides, "optim.epochs=30", "train.saveckp_iterations=100"]
     arguments = ["train", "--config-file", "demo", "--output-dir", str(folder), *longer]
     done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-B", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
